@@ -1,0 +1,119 @@
+"""What a setting may be: the kind of its default value, a range, or one of a few names."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from recbole.utils import dataset_arguments
+
+from recbole_sigma.settings import Given
+
+_CHOICES = {
+    "time_order": ("exact", "recbole"),
+    "loss_type": ("CE", "BPR"),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+}
+# Kinds of settings whose default is null. Others with that default take anything.
+_KIND_IF_NULL: dict[str, type] = {
+    "threads": int,
+    "train_neg_sample_args": dict,
+    "clip_grad_norm": dict,
+    "dataset_save_path": str,
+    "dataloaders_save_path": str,
+}
+# RecBole's files write these defaults as 0 or 1 and document them as fractions.
+_FRACTIONS = {"global_ratio", "spatial_ratio"}
+_AT_LEAST_ONE = {
+    "epochs", "train_batch_size", "eval_batch_size", "eval_step", "MAX_ITEM_LIST_LENGTH", "topk",
+    "encode_chunks", "nproc", "threads",
+    "embedding_size", "hidden_size", "inner_size", "n_layers", "num_layers", "n_heads",
+}  # fmt: skip
+_AT_LEAST_ZERO = {"seed", "worker", "stopping_step", "weight_decay", "loss_decimal_place", "metric_decimal_place"}
+_LARGEST_SEED = 2**32 - 1  # NumPy's
+
+
+def check(key: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise a UserError naming the setting, the value and what would be right, unless `given` may stand for `default`.
+
+    `choices` are the model's own settings with a few allowed values each.
+    """
+    value = given.value
+    wanted = _wrong_kind(key, value, default)
+    if not wanted and value is not None:
+        wanted = _wrong_choice(key, value, {**_CHOICES, **choices}) or _out_of_range(key, value)
+    if wanted:
+        raise given.error(f"{key} must be {wanted}, got {_shown(value)}")
+
+
+def _wrong_kind(key: str, value: Any, default: Any) -> str | None:
+    """What `value` should have been by the kind of the default, or None if it is right."""
+    if value is None:
+        may_be_null = default is None or isinstance(default, dict) or key in dataset_arguments
+        return None if may_be_null else _name_of_kind(type(default))
+    if default is None:
+        kind = _KIND_IF_NULL.get(key)
+        return None if kind is None else _not_of(kind, value)
+    if isinstance(default, list):
+        return _wrong_list(value, default)
+    if key == "gpu_id" and not isinstance(value, (bool, float, dict)):
+        return None
+    return _not_of(float if key in _FRACTIONS else type(default), value)
+
+
+def _wrong_list(value: Any, default: list[Any]) -> str | None:
+    """RecBole takes one value for a list of one (`metrics: NDCG`, `topk: 10`)."""
+    kinds = {type(each) for each in default}
+    if len(kinds) != 1 or kinds & {list, dict}:
+        return None if isinstance(value, list) else "a list"
+    kind = kinds.pop()
+    items = value if isinstance(value, list) else [value]
+    if items and all(_not_of(kind, each) is None for each in items):
+        return None
+    return f"{_name_of_kind(kind)} or a list of them"
+
+
+def _not_of(kind: type, value: Any) -> str | None:
+    """An integer stands for a float; true and false stand for no number."""
+    accepted = (int, float) if kind is float else (kind,)
+    right = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
+    return None if right else _name_of_kind(kind)
+
+
+def _name_of_kind(kind: type) -> str:
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+    return names.get(kind, "a mapping such as {name: value}")
+
+
+def _wrong_choice(key: str, value: Any, choices: Mapping[str, tuple[Any, ...]]) -> str | None:
+    if key in choices and value not in choices[key]:
+        return f"one of {', '.join(map(str, choices[key]))}"
+    return None
+
+
+def _out_of_range(key: str, value: Any) -> str | None:
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, bool) or not isinstance(each, (int, float)):
+            continue
+        if not math.isfinite(each):
+            return "a finite number"
+        if key in _AT_LEAST_ONE and each < 1:
+            return "at least 1"
+        if key in _AT_LEAST_ZERO and each < 0:
+            return "at least 0"
+        if key == "learning_rate" and each <= 0:
+            return "greater than 0"
+        if key == "seed" and each > _LARGEST_SEED:
+            return f"at most {_LARGEST_SEED}"
+        if "dropout" in key and not 0 <= each < 1:
+            return "at least 0 and less than 1"
+    return None
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

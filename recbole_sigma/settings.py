@@ -1,0 +1,164 @@
+"""Settings as text: reading them from files and from the command line, without ever running what they say.
+
+YAML is read by a loader that knows plain values only. A number is what a reader takes for a number: 1e-3 is one
+(YAML 1.1 calls it text), whereas 010, 10:20 and 2024-01-01 are text (YAML 1.1: 8, 620 and a date).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from recbole_sigma.errors import UserError
+
+_INTEGER = re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$")
+_FLOAT = re.compile(
+    r"""^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
+          |[-+]?[0-9]+[eE][-+]?[0-9]+
+          |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
+    re.VERBOSE,
+)
+_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp", "value", "merge")}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A setting's value and where it stands: `tuned.yaml:3`, or nothing for a call or the command line."""
+
+    value: Any
+    origin: str = ""
+
+    def error(self, message: str) -> UserError:
+        """A UserError that begins with the place."""
+        return UserError(f"{self.origin}: {message}" if self.origin else message)
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """YAML's plain values. Tags, anchors and a key that is given twice are errors."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise ConstructorError(None, None, "settings are plain values: no & and *", event.start_mark)
+        if getattr(event, "tag", None) is not None:
+            raise ConstructorError(None, None, f"settings are plain values: no tag {event.tag!r}", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in first:
+                    twice = f"{key.value!r} is given twice (first in line {first[key.value]})"
+                    raise ConstructorError(None, None, twice, key.start_mark)
+                first[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def _resolvers() -> dict[Any, list[tuple[str, re.Pattern[str]]]]:
+    """SafeLoader's rules for text without quotes, with our numbers, and without dates and merge keys."""
+    rules = {
+        first: [(tag, pattern) for tag, pattern in rules if tag not in _REPLACED]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for first in "-+.0123456789":
+        rules[first] = [("tag:yaml.org,2002:int", _INTEGER), ("tag:yaml.org,2002:float", _FLOAT), *rules.get(first, [])]
+    return rules
+
+
+SettingsLoader.yaml_implicit_resolvers = _resolvers()
+
+
+def read_config_files(paths: Sequence[str | Path]) -> dict[str, Given]:
+    """The settings of several YAML files; a later file wins. Raises UserError naming the file and line."""
+    given: dict[str, Given] = {}
+    for path in paths:
+        given.update(read_config_file(path))
+    return given
+
+
+def read_config_file(path: str | Path) -> dict[str, Given]:
+    """The settings of one YAML file with the line of each. Raises UserError naming the file and line."""
+    loader = None
+    try:
+        loader = SettingsLoader(Path(path).read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = {} if node is None else loader.construct_document(node)
+    except FileNotFoundError:
+        raise UserError(f"config file {str(path)!r} does not exist") from None
+    except OSError as error:
+        raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}:{line}: {_one_line(error.problem or error.context)}") from None
+    except yaml.YAMLError as error:  # a character that YAML forbids; its text names the position
+        raise UserError(f"{path}: {_one_line(error)}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if values is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:1: settings are written 'name: value', one a line")
+    lines = [key.start_mark.line + 1 for key, _ in node.value]
+    return {str(key): Given(value, f"{path}:{line}") for (key, value), line in zip(values.items(), lines, strict=True)}
+
+
+def parse_overrides(args: Sequence[str]) -> dict[str, Any]:
+    """`--key=value` arguments as settings.
+
+    A value is read as YAML (`0.001`, `true`, `[10, 20]`, `{valid: full}`), `None` as in RecBole's examples is null, and
+    what is not YAML stays text (`[0,inf)`). Raises UserError for any other form, and for a key with two values.
+    """
+    overrides: dict[str, Any] = {}
+    for arg in args:
+        key, equals, text = arg.removeprefix("--").partition("=")
+        if not arg.startswith("--") or not key:
+            raise UserError(f"cannot read {arg!r}: a setting is written --name=value")
+        if not equals:
+            raise UserError(f"--{key} has no value: write --{key}=value")
+        value = _parse_value(key, text)
+        if key in overrides and overrides[key] != value:
+            raise UserError(f"--{key} is given twice with different values")
+        overrides[key] = value
+    return overrides
+
+
+def _parse_value(key: str, text: str) -> Any:
+    if text == "None":
+        return None
+    try:
+        return yaml.load(text, Loader=SettingsLoader)  # noqa: S506 - a SafeLoader without tags
+    except ConstructorError as error:
+        raise UserError(f"--{key}: {_one_line(error.problem)} (put text in quotes)") from None
+    except RecursionError:
+        raise UserError(f"--{key}: nested too deeply") from None
+    except yaml.YAMLError:
+        return text
+
+
+def _one_line(problem: object) -> str:
+    return " ".join(str(problem).split())
+
+
+def plain(value: Any) -> Any:
+    """`value` with nothing but YAML's kinds in it: None, bool, int, float, str, list, dict. Raises TypeError."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a scalar of NumPy or torch
+        value = value.item()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    raise TypeError(type(value).__name__)
