@@ -1,0 +1,306 @@
+"""SequenceDataset: RecBole's sequential data set, in exact time order, in memory proportional to the interactions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType
+from torch import Tensor
+
+from recbole_sigma.data.atomic import AtomicFormat, read_atomic
+from recbole_sigma.data.prefixes import FlatHistories, PrefixNames, Prefixes, Rows
+from recbole_sigma.errors import UserError
+
+_SPLITS = ("valid_and_test", "valid_only", "test_only")
+_TIME_ORDERS = ("exact", "recbole")
+
+
+class SequenceDataset(SequentialDataset):
+    """What RecBole's models, trainer and evaluator know as a data set.
+
+    Reading, filtering and numbering of users and items go through RecBole's code (ids equal RecBole's own); order,
+    samples and batches are ours. `inter_feat` is a table while RecBole filters it and `Prefixes` afterwards.
+
+    `time_order: exact` sorts a user's interactions by the time as written in the file, equal times as in the file;
+    `time_order: recbole` by the time as RecBole has it, cast to float32 (DESIGN.md, section 5).
+    """
+
+    inter_feat: Any  # pandas.DataFrame, then Prefixes
+
+    def __init__(self, config: Any) -> None:
+        self._time_as_written: np.ndarray | None = None
+        self._kept_rows: np.ndarray | None = None  # rows of the file that filtering left, in their present order
+        self._sha256 = ""
+        _check_settings(config)
+        super().__init__(config)
+        self._flatten()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def _load_data(self, token: str, dataset_path: str) -> None:
+        """RecBole would offer a download when the folder is missing."""
+        file = self._inter_path(token, dataset_path)
+        if not file.is_file():
+            raise UserError(f"{file}: no such file (settings data_path, dataset); dataset/README.md says how to get it")
+        super()._load_data(token, dataset_path)
+
+    @staticmethod
+    def _inter_path(token: str, dataset_path: str) -> Path:
+        return Path(dataset_path, f"{token}.inter")
+
+    def _load_feat(self, filepath: str, source: FeatureSource | str) -> pd.DataFrame | None:
+        """Read one file into a table and note its fields, as RecBole does, but fast and with every line checked."""
+        if source not in (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM):
+            return super()._load_feat(filepath, source)
+        load, unload = self._get_load_and_unload_col(source)
+        if load == set():
+            return None
+        table = read_atomic(
+            Path(filepath),
+            self._format(source),
+            lambda name: (load is None or name in load) and name not in (unload or ()),
+        )
+        if not table.types:
+            self.logger.warning(f"No columns has been loaded from [{source}]")
+            return None
+        for name, kind in table.types.items():
+            self.field2source[name] = source
+            self.field2type[name] = kind
+            if kind in (FeatureType.FLOAT, FeatureType.FLOAT_SEQ):
+                self.field2bucketnum[name] = 2
+            if kind in (FeatureType.TOKEN, FeatureType.FLOAT):
+                self.field2seqlen[name] = 1
+            else:
+                table.frame[name] = self._split_sequences(table.frame[name], kind)
+        if source == FeatureSource.INTERACTION:
+            self._sha256 = table.sha256
+            self._time_as_written = table.frame[self.time_field].to_numpy()
+            table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
+        return table.frame
+
+    def _format(self, source: FeatureSource) -> AtomicFormat:
+        separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
+        if source != FeatureSource.INTERACTION:
+            return AtomicFormat(separator, encoding)
+        ids = {self.uid_field: "USER_ID_FIELD", self.iid_field: "ITEM_ID_FIELD"}
+        return AtomicFormat(separator, encoding, ids, {self.time_field: "TIME_FIELD"})
+
+    def _split_sequences(self, cells: pd.Series, kind: FeatureType) -> list[np.ndarray]:
+        """Cells such as 'Toy Story' -> arrays; notes the longest (setting `seq_len` cuts it)."""
+        limit = (self.config["seq_len"] or {}).get(cells.name)
+        cast = float if kind == FeatureType.FLOAT_SEQ else str
+        words = [list(filter(None, cell.split(self.config["seq_separator"])))[:limit] for cell in cells.fillna("")]
+        rows = [np.array(list(map(cast, row))) for row in words]
+        self.field2seqlen[cells.name] = max(map(len, rows), default=0)
+        return rows
+
+    def _reset_index(self) -> None:
+        """RecBole's last step of filtering; notes which rows of the file are left."""
+        if self.inter_feat.empty:
+            raise UserError(
+                "no interaction is left; the settings user_inter_num_interval, item_inter_num_interval, val_interval, "
+                "filter_inter_by_user_or_item decide what is kept"
+            )
+        self._kept_rows = self.inter_feat.index.to_numpy()
+        super()._reset_index()
+
+    def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
+        """Number the tokens of columns that share their ids from 1, in the order in which RecBole meets them.
+
+        RecBole's own version makes an object of every cell, and on pandas 3 `Series.agg(len)` counts the column where
+        it expects the length of each list.
+        """
+        if not remap_list:
+            return
+        cells = [_tokens_of(feat[name], kind) for feat, name, kind in remap_list]
+        numbers, tokens = _number_tokens(cells)
+        id_token = np.array(["[PAD]", *tokens])
+        token_id = {token: number for number, token in enumerate(id_token)}
+        ends = np.cumsum([len(column) for column in cells])[:-1]
+        for (feat, name, kind), ids in zip(remap_list, np.split(numbers + 1, ends), strict=True):
+            self.field2id_token.setdefault(name, id_token)
+            self.field2token_id.setdefault(name, token_id)
+            if kind == FeatureType.TOKEN_SEQ:
+                feat[name] = np.split(ids, np.cumsum([len(row) for row in feat[name]])[:-1])
+            else:
+                feat[name] = ids
+
+    # --- order ---------------------------------------------------------------------------------------------------
+
+    def _flatten(self) -> None:
+        """Table of interactions -> flat arrays in the order of (user, time), one column after the other."""
+        frame = self.inter_feat
+        users = frame[self.uid_field].to_numpy()
+        time, order = self._time_and_order(users)
+        counts = np.bincount(users, minlength=self.user_num)
+        if counts.max() < 3:
+            path = self._inter_path(self.dataset_name, self.dataset_path)
+            raise UserError(
+                f"{path}: no user has 3 interactions or more (the longest history has {counts.max()}); one each is "
+                "needed to train, validate and test"
+            )
+        self._aug_presets()
+        user_start = np.concatenate([[0], np.cumsum(counts)])
+        targets = _targets_by_first_time(user_start, time[order])
+        del time, users
+        columns = {}
+        for name in list(frame.columns):
+            columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
+            del frame[name]
+        self._time_as_written = self._kept_rows = None
+        names = PrefixNames(self.uid_field, self.iid_field, self.config["LIST_SUFFIX"], self.item_list_length_field)
+        any_length = getattr(self.config.model_class, "accepts_any_length", False)
+        self.inter_feat = Prefixes(
+            FlatHistories(columns, user_start), names, targets, self.max_item_list_len, any_length
+        )
+
+    def _time_and_order(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sort keys of the table's rows and the order by (user, time), ties as in the file: both (interactions,)."""
+        if self.config["time_order"] == "recbole":
+            time = self.inter_feat[self.time_field].to_numpy().astype(np.float32)
+            return time, np.lexsort((time, users))
+        assert self._time_as_written is not None and self._kept_rows is not None
+        rows = self._kept_rows
+        time = self._time_as_written[rows]
+        if np.all(rows[1:] > rows[:-1]):
+            return time, np.lexsort((time, users))
+        return time, np.lexsort((rows, time, users))  # `rm_dup_inter` shuffles equal times
+
+    # --- splitting -----------------------------------------------------------------------------------------------
+
+    def _change_feat_format(self) -> None:
+        """Tables of users and items become tensors, as in RecBole; the interactions are flat arrays already."""
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            if isinstance(feat, pd.DataFrame):
+                setattr(self, name, self._dataframe_to_interaction(feat))
+
+    def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
+        return Interaction({name: self._tensor(data[name]) for name in data})
+
+    def _tensor(self, column: pd.Series) -> Tensor:
+        """A column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them.
+
+        Plain columns are copied here: pandas 3 hands out read-only arrays, at which torch warns.
+        """
+        kind = self.field2type[column.name]
+        if kind == FeatureType.TOKEN:
+            return torch.from_numpy(column.to_numpy(dtype=np.int64, copy=True))
+        if kind == FeatureType.FLOAT and column.name not in self.config["numerical_features"]:
+            return torch.from_numpy(column.to_numpy(dtype=np.float32, copy=True))
+        return super()._dataframe_to_interaction(column.to_frame())[column.name]
+
+    def build(self) -> "list[SequenceDataset]":
+        """Training, validation and test part, leave-one-out in time order.
+
+        As RecBole: a user of n interactions has n - 1 samples; one always stays in training, the last goes to test, the
+        second to last to validation (a user of 3 is trained and tested, a user of 2 only trained).
+        """
+        self._change_feat_format()
+        self._drop_unused_col()
+        samples = self.inter_feat
+        user = samples.flat.columns[self.uid_field].numpy()[samples.targets]
+        left = samples.flat.user_start[user + 1] - 1 - samples.targets  # samples of the user after this one
+        before = samples.history_lengths(slice(None)) - 1  # and before
+        mode = self.config["eval_args"]["split"]["LS"]
+        valid = (left == (mode == "valid_and_test")) & (before >= 1) & (mode != "test_only")
+        test = (left == 0) & (before >= 1) & (mode != "valid_only")
+        return [self.copy(samples.select(rows)) for rows in (~(valid | test), valid, test)]
+
+    # --- what the rest of the package asks -------------------------------------------------------------------------
+
+    def history_lengths(self, index: Rows) -> np.ndarray:
+        """Interactions before the target of each row, not truncated: (n,) int64."""
+        return self.inter_feat.history_lengths(index)
+
+    def statistics(self) -> dict[str, int | float]:
+        """Of the data after filtering: users, items, interactions, mean_length (of a user's history), sparsity."""
+        flat = self.inter_feat.flat
+        users = int(np.count_nonzero(np.diff(flat.user_start)))
+        items = len(np.unique(flat.columns[self.iid_field].numpy()))
+        n = int(flat.user_start[-1])
+        return {
+            "users": users,
+            "items": items,
+            "interactions": n,
+            "mean_length": n / users,
+            "sparsity": 1 - n / (users * items),
+        }
+
+    def checksum(self) -> str:
+        """SHA-256 of the .inter file, in hexadecimal."""
+        return self._sha256
+
+    @property
+    def inter_num(self) -> int:
+        """Interactions left after filtering."""
+        feat = self.inter_feat
+        return len(feat) if isinstance(feat, pd.DataFrame) else int(feat.flat.user_start[-1])
+
+    @property
+    def avg_actions_of_users(self) -> float:
+        """Mean number of interactions of a user."""
+        return self.inter_num / int(np.count_nonzero(np.diff(self.inter_feat.flat.user_start)))
+
+    @property
+    def avg_actions_of_items(self) -> float:
+        """Mean number of interactions of an item."""
+        return self.inter_num / len(np.unique(self.inter_feat.flat.columns[self.iid_field].numpy()))
+
+    def __getitem__(self, index: Rows, join: bool = True) -> Any:
+        """A batch (recbole.data.interaction.Interaction) of the samples `index`."""
+        batch = self.inter_feat[index]
+        return self.join(batch) if join and not self.inter_feat.any_length else batch
+
+
+def _tokens_of(column: pd.Series, kind: FeatureType) -> Any:
+    """All tokens of a column one after another: a Categorical as it is, anything else as an array of objects."""
+    if kind == FeatureType.TOKEN_SEQ:
+        return np.concatenate([np.asarray(row, dtype=object) for row in column])
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.array
+    return column.to_numpy(dtype=object)
+
+
+def _number_tokens(columns: list[Any]) -> tuple[np.ndarray, Any]:
+    """Numbers (all cells,) from 0 by first appearance, -1 where there is no token, and the tokens in that order."""
+    if len(columns) == 1 and isinstance(columns[0], pd.Categorical):
+        numbers, used = pd.factorize(columns[0].codes)
+        return numbers, columns[0].categories[used]
+    return pd.factorize(np.concatenate([np.asarray(column, dtype=object) for column in columns]))
+
+
+def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Positions of all samples' targets, users in the order in which RecBole meets them.
+
+    RecBole sorts its samples by time and then groups them: a user stands where its first target does, equal times by
+    user id. `user_start` (users + 1,), `time` (interactions,) in the order of (user, time).
+    """
+    count = np.diff(user_start)
+    users = np.flatnonzero(count >= 2)
+    users = users[np.argsort(time[user_start[users] + 1], kind="stable")]
+    samples = count[users] - 1
+    ends = np.cumsum(samples)
+    first = user_start[users] + 1
+    return np.arange(ends[-1]) + np.repeat(first - (ends - samples), samples)
+
+
+def _check_settings(config: Any) -> None:
+    """Refuse, in one line each, what would otherwise be ignored or fail far inside RecBole."""
+    eval_args = config["eval_args"]
+    split = eval_args["split"]
+    if not isinstance(split, dict) or split.get("LS") not in _SPLITS:
+        raise UserError(f"eval_args: split {split} is not supported; write {{'LS': 'valid_and_test'}}")
+    if eval_args["order"] != "TO":
+        raise UserError(f"eval_args: order {eval_args['order']!r} is not supported; histories need TO (time order)")
+    if config["time_order"] not in (None, *_TIME_ORDERS):
+        raise UserError(f"time_order: {config['time_order']!r} is unknown; write exact or recbole")
+    if config["benchmark_filename"] is not None:
+        raise UserError("benchmark_filename: files that are split beforehand are not supported; leave it out")
+    for setting in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
+        if not config[setting]:
+            raise UserError(f"{setting}: empty; name the column of the .inter file")

@@ -1,0 +1,151 @@
+"""Loaders: RecBole's, without their Python list of all samples and with a state that is small and plain.
+
+RecBole's trainer asks `isinstance(loader, FullSortEvalDataLoader)` and the like; these are subclasses, and draw the
+same batches from the same seed.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
+from recbole.utils import ModelType
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from recbole_sigma.data.dataset import SequenceDataset
+from recbole_sigma.errors import UserError
+
+
+class Batch(NamedTuple):
+    """Which samples: `rows` (n,), drawn as batch `number` of epoch `epoch`, both from 0."""
+
+    epoch: int
+    number: int
+    rows: np.ndarray
+
+
+class BatchSampler(Sampler[Batch]):
+    """Batches of row numbers, in order, or shuffled anew each epoch by `generator`, as torch's RandomSampler does.
+
+    The state between two epochs is the pair (`epoch`, state of `generator`).
+    """
+
+    def __init__(self, n_rows: int, batch_size: int, generator: torch.Generator | None) -> None:
+        self.n_rows = n_rows
+        self.batch_size = batch_size
+        self.generator = generator
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, self.epoch = self.epoch, self.epoch + 1
+        order = self._permutation()
+        for number, start in enumerate(range(0, self.n_rows, self.batch_size)):
+            yield Batch(epoch, number, order[start : start + self.batch_size])
+        self._permutation()  # RandomSampler draws one more at the end of an epoch; the next epoch's depends on it
+
+    def __len__(self) -> int:
+        return -(-self.n_rows // self.batch_size)
+
+    def _permutation(self) -> np.ndarray:
+        if self.generator is None:
+            return np.arange(self.n_rows)
+        return torch.randperm(self.n_rows, generator=self.generator).numpy()
+
+
+class _Rows(Dataset[Any]):
+    """The data set of a torch DataLoader whose batches are made, whole, by its `collate_fn`."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._n_rows = n_rows
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __getitem__(self, row: int) -> int:
+        return row
+
+    def __getitems__(self, batch: Batch) -> Batch:
+        """torch hands over a whole batch here."""
+        return batch
+
+
+class _LeanLoader(AbstractDataLoader):
+    """RecBole's AbstractDataLoader, set up without `list(range(samples))`. Same attributes."""
+
+    sample_size: int
+    step: int
+
+    def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = False) -> None:
+        if not config["single_spec"] and (config["world_size"] or 1) > 1:
+            raise UserError("nproc: the loaders serve one process so far; write nproc: 1")
+        self.shuffle = shuffle
+        self.config = config
+        self._dataset = dataset
+        self._sampler = sampler
+        self.model = None
+        self._init_batch_size_and_step()
+        self.generator = torch.Generator()
+        self.generator.manual_seed(config["seed"])
+        self.transform = construct_transform(config)
+        self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        self.batches = BatchSampler(self.sample_size, self.step, self.generator if shuffle else None)
+        DataLoader.__init__(
+            self,
+            dataset=_Rows(self.sample_size),
+            batch_sampler=self.batches,
+            collate_fn=self.collate_fn,
+            num_workers=config["worker"] or 0,
+            generator=self.generator,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Between two epochs: all that decides the batches to come."""
+        return {"epoch": self.batches.epoch, "generator": self.generator.get_state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on as the loader that gave `state` would."""
+        self.batches.epoch = state["epoch"]
+        self.generator.set_state(state["generator"])
+
+
+class TrainLoader(TrainDataLoader, _LeanLoader):
+    """Random batches of prefixes, with negatives where the model's loss asks for them."""
+
+    def collate_fn(self, batch: Batch) -> Interaction:
+        """The batch as tensors; its negatives depend on (seed, epoch, number of the batch) only."""
+        if isinstance(self._sampler, UniformNegatives):
+            self._sampler.seed(self.config["seed"], batch.epoch, batch.number)
+        return super().collate_fn(batch.rows)
+
+
+class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
+    """Every evaluated user once, unshuffled: `(interaction, None, positive_u, positive_i)`."""
+
+    def collate_fn(self, batch: Batch) -> tuple[Interaction, None, torch.Tensor, torch.Tensor]:
+        """Rows of `batch`, which item each ranks, and which row of the batch it belongs to."""
+        return super().collate_fn(batch.rows)
+
+
+class UniformNegatives:
+    """Negatives drawn evenly from all items but the positive one: RecBole's RepeatableSampler, without a set a row."""
+
+    def __init__(self, n_items: int) -> None:
+        """`n_items` counts the padding item 0."""
+        if n_items < 3:
+            raise UserError("train_neg_sample_args: the data has one item only, so that none is left as a negative")
+        self._n_items = n_items
+        self._random = np.random.default_rng()
+
+    def seed(self, *numbers: int) -> None:
+        """What is drawn from here on depends on `numbers` only."""
+        self._random = np.random.default_rng(numbers)
+
+    def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> torch.Tensor:
+        """(n,), (n,) -> (n * num,): negatives of row i stand at i, i + n, i + 2n ..."""
+        positive = np.tile(np.asarray(item_ids), num)
+        drawn = self._random.integers(1, self._n_items - 1, len(positive))
+        return torch.from_numpy(drawn + (drawn >= positive))

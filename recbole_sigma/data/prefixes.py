@@ -1,0 +1,180 @@
+"""Samples of a sequential data set as index ranges over flat arrays; a row is padded only when it is asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+Rows = int | slice | list[int] | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class PrefixNames:
+    """What the fields of a sample are called (settings USER_ID_FIELD, ITEM_ID_FIELD, LIST_SUFFIX, ...)."""
+
+    user: str
+    item: str
+    list_suffix: str
+    list_length: str
+
+
+@dataclass(frozen=True)
+class FlatHistories:
+    """All interactions, each user's one after another in time order.
+
+    Arrays: `columns[field]` (interactions, ...); `user_start` (users + 1,): user u owns `user_start[u]:user_start[u+1]`.
+    """
+
+    columns: dict[str, Tensor]
+    user_start: np.ndarray
+
+
+class Prefixes:
+    """The samples of one split; to RecBole's code it looks like the Interaction that `inter_feat` would be.
+
+    A sample is the position of its target in the flat arrays. Its history is the range that ends there and starts at
+    the user's first interaction, or `max_length` before the target. Memory: one integer a sample.
+
+    `any_length` says what a batch is: user, item, item list and length, padded to the batch's longest row; without it
+    every loaded field with its list, padded to `max_length`, as RecBole's own models expect.
+    """
+
+    def __init__(
+        self, flat: FlatHistories, names: PrefixNames, targets: np.ndarray, max_length: int, any_length: bool
+    ) -> None:
+        self.flat = flat
+        self.names = names
+        self.targets = targets
+        self.max_length = max_length
+        self.any_length = any_length
+        self._dropped: frozenset[str] = frozenset()
+
+    # --- samples -----------------------------------------------------------------------------------------------
+
+    def ranges(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Start and stop of the histories of `rows`, both (n,); the target stands at stop."""
+        stop = self.targets[self._index(rows)].astype(np.int64)
+        return np.maximum(self._user_start(stop), stop - self.max_length), stop
+
+    def history_lengths(self, rows: Rows) -> np.ndarray:
+        """All interactions before the target, not truncated: (n,) int64."""
+        stop = self.targets[self._index(rows)].astype(np.int64)
+        return stop - self._user_start(stop)
+
+    def select(self, chosen: np.ndarray) -> "Prefixes":
+        """The samples where `chosen` (n,) bool holds, over the same flat arrays."""
+        part = Prefixes(self.flat, self.names, self.targets[chosen], self.max_length, self.any_length)
+        part._dropped = self._dropped
+        return part
+
+    def batch(self, rows: Rows) -> Interaction:
+        """`rows` as tensors, padded on the right with 0."""
+        start, stop = self.ranges(rows)
+        length = stop - start
+        target = torch.from_numpy(stop)
+        plain = self._plain_fields()
+        where, padding = self._positions(start, length)
+        fields = {name: self.flat.columns[name][target] for name in plain}
+        if self.names.list_length not in self._dropped:
+            fields[self.names.list_length] = torch.from_numpy(length)
+        for name, field in self._list_fields().items():
+            if not self.any_length or field == self.names.item:
+                fields[name] = _gather(self.flat.columns[field], where, padding)
+        return Interaction(fields)
+
+    def histories(self, field: str, rows: Rows) -> Tensor:
+        """Histories of `field`, padded to `max_length`: (n, max_length, ...)."""
+        start, stop = self.ranges(rows)
+        where, padding = self._positions(start, stop - start, self.max_length)
+        return _gather(self.flat.columns[field], where, padding)
+
+    def _user_start(self, positions: np.ndarray) -> np.ndarray:
+        users = self.flat.columns[self.names.user].numpy()[positions]
+        return self.flat.user_start[users]
+
+    def _positions(self, start: np.ndarray, length: np.ndarray, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """Positions of histories in the flat arrays and where there is none, both (n, width)."""
+        if width is None:
+            width = int(length.max(initial=1)) if self.any_length else self.max_length
+        step = np.arange(width)
+        padding = step >= length[:, None]
+        return torch.from_numpy(np.where(padding, 0, start[:, None] + step)), torch.from_numpy(padding)
+
+    # --- what RecBole asks of an Interaction ---------------------------------------------------------------------
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all fields, those that are built on demand included."""
+        names = [name for name in self.flat.columns if name not in self._dropped]
+        if self.names.list_length not in self._dropped:
+            names.append(self.names.list_length)
+        return names + list(self._list_fields())
+
+    def __getitem__(self, key: str | Rows) -> "Tensor | HistoryColumn | Interaction":
+        """A field of all samples, or the batch of some."""
+        if not isinstance(key, str):
+            return self.batch(key)
+        if key not in self:
+            raise KeyError(key)
+        if key == self.names.list_length:
+            start, stop = self.ranges(slice(None))
+            return torch.from_numpy(stop - start)
+        lists = self._list_fields()
+        if key in lists:
+            return HistoryColumn(self, lists[key])
+        return self.flat.columns[key][torch.from_numpy(self.targets.astype(np.int64))]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.columns
+
+    def drop(self, columns: str, inplace: bool = True) -> None:
+        """Leave a field out of batches from now on (RecBole's `unused_col`)."""
+        self._dropped |= {columns}
+
+    def _plain_fields(self) -> list[str]:
+        if self.any_length:
+            return [self.names.user, self.names.item]
+        return [name for name in self.flat.columns if name not in self._dropped]
+
+    def _list_fields(self) -> dict[str, str]:
+        """List field -> the field that it lists."""
+        pairs = {name + self.names.list_suffix: name for name in self.flat.columns if name != self.names.user}
+        return {name: field for name, field in pairs.items() if name not in self._dropped}
+
+    def _index(self, rows: Rows) -> np.ndarray:
+        """Any of RecBole's ways of naming rows -> (n,) positions or a mask."""
+        if isinstance(rows, slice):
+            return np.arange(*rows.indices(len(self)))
+        return np.atleast_1d(np.asarray(rows, dtype=np.int64 if isinstance(rows, list) and not rows else None))
+
+
+class HistoryColumn:
+    """One list field of all samples; rows are built when they are indexed."""
+
+    def __init__(self, prefixes: Prefixes, field: str) -> None:
+        self._prefixes = prefixes
+        self._field = field
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        """One sample's history (max_length, ...) for an int, those of several (n, max_length, ...) else."""
+        found = self._prefixes.histories(self._field, rows)
+        return found[0] if np.ndim(rows) == 0 and not isinstance(rows, slice) else found
+
+
+def _gather(column: Tensor, where: Tensor, padding: Tensor) -> Tensor:
+    """(interactions, ...), (n, width), (n, width) -> (n, width, ...), zero where there is padding"""
+    rows = column[where]
+    rows[padding] = 0
+    return rows

@@ -1,0 +1,46 @@
+"""From a Config to a data set and its three loaders; RecBole's functions of the same names, without their pickles."""
+
+from typing import Any
+
+import recbole.data.dataset
+from recbole.data.utils import create_samplers
+from recbole.utils import ModelType
+
+from recbole_sigma.data.dataset import SequenceDataset
+from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives
+from recbole_sigma.errors import UserError
+
+
+def create_dataset(config: Any) -> SequenceDataset:
+    """Read the data set that `config` names.
+
+    Raises UserError for files that are missing or malformed, and for models that need another kind of data set.
+    """
+    model = config["model"]
+    if config["MODEL_TYPE"] != ModelType.SEQUENTIAL or hasattr(recbole.data.dataset, f"{model}Dataset"):
+        raise UserError(f"model: {model} needs a data set of another kind than item histories; it is not supported")
+    return SequenceDataset(config)
+
+
+def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader, EvalLoader, EvalLoader]:
+    """Loaders for training, validation and test."""
+    for phase, mode in config["eval_args"]["mode"].items():
+        if mode != "full":
+            raise UserError(f"eval_args: mode {mode!r} of {phase} is not supported; all items are ranked (mode: full)")
+    train, valid, test = dataset.build()
+    sampler = _negative_sampler(config, dataset, [train, valid, test])
+    return (
+        TrainLoader(config, train, sampler, shuffle=config["shuffle"]),
+        EvalLoader(config, valid, None),
+        EvalLoader(config, test, None),
+    )
+
+
+def _negative_sampler(config: Any, dataset: SequenceDataset, parts: list[SequenceDataset]) -> Any:
+    """What draws negatives in training: None, ours, or RecBole's for what ours does not cover."""
+    distribution = config["train_neg_sample_args"]["distribution"]
+    if distribution == "none":
+        return None
+    if distribution == "uniform" and config["repeatable"]:
+        return UniformNegatives(dataset.item_num)
+    return create_samplers(config, dataset, parts)[0]
