@@ -1,0 +1,96 @@
+"""How the CPU kernels are compiled: one decorator for kernels, one for the functions inlined into them.
+
+This is the only module that knows numba's compiler; importing it imports numba.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import caching, compiler
+
+# NaN and infinity keep their meaning (a diverged model must show it), so fast-math is granted piece by piece.
+FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
+# Reassociation would fold the rounding trick of `exp2` away; the functions with such tricks get this set.
+EXACT_ORDER = {"contract"}
+
+
+class _DisjointArrays(compiler.Compiler):
+    """Tells LLVM that no two array arguments overlap; without it the inner loops are guarded by overlap checks."""
+
+    def define_pipelines(self) -> list[Any]:
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
+def _digest_of_sources() -> str:
+    """A fingerprint of all kernel sources: numba's own cache key sees the kernel's file only, not what is inlined."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        try:
+            digest.update(path.read_bytes())
+        except OSError:  # imported from an archive: its files change only with the package
+            digest.update(path.name.encode())
+    return digest.hexdigest()
+
+
+_SOURCES = _digest_of_sources()
+
+
+class _SafeCache(caching.FunctionCache):
+    """numba's disk cache, except that trouble with the disk costs compile time instead of an exception."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), _SOURCES)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except (OSError, EOFError):
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            pass
+
+
+def kernel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile `function` on its first call, once per combination of argument types; it runs without the GIL.
+
+    Its array arguments must not overlap.
+    """
+    dispatcher = numba.njit(
+        nogil=True, fastmath=FAST_MATH, error_model="numpy", boundscheck=False, pipeline_class=_DisjointArrays
+    )(function)
+    try:
+        dispatcher._cache = _SafeCache(function)
+    except (RuntimeError, OSError):  # nowhere to write: every process compiles for itself
+        pass
+    return dispatcher
+
+
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile `function` into the kernels that call it."""
+    return numba.njit(
+        fastmath=FAST_MATH, error_model="numpy", boundscheck=False, forceinline=True, pipeline_class=_DisjointArrays
+    )(function)
+
+
+def by_dtype(single: Callable[..., Any], double: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Decorate a stub: inside kernels it is `single` for float32 arguments and `double` for float64 ones."""
+
+    def decorate(stub: Any) -> Any:
+        def choose(x: Any) -> Any:
+            return single if x == numba.types.float32 else double
+
+        options = {"fastmath": EXACT_ORDER, "error_model": "numpy", "forceinline": True}
+        numba.extending.overload(stub, jit_options=options)(choose)
+        return stub
+
+    return decorate
+
+

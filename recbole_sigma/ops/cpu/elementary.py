@@ -1,0 +1,77 @@
+"""Elementary functions that the compiler can vectorise, for use inside kernels.
+
+Each is a stub with two bodies, float32 and float64. The float32 bodies are polynomials (LLVM has no vector `exp` of its own and numba's
+wheels bring none that works); their coefficients are minimax fits, relative error below 1e-7. The float64 bodies call libm.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from recbole_sigma.ops.cpu.compiler import by_dtype
+
+_f = np.float32
+_ONE, _TWO, _ZERO = _f(1), _f(2), _f(0)
+_LOG2_E = _f(1.4426950408889634)
+_LN_2 = 0.6931471805599453
+
+# 2^r on [-1/2, 1/2]; the constant term is exactly 1, or the error of a product of many decays would grow with its length
+_E1, _E2, _E3 = _f(0.6931469775986022), _f(0.24022242084451015), _f(0.05550733743663178)
+_E4, _E5 = _f(0.009671512700166317), _f(0.0013264727255860845)
+# adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 is the exponent's offset
+_ROUNDER = _f(12582912 + 127)
+_LOWEST, _HIGHEST = _f(-127), _f(128)  # there the exponent bits read 0 (exactly zero) and 255 (infinity)
+_EXPONENT_SHIFT = np.int32(23)
+
+# atanh(s) / s in powers of s^2, s in [0, 1/3]
+_T1, _T2 = _f(0.333332081426862), _f(0.20010763629903855)
+_T3, _T4 = _f(0.14000902441577082), _f(0.14005994476909153)
+
+
+def _exp2_single(x: Any) -> Any:
+    x = min(max(x, _LOWEST), _HIGHEST)  # the argument first: so a NaN passes through
+    rounded = np.float32(x + _ROUNDER)
+    r = x - (rounded - _ROUNDER)
+    power = ((((_E5 * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _ONE
+    return power * np.int32(rounded.view(np.int32) << _EXPONENT_SHIFT).view(np.float32)
+
+
+def _exp2_double(x: Any) -> Any:
+    return math.exp(x * _LN_2)
+
+
+@by_dtype(_exp2_single, _exp2_double)
+def exp2(x: Any) -> Any:
+    """2^x for any x: 0 below the smallest normal number, infinity above the largest, NaN for NaN."""
+
+
+def _sigmoid_single(x: Any) -> Any:
+    return _ONE / (_ONE + exp2(-x * _LOG2_E))
+
+
+def _sigmoid_double(x: Any) -> Any:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+@by_dtype(_sigmoid_single, _sigmoid_double)
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x)"""
+
+
+def _softplus_single(x: Any) -> Any:
+    # log(1 + e) = 2 atanh(e / (2 + e)): no branch, and accurate relative to its own size however small e is
+    e = exp2(-abs(x) * _LOG2_E)
+    s = e / (_TWO + e)
+    square = s * s
+    series = (((_T4 * square + _T3) * square + _T2) * square + _T1) * square + _ONE
+    return (x if x > _ZERO else _ZERO) + _TWO * s * series
+
+
+def _softplus_double(x: Any) -> Any:
+    return (x if x > 0.0 else 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+@by_dtype(_softplus_single, _softplus_double)
+def softplus(x: Any) -> Any:
+    """log(1 + e^x)"""

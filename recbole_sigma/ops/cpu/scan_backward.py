@@ -1,0 +1,162 @@
+"""The backward kernel of the selective scan.
+
+Rows are walked from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the states are computed again from
+the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run over the N states, so that the gradients of B and C, sums over
+channels, grow in place. Gradients of A, D and the bias are sums over rows: each chunk of rows has its own partial sums, so threads never meet.
+"""
+
+from typing import Any
+
+from recbole_sigma.ops.cpu.compiler import inlined, kernel
+from recbole_sigma.ops.cpu.elementary import exp2, sigmoid, softplus
+from recbole_sigma.ops.cpu.scan_forward import SEGMENT
+
+
+@inlined
+def read_segment(
+    b: Any, start: Any, steps: Any, low: Any, high: Any,
+    u: Any, delta: Any, skip: Any, z: Any, bias: Any, smooth: Any, gated: Any, grad_y: Any,
+    dt: Any, dt_u: Any, out: Any, grad_out: Any,
+) -> None:  # fmt: skip
+    """What the states need (dt, dt u), the skip's part of the ungated output, and the gradient that reaches that output."""
+    for t in range(steps):
+        l = start + t
+        for e in range(low, high):
+            raw = delta[b, l, e] + bias[e]
+            dt[t, e] = softplus(raw) if smooth else raw
+            dt_u[t, e] = dt[t, e] * u[b, l, e]
+            out[t, e] = skip[e] * u[b, l, e]
+        if gated:
+            for e in range(low, high):
+                grad_out[t, e] = grad_y[b, l, e] * z[b, l, e] * sigmoid(z[b, l, e])
+        else:
+            for e in range(low, high):
+                grad_out[t, e] = grad_y[b, l, e]
+
+
+@inlined
+def repeat_states(
+    b: Any, start: Any, steps: Any, e: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, states: Any, decays: Any, out: Any
+) -> None:
+    """Channel e's states of the segment again: states[t + 1] = decays[t] states[t] + dt u B, from states[0] on."""
+    for t in range(steps):
+        step, drive, total = dt[t, e], dt_u[t, e], out[t, e]
+        for n in range(B.shape[2]):
+            decay = exp2(step * rate[e, n])
+            state = decay * states[t, n] + drive * B[b, start + t, n]
+            decays[t, n] = decay
+            states[t + 1, n] = state
+            total += state * C[b, start + t, n]
+        out[t, e] = total
+
+
+@inlined
+def unwind_states(
+    b: Any, start: Any, steps: Any, e: Any, block: Any, chunk: Any,
+    A: Any, B: Any, C: Any, dt: Any, dt_u: Any, grad_out: Any, states: Any, decays: Any, carry: Any,
+    grad_B: Any, grad_C: Any, grad_A: Any, grad_drive: Any, grad_step: Any,
+) -> None:  # fmt: skip
+    """Channel e's gradients from the segment's last step to its first; carry (N,) takes the state's gradient along."""
+    zero = A.dtype.type(0)
+    for t in range(steps - 1, -1, -1):
+        l = start + t
+        step, drive, incoming = dt[t, e], dt_u[t, e], grad_out[t, e]
+        to_drive, to_step = zero, zero
+        for n in range(B.shape[2]):
+            grad_state = carry[n] + incoming * C[b, l, n]
+            grad_C[block, b, l, n] += incoming * states[t + 1, n]
+            grad_B[block, b, l, n] += drive * grad_state
+            to_drive += grad_state * B[b, l, n]
+            grad_state *= decays[t, n]
+            carry[n] = grad_state
+            grad_exponent = grad_state * states[t, n]
+            to_step += grad_exponent * A[e, n]
+            grad_A[chunk, e, n] += grad_exponent * step
+        grad_drive[t, e] = to_drive
+        grad_step[t, e] = to_step
+
+
+@inlined
+def write_segment(
+    b: Any, start: Any, steps: Any, low: Any, high: Any, chunk: Any,
+    u: Any, delta: Any, skip: Any, z: Any, bias: Any, smooth: Any, gated: Any, grad_y: Any,
+    dt: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
+    grad_u: Any, grad_delta: Any, grad_z: Any, grad_skip: Any, grad_bias: Any,
+) -> None:  # fmt: skip
+    """From the gradients of dt u, dt and the ungated output to those of the inputs."""
+    one = u.dtype.type(1)
+    for t in range(steps):
+        l = start + t
+        for e in range(low, high):
+            grad_u[b, l, e] = grad_drive[t, e] * dt[t, e] + grad_out[t, e] * skip[e]
+            to_delta = grad_drive[t, e] * u[b, l, e] + grad_step[t, e]
+            if smooth:
+                to_delta *= sigmoid(delta[b, l, e] + bias[e])
+            grad_delta[b, l, e] = to_delta
+            grad_bias[chunk, e] += to_delta
+            grad_skip[chunk, e] += grad_out[t, e] * u[b, l, e]
+        if gated:
+            for e in range(low, high):
+                gate = sigmoid(z[b, l, e])
+                grad_z[b, l, e] = grad_y[b, l, e] * out[t, e] * gate * (one + z[b, l, e] * (one - gate))
+
+
+@inlined
+def clear_row(
+    b: Any, block: Any, low: Any, high: Any, length: Any, gated: Any, grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any
+) -> None:
+    """Zero what is summed into, and what lies beyond the row's end."""
+    zero = grad_u.dtype.type(0)
+    for l in range(grad_u.shape[1]):
+        for n in range(grad_B.shape[3]):
+            grad_B[block, b, l, n] = zero
+            grad_C[block, b, l, n] = zero
+    for l in range(length, grad_u.shape[1]):
+        for e in range(low, high):
+            grad_u[b, l, e] = zero
+            grad_delta[b, l, e] = zero
+        if gated:
+            for e in range(low, high):
+                grad_z[b, l, e] = zero
+
+
+@kernel
+def scan_backward(
+    first: Any, step: Any, low: Any, high: Any, block: Any,
+    u: Any, delta: Any, A: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
+    checkpoints: Any, grad_y: Any,
+    grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any, grad_A: Any, grad_skip: Any, grad_bias: Any,
+    states: Any, decays: Any, carry: Any, carries: Any,
+    dt: Any, dt_u: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
+) -> None:  # fmt: skip
+    """Rows first, first + step, ... and channels low .. high - 1; `first` is the chunk of rows, `block` the block of channels.
+
+    Inputs as in `scan_forward`, but A and rate = A log2(e) as (E, N). Gradients of u, delta, z (B, L, E); of B, C (blocks, B, L, N);
+    of A (chunks, E, N); of skip, bias (chunks, E), these last three zero on entry.
+    Scratch, T = SEGMENT: states (T + 1, N), decays (T, N), carry (N,), carries (E, N), the others (T, E).
+    """
+    zero = u.dtype.type(0)
+    for b in range(first, u.shape[0], step):
+        clear_row(b, block, low, high, lengths[b], gated, grad_u, grad_delta, grad_z, grad_B, grad_C)
+        for e in range(low, high):
+            for n in range(B.shape[2]):
+                carries[e, n] = zero
+        for segment in range((lengths[b] + SEGMENT - 1) // SEGMENT - 1, -1, -1):
+            start = segment * SEGMENT
+            steps = min(SEGMENT, lengths[b] - start)
+            read_segment(b, start, steps, low, high, u, delta, skip, z, bias, smooth, gated, grad_y, dt, dt_u, out, grad_out)
+            for e in range(low, high):
+                for n in range(B.shape[2]):
+                    states[0, n] = checkpoints[b, segment - 1, n, e] if segment > 0 else zero
+                    carry[n] = carries[e, n]
+                repeat_states(b, start, steps, e, B, C, rate, dt, dt_u, states, decays, out)
+                unwind_states(
+                    b, start, steps, e, block, first, A, B, C, dt, dt_u, grad_out, states, decays, carry,
+                    grad_B, grad_C, grad_A, grad_drive, grad_step,
+                )  # fmt: skip
+                for n in range(B.shape[2]):
+                    carries[e, n] = carry[n]
+            write_segment(
+                b, start, steps, low, high, first, u, delta, skip, z, bias, smooth, gated, grad_y,
+                dt, out, grad_out, grad_drive, grad_step, grad_u, grad_delta, grad_z, grad_skip, grad_bias,
+            )  # fmt: skip

@@ -1,0 +1,88 @@
+"""The forward kernel of the selective scan.
+
+One pass over a row does all of it: softplus, decay, recurrence, contraction with C, skip and gate. The state `h` (N, E) stays in the L1 cache
+and the vector lanes run over the channels. Every SEGMENT steps the state is kept, so that the backward pass can repeat a segment from its start.
+"""
+
+from typing import Any
+
+from recbole_sigma.ops.cpu.compiler import inlined, kernel
+from recbole_sigma.ops.cpu.elementary import exp2, sigmoid, softplus
+
+SEGMENT = 64
+UNROLL = 4  # states per turn of the inner loop; N must be a multiple of it
+
+
+@inlined
+def read_step(b: Any, l: Any, low: Any, high: Any, u: Any, delta: Any, bias: Any, smooth: Any, dt: Any, dt_u: Any) -> None:
+    """Step size dt = softplus(delta + bias), or delta + bias unless `smooth`, and its product with the input u."""
+    if smooth:
+        for e in range(low, high):
+            dt[e] = softplus(delta[b, l, e] + bias[e])
+            dt_u[e] = dt[e] * u[b, l, e]
+    else:
+        for e in range(low, high):
+            dt[e] = delta[b, l, e] + bias[e]
+            dt_u[e] = dt[e] * u[b, l, e]
+
+
+@inlined
+def advance(b: Any, l: Any, low: Any, high: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, out: Any) -> None:
+    """h <- exp(dt A) h + dt u B; out += C h"""
+    for n in range(0, h.shape[0], UNROLL):
+        B0, B1, B2, B3 = B[b, l, n], B[b, l, n + 1], B[b, l, n + 2], B[b, l, n + 3]
+        C0, C1, C2, C3 = C[b, l, n], C[b, l, n + 1], C[b, l, n + 2], C[b, l, n + 3]
+        for e in range(low, high):
+            step, drive = dt[e], dt_u[e]
+            h0 = exp2(step * rate[n, e]) * h[n, e] + drive * B0
+            h1 = exp2(step * rate[n + 1, e]) * h[n + 1, e] + drive * B1
+            h2 = exp2(step * rate[n + 2, e]) * h[n + 2, e] + drive * B2
+            h3 = exp2(step * rate[n + 3, e]) * h[n + 3, e] + drive * B3
+            h[n, e] = h0
+            h[n + 1, e] = h1
+            h[n + 2, e] = h2
+            h[n + 3, e] = h3
+            out[e] += (h0 * C0 + h1 * C1) + (h2 * C2 + h3 * C3)
+
+
+@inlined
+def keep_state(b: Any, segment: Any, low: Any, high: Any, h: Any, checkpoints: Any) -> None:
+    for n in range(h.shape[0]):
+        for e in range(low, high):
+            checkpoints[b, segment, n, e] = h[n, e]
+
+
+@kernel
+def scan_forward(
+    first: Any, step: Any, low: Any, high: Any,
+    u: Any, delta: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
+    y: Any, checkpoints: Any,
+    h: Any, dt: Any, dt_u: Any, out: Any,
+) -> None:  # fmt: skip
+    """Rows first, first + step, ... and channels low .. high - 1.
+
+    u, delta, y (B, L, E); z (B, L, E), or anything unless `gated`; rate = A log2(e), transposed (N, E); B, C (B, L, N);
+    skip, bias (E,); lengths (B,) int64; checkpoints (B, segments, N, E), no segments where no gradient is wanted.
+    Scratch: h (N, E); dt, dt_u, out (E,).
+    """
+    zero = u.dtype.type(0)
+    for b in range(first, u.shape[0], step):
+        for n in range(h.shape[0]):
+            for e in range(low, high):
+                h[n, e] = zero
+        for l in range(lengths[b]):
+            if l > 0 and l % SEGMENT == 0 and checkpoints.shape[1] > 0:
+                keep_state(b, l // SEGMENT - 1, low, high, h, checkpoints)
+            read_step(b, l, low, high, u, delta, bias, smooth, dt, dt_u)
+            for e in range(low, high):
+                out[e] = skip[e] * u[b, l, e]
+            advance(b, l, low, high, B, C, rate, dt, dt_u, h, out)
+            if gated:
+                for e in range(low, high):
+                    y[b, l, e] = out[e] * z[b, l, e] * sigmoid(z[b, l, e])
+            else:
+                for e in range(low, high):
+                    y[b, l, e] = out[e]
+        for l in range(lengths[b], u.shape[1]):
+            for e in range(low, high):
+                y[b, l, e] = zero

@@ -1,0 +1,44 @@
+"""The selective scan written to be read: what the fast versions must agree with."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """The arguments and result of `recbole_sigma.ops.selective_scan`, one step at a time, on any device, differentiable twice.
+
+    Source: Mamba (arXiv 2312.00752), equation (2) and algorithm 2, with B discretised by Euler's rule as the authors' code does.
+    """
+    length = u.shape[1]
+    ends = torch.full((u.shape[0],), length, device=u.device) if lengths is None else lengths.to(u.device)
+    real = (torch.arange(length, device=u.device) < ends[:, None])[..., None]  # (B, L, 1)
+    # what stands in the padding must not matter, not even if it is NaN
+    inputs, step, B, C = (x.masked_fill(~real, 0) for x in (u, delta, B, C))
+    if delta_bias is not None:
+        step = step + delta_bias
+    if delta_softplus:
+        step = torch.logaddexp(step, torch.zeros_like(step))
+    h = u.new_zeros(u.shape[0], *A.shape)  # (B, E, N)
+    outputs = []
+    for t in range(length):
+        decay = torch.exp(step[:, t, :, None] * A)
+        h = decay * h + (step[:, t] * inputs[:, t])[..., None] * B[:, t, None]
+        outputs.append((h * C[:, t, None]).sum(-1))
+    y = torch.stack(outputs, 1) if outputs else inputs
+    if D is not None:
+        y = y + D * inputs
+    if z is not None:
+        y = y * F.silu(z.masked_fill(~real, 0))
+    return y.masked_fill(~real, 0)

@@ -1,0 +1,95 @@
+"""The selective scan behind one function, whatever the device."""
+
+import torch
+from torch import Tensor
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = True,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Mamba's recurrence over each row of a batch, with skip and gate (arXiv 2312.00752, equation (2) and algorithm 2).
+
+        dt = softplus(delta + delta_bias)
+        h_l = exp(dt_l A) h_(l-1) + dt_l B_l u_l,     h_0 = 0
+        y_l = (C_l h_l + D u_l) SiLU(z_l)
+
+    Args:
+        u, delta: (B, L, E) inputs and step sizes
+        A: (E, N) decay rates; B, C: (B, L, N)
+        D: (E,) skip, z: (B, L, E) gate, delta_bias: (E,), each may be left out
+        delta_softplus: False takes delta + delta_bias itself as the step
+        lengths: (B,) int; a row ends there: y is zero beyond, what stands there is never read, and costs nothing on CPU
+
+    Returns:
+        y (B, L, E), in u's dtype
+
+    Raises:
+        TypeError: a tensor that is not floating point, lengths that are not integers
+        ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
+        RuntimeError: CUDA tensors without mamba-ssm's extension, with the command that installs it
+    """
+    _check(u, delta, A, B, C, D, z, delta_bias, lengths)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths)
+    if u.device.type == "cpu":
+        from recbole_sigma.ops.cpu.scan import selective_scan_cpu  # here, because it imports numba
+
+        return selective_scan_cpu(*arguments)
+    raise ValueError(f"selective_scan runs on cpu and cuda, not on {u.device.type}")
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    lengths: Tensor | None,
+) -> None:
+    if u.dim() != 3 or A.dim() != 2:
+        raise ValueError(f"u must be (B, L, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
+    (rows, length, channels), states = u.shape, A.shape[1]
+    expected = {
+        "u": (u, (rows, length, channels)),
+        "delta": (delta, (rows, length, channels)),
+        "A": (A, (channels, states)),
+        "B": (B, (rows, length, states)),
+        "C": (C, (rows, length, states)),
+        "D": (D, (channels,)),
+        "z": (z, (rows, length, channels)),
+        "delta_bias": (delta_bias, (channels,)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is None:
+            continue
+        if not tensor.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point tensor, not {tensor.dtype}")
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, not {tuple(tensor.shape)}")
+        if tensor.device != u.device:
+            raise ValueError(f"{name} is on {tensor.device}, but u is on {u.device}")
+    if lengths is not None:
+        check_lengths(lengths, rows, length)
+
+
+def check_lengths(lengths: Tensor, rows: int, length: int) -> None:
+    """Raises unless `lengths` holds an integer from 0 to `length` for each row. On CUDA the values are taken on trust: no synchronisation."""
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, not {lengths.dtype}")
+    if lengths.shape != (rows,):
+        raise ValueError(f"lengths must have shape {(rows,)}, not {tuple(lengths.shape)}")
+    if lengths.device.type == "cpu" and rows:
+        shortest, longest = int(lengths.min()), int(lengths.max())
+        if shortest < 0 or longest > length:
+            raise ValueError(f"lengths must lie in 0 .. {length}, not in {shortest} .. {longest}")
