@@ -31,7 +31,7 @@ def apply() -> None:
     _restore_numpy_names()
     _keep_numpy_as_it_is()
     _fill_missing_values()
-    _read_empty_sequences()
+    _read_sequences()
     _silence_deprecations()
     _applied = True
 
@@ -60,7 +60,6 @@ def _keep_numpy_as_it_is() -> None:
 
 def _fill_missing_values() -> None:
     """pandas 3.0: `feat[field].fillna(..., inplace=True)` fills a copy, so that missing values stay in the data."""
-    recbole_fill = recbole_dataset.Dataset._fill_nan
 
     def _fill_nan(self: Any) -> None:
         for name in self.feat_name_list:
@@ -71,40 +70,80 @@ def _fill_missing_values() -> None:
                     feat[field] = feat[field].fillna(0)
                 elif kind == FeatureType.FLOAT:
                     feat[field] = feat[field].fillna(feat[field].mean())
-        recbole_fill(self)
+                else:
+                    empty = np.array([], dtype=np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64)
+                    feat[field] = [empty if isinstance(each, float) else each for each in feat[field]]
 
     recbole_dataset.Dataset._fill_nan = _fill_nan
 
 
+class _Column(pd.Series):
+    """A Series as before pandas 3.0: `agg(len)` is the length of each element, and `values` can be written to."""
+
+    @property
+    def _constructor(self) -> type["_Column"]:
+        return _Column
+
+    def agg(self, func: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return self.map(len) if func is len else super().agg(func, *args, **kwargs)
+
+    @property
+    def values(self) -> Any:
+        values = super().values
+        read_only = isinstance(values, np.ndarray) and not values.flags.writeable
+        return values.copy() if read_only else values
+
+
+class _Table(pd.DataFrame):
+    """A DataFrame of such columns."""
+
+    @property
+    def _constructor(self) -> type["_Table"]:
+        return _Table
+
+    @property
+    def _constructor_sliced(self) -> type[_Column]:
+        return _Column
+
+
 class _PandasForRecBole:
-    """pandas, but for `read_csv`, which gives empty text instead of a missing value in columns of sequences."""
+    """pandas, but for the two functions with which RecBole makes tables."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(pd, name)
 
     @staticmethod
-    def read_csv(*args: Any, **kwargs: Any) -> pd.DataFrame:
-        """`pandas.read_csv`; the type of a column stands in its title, as in `class:token_seq`."""
-        frame = pd.read_csv(*args, **kwargs)
-        for title in frame.columns:
+    def read_csv(*args: Any, **kwargs: Any) -> _Table:
+        """`pandas.read_csv`; a column's type stands in its title, as in `class:token_seq`."""
+        table = _Table(pd.read_csv(*args, **kwargs))
+        for title in table.columns:
             if str(title).endswith("_seq"):
-                frame[title] = frame[title].fillna("")
-        return frame
+                table[title] = table[title].fillna("")
+        return table
+
+    @staticmethod
+    def merge(*args: Any, **kwargs: Any) -> _Table:
+        """`pandas.merge`, of whose tables the first decides the type of the result."""
+        return _Table(pd.merge(*args, **kwargs))
 
 
-def _read_empty_sequences() -> None:
-    """pandas 3.0, as above: an empty cell in a `token_seq` column stays a NaN, which RecBole then tries to split.
+def _read_sequences() -> None:
+    """pandas 3.0: `fillna(inplace=True)`, as above, leaves a NaN in a `token_seq` column that RecBole then splits;
+    `feat[field].agg(len)` counts rows, not the elements of each; tensors made from `feat[field].values` are read-only.
 
-    The line stands in the middle of `Dataset._load_feat`, so the patch is made where the file is read.
+    All stand in the middle of long methods of Dataset, so the patch is made where they read a file.
     """
     recbole_dataset.pd = _PandasForRecBole()
 
 
 def _silence_deprecations() -> None:
-    """torch 2.4 (`torch.cuda.amp`), pandas 2 and 3, NumPy 2 and Python 3.12 (escapes) each deprecate what RecBole does.
+    """torch 2.4 (`torch.cuda.amp`), pandas 2 and 3 (`inplace`) and NumPy 2 each deprecate what RecBole does.
 
-    Only these two categories and only for RecBole's own modules: a user can do nothing about them. Its logger and all
+    Only these categories and only for RecBole's own modules: a user can do nothing about them. Its logger and all
     other warnings stay.
     """
-    for category in (DeprecationWarning, FutureWarning):
+    categories: list[type[Warning]] = [DeprecationWarning, FutureWarning]
+    if hasattr(pd.errors, "ChainedAssignmentError"):  # what the two patches above mend
+        categories.append(pd.errors.ChainedAssignmentError)
+    for category in categories:
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")

@@ -1,13 +1,14 @@
 """Config: RecBole's, plus our properties/, with values checked and unknown names refused.
 
-From weak to strong: RecBole's defaults, properties/overall.yaml, properties/model/<Model>.yaml,
+From weak to strong: RecBole's defaults, properties/overall.yaml, RecBole's and our properties/model/<Model>.yaml,
 properties/dataset/<data set>.yaml, config files in their order, settings (the command line's, for one).
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import recbole
 import torch
@@ -21,7 +22,7 @@ from recbole_sigma.settings import Given, SettingsLoader, parse_overrides, plain
 
 __all__ = ["Config", "parse_overrides", "properties_path", "read_config_files"]
 
-_BUNDLED_DATA = Path(recbole.__file__).parent / "dataset_example"
+_RECBOLE = Path(recbole.__file__).parent
 
 # Settings that RecBole's code reads and none of its files names.
 _WITHOUT_DEFAULT = {
@@ -29,6 +30,10 @@ _WITHOUT_DEFAULT = {
     "local_rank", "world_size", "offset", "ip", "port",
 }  # fmt: skip
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+_KEYS_INSIDE = {
+    "eval_args": ("split", "order", "group_by", "mode"),
+    "train_neg_sample_args": tuple(_ONE_UNIFORM_SAMPLE),
+}
 
 
 def properties_path() -> Path:
@@ -40,11 +45,22 @@ def properties_path() -> Path:
     raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
 
 
+@contextmanager
+def _recbole_refusals() -> Iterator[None]:
+    """RecBole's own checks of settings, as UserErrors of one line."""
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
 class Config(RecBoleConfig):
     """The settings of one run; read as RecBole's Config, `config["learning_rate"]`.
 
     Never looks at `sys.argv`. Two configs share nothing. Raises UserError for whatever a user can have got wrong.
     """
+
+    parameters: dict[str, list[str]]
 
     def __init__(
         self,
@@ -80,9 +96,8 @@ class Config(RecBoleConfig):
 
     def _init_parameters_category(self) -> None:
         super()._init_parameters_category()
-        shared: dict[str, list[str]] = self.parameters
         # RecBole adds to these lists, which are its module's own, and so to every later config.
-        self.parameters = {category: list(keys) for category, keys in shared.items()}
+        self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
 
     def _build_yaml_loader(self) -> type[SettingsLoader]:
         return SettingsLoader
@@ -93,7 +108,13 @@ class Config(RecBoleConfig):
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         ours = properties_path()
-        for file in (ours / "overall.yaml", ours / "model" / f"{model}.yaml", ours / "dataset" / f"{dataset}.yaml"):
+        files = (
+            ours / "overall.yaml",
+            _RECBOLE / "properties" / "model" / f"{model}.yaml",  # once more: FPMC, for one, knows no loss but BPR
+            ours / "model" / f"{model}.yaml",
+            ours / "dataset" / f"{dataset}.yaml",
+        )
+        for file in files:
             if file.is_file():
                 self.internal_config_dict.update({key: each.value for key, each in read_config_file(file).items()})
 
@@ -115,10 +136,8 @@ class Config(RecBoleConfig):
 
     def _set_default_parameters(self) -> None:
         data_path = self.final_config_dict["data_path"]
-        try:
+        with _recbole_refusals():
             super()._set_default_parameters()
-        except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-            raise UserError(" ".join(str(error).split())) from None
         self._check_valid_metric()
         folder = self._data_folder(Path(data_path))
         self.final_config_dict["data_path"] = str(folder)
@@ -133,6 +152,14 @@ class Config(RecBoleConfig):
             return
         self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(gpu_ids[0]))
 
+    def _set_train_neg_sample_args(self) -> None:
+        with _recbole_refusals():
+            super()._set_train_neg_sample_args()
+
+    def _set_eval_neg_sample_args(self, phase: Literal["valid", "test"]) -> None:
+        with _recbole_refusals():
+            super()._set_eval_neg_sample_args(phase)
+
     # Our own steps.
 
     def _refuse_unknown(self) -> None:
@@ -141,6 +168,9 @@ class Config(RecBoleConfig):
         for key, given in self._given.items():
             if key not in known:
                 raise given.error(f"unknown setting {key!r}{did_you_mean(key, known)}")
+            for inner in given.value if key in _KEYS_INSIDE and isinstance(given.value, dict) else ():
+                if inner not in _KEYS_INSIDE[key]:
+                    raise given.error(f"unknown {inner!r} in {key}{did_you_mean(str(inner), _KEYS_INSIDE[key])}")
 
     def _wants_negatives(self, merged: Mapping[str, Any]) -> bool:
         """Whether the model's loss compares an item with one that was not chosen."""
@@ -161,7 +191,7 @@ class Config(RecBoleConfig):
         name = self.dataset
         folder = data_path / name
         if name == "ml-100k" and not folder.is_dir():
-            return _BUNDLED_DATA / name
+            return _RECBOLE / "dataset_example" / name
         if self._need_data and not (name and folder.is_dir()):  # where RecBole would begin to download
             self._refuse_dataset(data_path)
         return folder

@@ -1,0 +1,131 @@
+"""The command line: `recbole-sigma <command>`; `run_recbole_sigma.py` is its `train`.
+
+Exit status: 0 done, 2 a mistake of the user's (one line on stderr), 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from recbole_sigma import __version__
+from recbole_sigma.errors import UserError
+from recbole_sigma.settings import parse_overrides, read_config_files
+
+if TYPE_CHECKING:
+    from recbole_sigma.quick_start import RunResult
+
+_PROGRAM = "recbole-sigma"
+_DEFAULT_MODEL = "SIGMA"
+_DEFAULT_DATASET = "ml-100k"  # inside RecBole's wheel: the first run needs no download
+
+_TRAIN_EXAMPLES = """
+  --model=NAME             a model, as the papers write it (SIGMA)
+  --dataset=NAME           a folder in data_path, or ml-100k, which RecBole brings along (ml-100k)
+  --data_path=FOLDER       where data sets are (dataset/)
+  --config_files=A,B       YAML files of settings; a later file wins, and the command line over all
+  --SETTING=VALUE          any setting; the value is read as YAML. Settings and defaults stand in properties/
+
+examples:
+  recbole-sigma train
+  recbole-sigma train --model=Mamba4Rec --dataset=amazon-beauty --data_path=data
+      reads data/amazon-beauty/amazon-beauty.inter
+  recbole-sigma train --model=SIGMA --form=released --learning_rate=0.0005 --use_gpu=False
+  recbole-sigma train --config_files=base.yaml,tuned.yaml --epochs=50
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its complaints as UserErrors: one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status. `argv` defaults to the process's arguments."""
+    try:
+        args, rest = _parser().parse_known_args(argv)
+        command: Callable[[argparse.Namespace, list[str]], None] = args.run
+        command(args, rest)
+        sys.stdout.flush()  # a closed pipe shows here rather than when Python ends
+    except UserError as error:
+        print(f"{_PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{_PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output went away: nothing to say, and nothing left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog=_PROGRAM,
+        description="State-space sequential recommenders inside RecBole.",
+        epilog="'recbole-sigma <command> --help' says more about one command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=_Parser)
+    _add_train(commands)
+    return parser
+
+
+def _add_train(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    train = commands.add_parser(
+        "train",
+        help="train and evaluate one model",
+        description="Train one model on one data set; print its metrics and, last, the folder of the run.",
+        usage=f"{_PROGRAM} train [--model=NAME] [--dataset=NAME] [--config_files=A,B] [--SETTING=VALUE ...]",
+        epilog=_TRAIN_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    train.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    settings = parse_overrides(rest)
+    files = _file_names(settings.pop("config_files", None))
+    in_files = read_config_files(files)
+
+    def chosen(key: str, default: str) -> str:
+        name = settings.pop(key) if key in settings else in_files[key].value if key in in_files else default
+        if not isinstance(name, str):
+            raise UserError(f"--{key} must be a name, got {name!r}")
+        return name
+
+    model, dataset = chosen("model", _DEFAULT_MODEL), chosen("dataset", _DEFAULT_DATASET)
+    from recbole_sigma.quick_start import run  # a mistake in the arguments is told before this import's seconds
+
+    _print_result(run(model, dataset, config_files=files, settings=settings))
+
+
+def _file_names(value: Any) -> list[str]:
+    """The files of `--config_files=a.yaml,b.yaml`, where RecBole separates them by spaces."""
+    names = value if isinstance(value, list) else str(value or "").replace(",", " ").split()
+    return [str(name) for name in names]
+
+
+def _print_result(result: "RunResult") -> None:
+    """Each metric on validation and test side by side; the run's folder in the last line."""
+    from tabulate import tabulate
+
+    rows = [[_title(metric), result.valid[metric], result.test[metric]] for metric in result.test]
+    print(tabulate(rows, headers=["", "valid", "test"], floatfmt=".4f"))
+    print(result.folder)
+
+
+def _title(metric: str) -> str:
+    """RecBole's `hit@10` is the papers' HR@10."""
+    name, _, k = metric.partition("@")
+    return f"{'HR' if name == 'hit' else name.upper()}@{k}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
