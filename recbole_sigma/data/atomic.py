@@ -81,7 +81,7 @@ def read_atomic(path: Path, form: AtomicFormat, wanted: Callable[[str], bool] = 
         columns = _read_header(path, form)
         lines = _scan(path, form, len(columns))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); dataset/README.md says how to get a data set") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); see dataset/README.md for getting data") from None
     loaded = {name: kind for name, kind in columns.items() if wanted(name)}
     _check_columns(path, form, columns, loaded)
     if lines.rows == 0 and form.ids:
@@ -97,12 +97,12 @@ def _read_header(path: Path, form: AtomicFormat) -> dict[str, FeatureType]:
     """Names and types of all columns, in order."""
     if len(form.separator) != 1 or not form.separator.isascii():
         raise UserError(f"field_separator: {form.separator!r} is not one ASCII character")
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         head = file.readline().removeprefix(codecs.BOM_UTF8)
     text = _decode(head, path, 1, form.encoding).rstrip("\r\n")
     if not text.strip():
         example = form.separator.join(["user_id:token", "item_id:token", "timestamp:float"])
-        raise UserError(f"{path}:1: the file is empty or begins with an empty line; a header is expected, as {example!r}")
+        raise UserError(f"{path}:1: the file is empty or begins with an empty line; write a header, as {example!r}")
     columns: dict[str, FeatureType] = {}
     for title in text.split(form.separator):
         name, _, kind = title.partition(":")
@@ -128,8 +128,8 @@ def _check_columns(
             if name not in loaded:
                 raise UserError(f"load_col, unload_col: column {name!r} (setting {setting}) of {path} must be loaded")
             if columns[name] != kind:
-                was = columns[name].value
-                raise UserError(f"{path}:1: {name}:{was} is no {kind.value} (setting {setting}); write {name}:{kind.value}")
+                was = f"{name}:{columns[name].value}"
+                raise UserError(f"{path}:1: {was} has the wrong type (setting {setting}); write {name}:{kind.value}")
 
 
 def _scan(path: Path, form: AtomicFormat, n_columns: int) -> _Lines:
@@ -157,7 +157,7 @@ def _scan(path: Path, form: AtomicFormat, n_columns: int) -> _Lines:
 def _blocks_of_lines(path: Path, update: Callable[[bytes], None]) -> Iterator[bytes]:
     """The bytes of `path` in blocks of whole lines, the last one closed; `update` sees every byte as it is."""
     rest = b""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while block := file.read(_BLOCK):
             update(block)
             end = block.rfind(b"\n") + 1
@@ -244,7 +244,7 @@ class _TokenEncoder:
 def _refuse_words_for_numbers(path: Path, form: AtomicFormat, names: list[str], loaded: dict[str, FeatureType]) -> None:
     """Search the first line where a loaded column of numbers holds something else (slow: known to be there)."""
     numbers = [(names.index(name), name) for name, kind in loaded.items() if kind == FeatureType.FLOAT]
-    with open(path, encoding=form.encoding, newline="\n") as file:
+    with path.open(encoding=form.encoding, newline="\n") as file:
         next(file)
         for line, text in enumerate(file, start=2):
             cells = text.rstrip("\r\n").split(form.separator)

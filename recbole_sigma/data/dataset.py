@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.data.dataset import SequentialDataset
-from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_sigma.data.atomic import AtomicFormat, read_atomic
-from recbole_sigma.data.prefixes import FlatHistories, PrefixNames, Prefixes, Rows
+from recbole_sigma.data.prefixes import FlatHistories, Prefixes, PrefixNames, Rows
 from recbole_sigma.errors import UserError
 
 _SPLITS = ("valid_and_test", "valid_only", "test_only")
@@ -98,6 +97,16 @@ class SequenceDataset(SequentialDataset):
         self.field2seqlen[cells.name] = max(map(len, rows), default=0)
         return rows
 
+    def _remove_duplication(self) -> None:
+        """RecBole keeps a pair's first or last interaction after a sort that may swap equal times; ours is stable."""
+        keep = self.config["rm_dup_inter"]
+        if keep is None or self.config["time_order"] == "recbole":
+            super()._remove_duplication()
+            return
+        assert self._time_as_written is not None
+        by_time = np.argsort(self._time_as_written[self.inter_feat.index.to_numpy()], kind="stable")
+        self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
+
     def _reset_index(self) -> None:
         """RecBole's last step of filtering; notes which rows of the file are left."""
         if self.inter_feat.empty:
@@ -158,30 +167,6 @@ class SequenceDataset(SequentialDataset):
             FlatHistories(columns, user_start), names, targets, self.max_item_list_len, any_length
         )
 
-    def _time_and_order(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sort keys of the table's rows and the order by (user, time), ties as in the file: both (interactions,)."""
-        if self.config["time_order"] == "recbole":
-            time = self.inter_feat[self.time_field].to_numpy().astype(np.float32)
-            return time, np.lexsort((time, users))
-        assert self._time_as_written is not None and self._kept_rows is not None
-        rows = self._kept_rows
-        time = self._time_as_written[rows]
-        if np.all(rows[1:] > rows[:-1]):
-            return time, np.lexsort((time, users))
-        return time, np.lexsort((rows, time, users))  # `rm_dup_inter` shuffles equal times
-
-    # --- splitting -----------------------------------------------------------------------------------------------
-
-    def _change_feat_format(self) -> None:
-        """Tables of users and items become tensors, as in RecBole; the interactions are flat arrays already."""
-        for name in self.feat_name_list:
-            feat = getattr(self, name)
-            if isinstance(feat, pd.DataFrame):
-                setattr(self, name, self._dataframe_to_interaction(feat))
-
-    def _dataframe_to_interaction(self, data: pd.DataFrame) -> Interaction:
-        return Interaction({name: self._tensor(data[name]) for name in data})
-
     def _tensor(self, column: pd.Series) -> Tensor:
         """A column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them.
 
@@ -193,6 +178,27 @@ class SequenceDataset(SequentialDataset):
         if kind == FeatureType.FLOAT and column.name not in self.config["numerical_features"]:
             return torch.from_numpy(column.to_numpy(dtype=np.float32, copy=True))
         return super()._dataframe_to_interaction(column.to_frame())[column.name]
+
+    def _time_and_order(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sort keys of the table's rows and the order by (user, time), ties as in the file: both (interactions,)."""
+        if self.config["time_order"] == "recbole":
+            time = self.inter_feat[self.time_field].to_numpy().astype(np.float32)
+            return time, np.lexsort((time, users))
+        assert self._time_as_written is not None and self._kept_rows is not None
+        rows = self._kept_rows
+        time = self._time_as_written[rows]
+        if np.all(rows[1:] > rows[:-1]):
+            return time, np.lexsort((time, users))
+        return time, np.lexsort((rows, time, users))  # `rm_dup_inter` has sorted the table by time
+
+    # --- splitting -----------------------------------------------------------------------------------------------
+
+    def _change_feat_format(self) -> None:
+        """Tables of users and items become tensors, as in RecBole; the interactions are flat arrays already."""
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            if isinstance(feat, pd.DataFrame):
+                setattr(self, name, self._dataframe_to_interaction(feat))
 
     def build(self) -> "list[SequenceDataset]":
         """Training, validation and test part, leave-one-out in time order.

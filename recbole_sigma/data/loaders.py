@@ -96,7 +96,7 @@ class _LeanLoader(AbstractDataLoader):
         DataLoader.__init__(
             self,
             dataset=_Rows(self.sample_size),
-            batch_sampler=self.batches,
+            batch_sampler=self.batches,  # type: ignore[arg-type]  # torch's stub asks for lists
             collate_fn=self.collate_fn,
             num_workers=config["worker"] or 0,
             generator=self.generator,

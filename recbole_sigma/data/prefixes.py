@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ class PrefixNames:
 class FlatHistories:
     """All interactions, each user's one after another in time order.
 
-    Arrays: `columns[field]` (interactions, ...); `user_start` (users + 1,): user u owns `user_start[u]:user_start[u+1]`.
+    `columns[field]` (interactions, ...); `user_start` (users + 1,): user u owns `user_start[u]:user_start[u + 1]`.
     """
 
     columns: dict[str, Tensor]
@@ -120,8 +121,7 @@ class Prefixes:
         if key not in self:
             raise KeyError(key)
         if key == self.names.list_length:
-            start, stop = self.ranges(slice(None))
-            return torch.from_numpy(stop - start)
+            return self._lengths
         lists = self._list_fields()
         if key in lists:
             return HistoryColumn(self, lists[key])
@@ -139,6 +139,12 @@ class Prefixes:
     def drop(self, columns: str, inplace: bool = True) -> None:
         """Leave a field out of batches from now on (RecBole's `unused_col`)."""
         self._dropped |= {columns}
+
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """Of all samples: kept, as RecBole's FEARec asks for it at every row."""
+        start, stop = self.ranges(slice(None))
+        return torch.from_numpy(stop - start)
 
     def _plain_fields(self) -> list[str]:
         if self.any_length:
@@ -170,7 +176,8 @@ class HistoryColumn:
     def __getitem__(self, rows: Rows) -> Tensor:
         """One sample's history (max_length, ...) for an int, those of several (n, max_length, ...) else."""
         found = self._prefixes.histories(self._field, rows)
-        return found[0] if np.ndim(rows) == 0 and not isinstance(rows, slice) else found
+        several = isinstance(rows, slice | list) or np.asarray(rows).ndim > 0
+        return found if several else found[0]
 
 
 def _gather(column: Tensor, where: Tensor, padding: Tensor) -> Tensor:
