@@ -74,10 +74,8 @@ def kernel(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile `function` into the kernels that call it."""
-    return numba.njit(
-        fastmath=FAST_MATH, error_model="numpy", boundscheck=False, forceinline=True, pipeline_class=_DisjointArrays
-    )(function)
+    """Paste `function` into the kernels that call it, before compilation: what they know of the arrays holds in it too."""
+    return numba.njit(inline="always")(function)
 
 
 def by_dtype(single: Callable[..., Any], double: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_sigma.ops.cpu.scan_backward import scan_backward
-from recbole_sigma.ops.cpu.scan_forward import SEGMENT, UNROLL, scan_forward
+from recbole_sigma.ops.cpu.scan_backward import LANES, backward_kernel
+from recbole_sigma.ops.cpu.scan_forward import SEGMENT, scan_forward
 from recbole_sigma.ops.cpu.threads import run_chunks
 
 LOG2_E = 1.4426950408889634
-STATE_UPDATES = 2**19  # a chunk has at least so many (some 0.1 ms), or starting it would cost more than it saves
+STATE_UPDATES = 2**20  # a chunk has at least so many (some 0.5 ms), or starting it would cost more than it saves
 MOST_CHUNKS = 64
 FEW_ROWS = 16  # with fewer rows than this the channels are divided too
 NARROWEST_BLOCK = 32  # channels
@@ -109,12 +109,13 @@ class _SelectiveScan(torch.autograd.Function):
             ctx.lengths, ctx.smooth, z is not None, _array(checkpoints), _array(grad_y),
             *map(_array, (grad_u, grad_delta, grad_z, grad_B, grad_C, grad_A, grad_skip, grad_bias)),
         )  # fmt: skip
+        run = backward_kernel(states)
         steps, dtype = min(SEGMENT, length), arguments[0].dtype
-        shapes = [(steps + 1, states), (steps, states), (states,), (channels, states), *[(steps, channels)] * 6]
+        shapes = [(states,), (steps + 1, states), (steps, states), (states,), (channels, states), *[(steps, channels)] * 6]
 
         def start_worker() -> Callable[..., None]:
             scratch = [np.empty(shape, dtype) for shape in shapes]
-            return lambda *part: scan_backward(*part, *arguments, *scratch)
+            return lambda *part: run(*part, *arguments, *scratch)
 
         division.run(start_worker)
         sums = [grad_A.sum(0), _over_blocks(grad_B), _over_blocks(grad_C), grad_skip.sum(0)]
@@ -146,7 +147,7 @@ def selective_scan_cpu(
     skip, bias = (u.new_zeros(channels, dtype=dtype) if x is None else x.to(dtype) for x in (D, delta_bias))
     gate = None if z is None else z.to(dtype)
     steps, A, B, C = (x.to(dtype) for x in (delta, A, B, C))
-    missing = -A.shape[1] % UNROLL
+    missing = -A.shape[1] % LANES
     if missing:  # states that nothing drives and nobody reads
         A, B, C = (F.pad(x, (0, missing)) for x in (A, B, C))
     ends = np.full(rows, length, np.int64) if lengths is None else lengths.cpu().long().numpy()

@@ -5,11 +5,15 @@ the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run
 channels, grow in place. Gradients of A, D and the bias are sums over rows: each chunk of rows has its own partial sums, so threads never meet.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from recbole_sigma.ops.cpu.compiler import inlined, kernel
 from recbole_sigma.ops.cpu.elementary import exp2, sigmoid, softplus
 from recbole_sigma.ops.cpu.scan_forward import SEGMENT
+
+LANES = 8  # N is padded to a multiple of this
 
 
 @inlined
@@ -36,14 +40,15 @@ def read_segment(
 
 @inlined
 def repeat_states(
-    b: Any, start: Any, steps: Any, e: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, states: Any, decays: Any, out: Any
+    b: Any, start: Any, steps: Any, e: Any, N: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, states: Any, decays: Any, out: Any
 ) -> None:
     """Channel e's states of the segment again: states[t + 1] = decays[t] states[t] + dt u B, from states[0] on."""
     for t in range(steps):
         step, drive, total = dt[t, e], dt_u[t, e], out[t, e]
-        for n in range(B.shape[2]):
+        for n in range(N):
             decay = exp2(step * rate[e, n])
-            state = decay * states[t, n] + drive * B[b, start + t, n]
+            state = decay * h[n] + drive * B[b, start + t, n]
+            h[n] = state
             decays[t, n] = decay
             states[t + 1, n] = state
             total += state * C[b, start + t, n]
@@ -52,7 +57,7 @@ def repeat_states(
 
 @inlined
 def unwind_states(
-    b: Any, start: Any, steps: Any, e: Any, block: Any, chunk: Any,
+    b: Any, start: Any, steps: Any, e: Any, N: Any, block: Any, chunk: Any,
     A: Any, B: Any, C: Any, dt: Any, dt_u: Any, grad_out: Any, states: Any, decays: Any, carry: Any,
     grad_B: Any, grad_C: Any, grad_A: Any, grad_drive: Any, grad_step: Any,
 ) -> None:  # fmt: skip
@@ -62,7 +67,7 @@ def unwind_states(
         l = start + t
         step, drive, incoming = dt[t, e], dt_u[t, e], grad_out[t, e]
         to_drive, to_step = zero, zero
-        for n in range(B.shape[2]):
+        for n in range(N):
             grad_state = carry[n] + incoming * C[b, l, n]
             grad_C[block, b, l, n] += incoming * states[t + 1, n]
             grad_B[block, b, l, n] += drive * grad_state
@@ -90,10 +95,9 @@ def write_segment(
         for e in range(low, high):
             grad_u[b, l, e] = grad_drive[t, e] * dt[t, e] + grad_out[t, e] * skip[e]
             to_delta = grad_drive[t, e] * u[b, l, e] + grad_step[t, e]
-            if smooth:
-                to_delta *= sigmoid(delta[b, l, e] + bias[e])
-            grad_delta[b, l, e] = to_delta
-            grad_bias[chunk, e] += to_delta
+            slope = sigmoid(delta[b, l, e] + bias[e]) if smooth else one
+            grad_delta[b, l, e] = to_delta * slope
+            grad_bias[chunk, e] += to_delta * slope
             grad_skip[chunk, e] += grad_out[t, e] * u[b, l, e]
         if gated:
             for e in range(low, high):
@@ -120,43 +124,50 @@ def clear_row(
                 grad_z[b, l, e] = zero
 
 
-@kernel
-def scan_backward(
-    first: Any, step: Any, low: Any, high: Any, block: Any,
-    u: Any, delta: Any, A: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
-    checkpoints: Any, grad_y: Any,
-    grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any, grad_A: Any, grad_skip: Any, grad_bias: Any,
-    states: Any, decays: Any, carry: Any, carries: Any,
-    dt: Any, dt_u: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
-) -> None:  # fmt: skip
-    """Rows first, first + step, ... and channels low .. high - 1; `first` is the chunk of rows, `block` the block of channels.
+@lru_cache(maxsize=None)
+def backward_kernel(N: int) -> Callable[..., None]:
+    """The kernel for N states, a multiple of LANES. N is a constant in it: the loops over states are unrolled, which saves a quarter."""
 
-    Inputs as in `scan_forward`, but A and rate = A log2(e) as (E, N). Gradients of u, delta, z (B, L, E); of B, C (blocks, B, L, N);
-    of A (chunks, E, N); of skip, bias (chunks, E), these last three zero on entry.
-    Scratch, T = SEGMENT: states (T + 1, N), decays (T, N), carry (N,), carries (E, N), the others (T, E).
-    """
-    zero = u.dtype.type(0)
-    for b in range(first, u.shape[0], step):
-        clear_row(b, block, low, high, lengths[b], gated, grad_u, grad_delta, grad_z, grad_B, grad_C)
-        for e in range(low, high):
-            for n in range(B.shape[2]):
-                carries[e, n] = zero
-        for segment in range((lengths[b] + SEGMENT - 1) // SEGMENT - 1, -1, -1):
-            start = segment * SEGMENT
-            steps = min(SEGMENT, lengths[b] - start)
-            read_segment(b, start, steps, low, high, u, delta, skip, z, bias, smooth, gated, grad_y, dt, dt_u, out, grad_out)
+    @kernel
+    def scan_backward(
+        first: Any, step: Any, low: Any, high: Any, block: Any,
+        u: Any, delta: Any, A: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
+        checkpoints: Any, grad_y: Any,
+        grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any, grad_A: Any, grad_skip: Any, grad_bias: Any,
+        h: Any, states: Any, decays: Any, carry: Any, carries: Any,
+        dt: Any, dt_u: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
+    ) -> None:  # fmt: skip
+        """Rows first, first + step, ... and channels low .. high - 1; `first` is the chunk of rows, `block` the block of channels.
+
+        Inputs as in `scan_forward`, but A and rate = A log2(e) as (E, N). Gradients of u, delta, z (B, L, E); of B, C (blocks, B, L, N);
+        of A (chunks, E, N); of skip, bias (chunks, E), these last three zero on entry.
+        Scratch, T = SEGMENT: states (T + 1, N), decays (T, N), carry (N,), carries (E, N), the others (T, E).
+        """
+        zero = u.dtype.type(0)
+        for b in range(first, u.shape[0], step):
+            clear_row(b, block, low, high, lengths[b], gated, grad_u, grad_delta, grad_z, grad_B, grad_C)
             for e in range(low, high):
-                for n in range(B.shape[2]):
-                    states[0, n] = checkpoints[b, segment - 1, n, e] if segment > 0 else zero
-                    carry[n] = carries[e, n]
-                repeat_states(b, start, steps, e, B, C, rate, dt, dt_u, states, decays, out)
-                unwind_states(
-                    b, start, steps, e, block, first, A, B, C, dt, dt_u, grad_out, states, decays, carry,
-                    grad_B, grad_C, grad_A, grad_drive, grad_step,
+                for n in range(N):
+                    carries[e, n] = zero
+            for segment in range((lengths[b] + SEGMENT - 1) // SEGMENT - 1, -1, -1):
+                start = segment * SEGMENT
+                steps = min(SEGMENT, lengths[b] - start)
+                read_segment(b, start, steps, low, high, u, delta, skip, z, bias, smooth, gated, grad_y, dt, dt_u, out, grad_out)
+                for e in range(low, high):
+                    for n in range(N):
+                        h[n] = checkpoints[b, segment - 1, n, e] if segment > 0 else zero
+                        states[0, n] = h[n]
+                        carry[n] = carries[e, n]
+                    repeat_states(b, start, steps, e, N, B, C, rate, dt, dt_u, h, states, decays, out)
+                    unwind_states(
+                        b, start, steps, e, N, block, first, A, B, C, dt, dt_u, grad_out, states, decays, carry,
+                        grad_B, grad_C, grad_A, grad_drive, grad_step,
+                    )  # fmt: skip
+                    for n in range(N):
+                        carries[e, n] = carry[n]
+                write_segment(
+                    b, start, steps, low, high, first, u, delta, skip, z, bias, smooth, gated, grad_y,
+                    dt, out, grad_out, grad_drive, grad_step, grad_u, grad_delta, grad_z, grad_skip, grad_bias,
                 )  # fmt: skip
-                for n in range(B.shape[2]):
-                    carries[e, n] = carry[n]
-            write_segment(
-                b, start, steps, low, high, first, u, delta, skip, z, bias, smooth, gated, grad_y,
-                dt, out, grad_out, grad_drive, grad_step, grad_u, grad_delta, grad_z, grad_skip, grad_bias,
-            )  # fmt: skip
+
+    return scan_backward
