@@ -115,9 +115,7 @@ def _read_header(path: Path, form: AtomicFormat) -> dict[str, FeatureType]:
     return columns
 
 
-def _check_columns(
-    path: Path, form: AtomicFormat, columns: dict[str, FeatureType], loaded: Collection[str]
-) -> None:
+def _check_columns(path: Path, form: AtomicFormat, columns: dict[str, FeatureType], loaded: Collection[str]) -> None:
     """The columns that the settings name must be there, loaded, and of the right type."""
     needed = [(form.ids, FeatureType.TOKEN), (form.time, FeatureType.FLOAT)]
     for names, kind in needed:
@@ -147,7 +145,7 @@ def _scan(path: Path, form: AtomicFormat, n_columns: int) -> _Lines:
         wrong = np.flatnonzero((found != n_columns) & ~blank)
         if len(wrong):
             first = int(wrong[0])
-            raise UserError(f"{path}:{line + first}: {found[first]} columns; the header has {n_columns}")
+            raise UserError(f"{path}:{line + first}: {found[first]} column(s) in this line, {n_columns} in the header")
         empty += (line + np.flatnonzero(blank)).tolist()
         rows += len(ends) - int(blank.sum())
         line += len(ends)
