@@ -231,7 +231,7 @@ class _TokenEncoder:
     def encode(self, tokens: pd.Series) -> np.ndarray:
         """(n,) text -> (n,) int32, -1 where there is none"""
         numbers, distinct = pd.factorize(tokens)
-        known = [self._number.setdefault(token, len(self._number)) for token in distinct]
+        known = [self._number.setdefault(token, len(self._number)) for token in distinct.tolist()]
         return np.array([*known, -1], dtype=np.int32)[numbers]
 
     def column(self, parts: list[np.ndarray]) -> pd.Categorical:
