@@ -1,7 +1,11 @@
 """The selective scan behind one function, whatever the device."""
 
+from importlib.metadata import version
+
 import torch
 from torch import Tensor
+
+from recbole_sigma.ops.cuda import require_cuda_extension, selective_scan_cuda
 
 
 def selective_scan(
@@ -35,10 +39,20 @@ def selective_scan(
     Raises:
         TypeError: a tensor that is not floating point, lengths that are not integers
         ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
-        RuntimeError: CUDA tensors without mamba-ssm's extension, with the command that installs it
+        CudaExtensionMissing: CUDA tensors without mamba-ssm's extension, with the command that installs it
     """
-    _check(u, delta, A, B, C, D, z, delta_bias, lengths)
+    if u.dim() != 3 or A.dim() != 2:
+        raise ValueError(f"u must be (B, L, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
+    (rows, length, channels), states = u.shape, A.shape[1]
+    wide, narrow = (rows, length, channels), (rows, length, states)
+    check_tensors(
+        u.device, u=(u, wide), delta=(delta, wide), A=(A, (channels, states)), B=(B, narrow), C=(C, narrow),
+        D=(D, (channels,)), z=(z, wide), delta_bias=(delta_bias, (channels,)),
+    )  # fmt: skip
+    check_lengths(lengths, rows, length)
     arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths)
+    if u.device.type == "cuda":
+        return selective_scan_cuda(*arguments)
     if u.device.type == "cpu":
         from recbole_sigma.ops.cpu.scan import selective_scan_cpu  # here, because it imports numba
 
@@ -46,45 +60,35 @@ def selective_scan(
     raise ValueError(f"selective_scan runs on cpu and cuda, not on {u.device.type}")
 
 
-def _check(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    lengths: Tensor | None,
-) -> None:
-    if u.dim() != 3 or A.dim() != 2:
-        raise ValueError(f"u must be (B, L, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
-    (rows, length, channels), states = u.shape, A.shape[1]
-    expected = {
-        "u": (u, (rows, length, channels)),
-        "delta": (delta, (rows, length, channels)),
-        "A": (A, (channels, states)),
-        "B": (B, (rows, length, states)),
-        "C": (C, (rows, length, states)),
-        "D": (D, (channels,)),
-        "z": (z, (rows, length, channels)),
-        "delta_bias": (delta_bias, (channels,)),
-    }
+def active_backend(device: torch.device | str) -> str:
+    """The library that does the scan on `device`, with its version, for logs and results: "numba 0.61.2", "mamba-ssm 2.2.4".
+
+    Raises:
+        CudaExtensionMissing: a CUDA device without mamba-ssm's extension, with the command that installs it
+    """
+    if torch.device(device).type == "cuda":
+        require_cuda_extension()
+        return f"mamba-ssm {version('mamba-ssm')}"
+    return f"numba {version('numba')}"
+
+
+def check_tensors(device: torch.device, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """Raises unless each named tensor that is given is a floating-point one of its expected shape, on `device`."""
     for name, (tensor, shape) in expected.items():
         if tensor is None:
             continue
         if not tensor.is_floating_point():
             raise TypeError(f"{name} must be a floating-point tensor, not {tensor.dtype}")
         if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, not {tuple(tensor.shape)}")
-        if tensor.device != u.device:
-            raise ValueError(f"{name} is on {tensor.device}, but u is on {u.device}")
-    if lengths is not None:
-        check_lengths(lengths, rows, length)
+            raise ValueError(f"{name} must have shape {tuple(shape)}, not {tuple(tensor.shape)}")
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, the first argument on {device}")
 
 
-def check_lengths(lengths: Tensor, rows: int, length: int) -> None:
+def check_lengths(lengths: Tensor | None, rows: int, length: int) -> None:
     """Raises unless `lengths` holds an integer from 0 to `length` for each row. On CUDA the values are taken on trust: no synchronisation."""
+    if lengths is None:
+        return
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, not {lengths.dtype}")
     if lengths.shape != (rows,):

@@ -1,0 +1,62 @@
+"""The causal depthwise convolution on CPU as a differentiable torch function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows
+from recbole_sigma.ops.cpu.conv_kernels import conv_backward, conv_forward
+from recbole_sigma.ops.cpu.parallel import Division
+from recbole_sigma.ops.cpu.scan import row_ends
+
+MULTIPLICATIONS = 2**19  # a part has at least so many, or starting it would cost more than it saves
+
+
+class _CausalConv1d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lengths: Array, activate: bool) -> Tensor:
+        rows, length, channels = x.shape
+        division = Division.of(rows, channels, x.numel() * weight.shape[1] // MULTIPLICATIONS)
+        y = torch.empty(x.shape, dtype=x.dtype)
+        arguments = as_rows(x), as_array(weight.T), as_array(bias), lengths, activate, y.numpy()
+
+        def start_worker() -> Callable[..., None]:
+            out = np.empty(channels, arguments[0].dtype)
+            return lambda first, step, low, high, _: conv_forward(first, step, low, high, *arguments, out)
+
+        division.run(start_worker)
+        ctx.save_for_backward(x, weight, bias)
+        ctx.lengths, ctx.activate, ctx.division = lengths, activate, division
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias = ctx.saved_tensors
+        division: Division = ctx.division
+        grad_x = torch.empty(x.shape, dtype=x.dtype)
+        taps = as_array(weight.T)
+        grad_taps = np.zeros((division.chunks, *taps.shape), taps.dtype)
+        grad_bias = np.zeros((division.chunks, x.shape[2]), taps.dtype)
+        arguments = (
+            as_rows(x), taps, as_array(bias), ctx.lengths, ctx.activate, as_rows(grad_y), grad_x.numpy(), grad_taps, grad_bias,
+        )  # fmt: skip
+
+        def start_worker() -> Callable[..., None]:
+            scratch = [np.empty(x.shape[2], taps.dtype) for _ in range(2)]
+            return lambda first, step, low, high, _: conv_backward(first, step, low, high, *arguments, *scratch)
+
+        division.run(start_worker)
+        gradients = (grad_x, torch.from_numpy(grad_taps.sum(0)).T, torch.from_numpy(grad_bias.sum(0)), None, None)
+        return tuple(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=True))
+
+
+def causal_conv1d_cpu(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None) -> Tensor:
+    """`recbole_sigma.ops.causal_conv1d` for arguments that it has checked. Float64 stays; every other dtype is computed in float32."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    ends = row_ends(x.shape[0], x.shape[1], lengths)
+    return _CausalConv1d.apply(x.to(dtype), weight.to(dtype), bias.to(dtype), ends, activation == "silu").to(x.dtype)

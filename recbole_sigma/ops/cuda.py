@@ -1,0 +1,101 @@
+"""CUDA work goes to the kernels of mamba-ssm and causal-conv1d. Nothing of theirs is imported before a CUDA tensor asks for it."""
+
+from functools import lru_cache
+from importlib import import_module
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INSTALL = "MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
+WIDEST_KERNEL = 4  # causal-conv1d knows widths 2 to 4
+
+
+class CudaExtensionMissing(RuntimeError):
+    """mamba-ssm's compiled selective scan cannot be loaded. The message says why and how to install it."""
+
+
+@lru_cache(maxsize=None)
+def cuda_extension_missing() -> str | None:
+    """Why the extension `selective_scan_cuda` cannot be loaded, or None if it can.
+
+    The extension is what matters: newer mamba-ssm imports without it and fails at the first call.
+    """
+    try:
+        import_module("selective_scan_cuda")
+    except Exception as error:  # whatever a half-built extension raises while it loads
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def require_cuda_extension() -> None:
+    """Raises CudaExtensionMissing unless the extension can be loaded."""
+    reason = cuda_extension_missing()
+    if reason is not None:
+        raise CudaExtensionMissing(
+            "selective_scan on CUDA needs mamba-ssm's extension selective_scan_cuda, which cannot be loaded "
+            f"({reason}). Install it with\n    {INSTALL}\nor run on the CPU (use_gpu: False)."
+        )
+
+
+def _padding(lengths: Tensor, x: Tensor) -> Tensor:
+    """(B,) and (B, L, E) -> (B, L, 1), true beyond each row's end"""
+    return (torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device)[:, None])[..., None]
+
+
+def selective_scan_cuda(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    lengths: Tensor | None,
+) -> Tensor:
+    """`recbole_sigma.ops.selective_scan` for CUDA tensors. Padding must be finite: it is computed and then masked.
+
+    Raises:
+        CudaExtensionMissing: mamba-ssm or its extension is not installed
+        TypeError: float64, which the extension does not know
+    """
+    require_cuda_extension()
+    if u.dtype == torch.float64:
+        raise TypeError("selective_scan on CUDA takes float32, float16 or bfloat16; for float64 there is selective_scan_reference")
+    scan = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    # mamba-ssm wants (B, E, L), the parameters in float32 and all else in one dtype
+    inputs, steps, to_state, from_state = (x.to(u.dtype).transpose(1, 2) for x in (u, delta, B, C))
+    gate = None if z is None else z.to(u.dtype).transpose(1, 2)
+    skip, bias = (None if x is None else x.float() for x in (D, delta_bias))
+    y = scan(inputs, steps, A.float(), to_state, from_state, skip, gate, bias, delta_softplus).transpose(1, 2)
+    return y if lengths is None else y.masked_fill(_padding(lengths, y), 0)
+
+
+@lru_cache(maxsize=None)
+def _causal_conv1d_installed() -> bool:
+    try:
+        import_module("causal_conv1d_cuda")
+    except Exception:  # as above; torch's convolution does the same work
+        return False
+    return True
+
+
+def causal_conv1d_cuda(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None) -> Tensor:
+    """`recbole_sigma.ops.causal_conv1d` for CUDA tensors: causal-conv1d where it is installed and can, else torch."""
+    width = weight.shape[1]
+    if _causal_conv1d_installed() and 2 <= width <= WIDEST_KERNEL and x.dtype != torch.float64:
+        convolve = import_module("causal_conv1d").causal_conv1d_fn
+        y = convolve(x.transpose(1, 2), weight.to(x.dtype), bias.to(x.dtype), activation=activation).transpose(1, 2)
+    else:
+        y = causal_conv1d_torch(x, weight, bias, activation)
+    return y if lengths is None else y.masked_fill(_padding(lengths, y), 0)
+
+
+def causal_conv1d_torch(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:
+    """(B, L, E) -> (B, L, E) by torch's own convolution."""
+    channels, width = weight.shape
+    padded = F.pad(x.transpose(1, 2), (width - 1, 0))
+    y = F.conv1d(padded, weight.to(x.dtype)[:, None], bias.to(x.dtype), groups=channels).transpose(1, 2)
+    return F.silu(y) if activation == "silu" else y
