@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 INSTALL = "MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
+LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)  # what a missing or half-built extension raises while it loads
 WIDEST_KERNEL = 4  # causal-conv1d knows widths 2 to 4
 
 
@@ -23,7 +24,7 @@ def cuda_extension_missing() -> str | None:
     """
     try:
         import_module("selective_scan_cuda")
-    except Exception as error:  # whatever a half-built extension raises while it loads
+    except LOADING_FAILS as error:
         return f"{type(error).__name__}: {error}"
     return None
 
@@ -77,7 +78,7 @@ def selective_scan_cuda(
 def _causal_conv1d_installed() -> bool:
     try:
         import_module("causal_conv1d_cuda")
-    except Exception:  # as above; torch's convolution does the same work
+    except LOADING_FAILS:  # torch's convolution does the same work
         return False
     return True
 
