@@ -26,7 +26,7 @@ _KIND_IF_NULL: dict[str, type] = {
 _FRACTIONS = {"global_ratio", "spatial_ratio"}
 _AT_LEAST_ONE = {
     "epochs", "train_batch_size", "eval_batch_size", "eval_step", "MAX_ITEM_LIST_LENGTH", "topk",
-    "encode_chunks", "nproc", "threads",
+    "length_ratio", "nproc", "threads",
     "embedding_size", "hidden_size", "inner_size", "n_layers", "num_layers", "n_heads",
 }  # fmt: skip
 _AT_LEAST_ZERO = {"seed", "worker", "stopping_step", "weight_decay", "loss_decimal_place", "metric_decimal_place"}
@@ -49,7 +49,7 @@ def check(key: str, given: Given, default: Any, choices: Mapping[str, tuple[Any,
 def _wrong_kind(key: str, value: Any, default: Any) -> str | None:
     """What `value` should have been by the kind of the default, or None if it is right."""
     if value is None:
-        may_be_null = default is None or isinstance(default, dict) or key in dataset_arguments
+        may_be_null = default is None or key in dataset_arguments
         return None if may_be_null else _name_of_kind(type(default))
     if default is None:
         kind = _KIND_IF_NULL.get(key)

@@ -142,8 +142,8 @@ def _silence_deprecations() -> None:
     Only these categories and only for RecBole's own modules: a user can do nothing about them. Its logger and all
     other warnings stay.
     """
-    categories: list[type[Warning]] = [DeprecationWarning, FutureWarning]
-    if hasattr(pd.errors, "ChainedAssignmentError"):  # what the two patches above mend
-        categories.append(pd.errors.ChainedAssignmentError)
-    for category in categories:
+    # pandas 3 says with the last one that `inplace` did nothing: what two of the patches above mend.
+    for category in (DeprecationWarning, FutureWarning, pd.errors.ChainedAssignmentError):
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
+    # NumPy 2.0 says this of itself when RecBole sorts torch tensors by np.argsort.
+    warnings.filterwarnings("ignore", message="__array_wrap__ must accept context", category=DeprecationWarning)

@@ -87,7 +87,7 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
     try:
         loader = SettingsLoader(Path(path).read_text(encoding="utf-8"))
         node = loader.get_single_node()
-        values = {} if node is None else loader.construct_document(node)
+        values = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
         raise UserError(f"config file {str(path)!r} does not exist") from None
     except OSError as error:
@@ -96,7 +96,9 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
         raise UserError(f"{path}: not a text file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: {_one_line(error.problem or error.context)}") from None
+        raise UserError(
+            f"{path}:{line}: {_one_line(', '.join(filter(None, (error.context, error.problem))))}"
+        ) from None
     except yaml.YAMLError as error:  # a character that YAML forbids; its text names the position
         raise UserError(f"{path}: {_one_line(error)}") from None
     except RecursionError:
@@ -104,7 +106,7 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
     finally:
         if loader is not None:
             loader.dispose()
-    if values is None:
+    if values is None:  # an empty file
         return {}
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}:1: settings are written 'name: value', one a line")

@@ -1,0 +1,28 @@
+# make install | demo | test | lint: everything goes into .venv
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+# Two workers of one thread each: tests are many small tensors, where threads cost more than they give.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+DEMO := --model=SIGMA --dataset=ml-100k --epochs=10 --use_gpu=False
+
+.PHONY: install demo test lint
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "recbole-sigma needs Python 3.10 to 3.13: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: install
+	$(BIN)/python run_recbole_sigma.py $(DEMO)
+
+test: install
+	$(PYTEST)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
