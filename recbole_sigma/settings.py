@@ -96,9 +96,8 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
         raise UserError(f"{path}: not a text file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(
-            f"{path}:{line}: {_one_line(', '.join(filter(None, (error.context, error.problem))))}"
-        ) from None
+        problem = _one_line(", ".join(filter(None, (error.context, error.problem))))
+        raise UserError(f"{path}:{line}: {problem}") from None
     except yaml.YAMLError as error:  # a character that YAML forbids; its text names the position
         raise UserError(f"{path}: {_one_line(error)}") from None
     except RecursionError:

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from recbole.config import Config as RecBoleConfig
-from recbole.data import create_dataset, data_preparation
-from recbole.model.sequential_recommender import GRU4Rec, GRU4RecF
-from recbole.trainer import Trainer
+from recbole.data import create_dataset
+from recbole.model.sequential_recommender import GRU4Rec
 
 from recbole_sigma import compat
 from recbole_sigma.config import Config
@@ -79,7 +78,10 @@ def test_training_with_recboles_own_loader_and_trainer_makes_no_noise(tmp_path: 
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import warnings
 from pathlib import Path
-from test_compat import *
+from recbole.data import create_dataset, data_preparation
+from recbole.model.sequential_recommender import GRU4RecF
+from recbole.trainer import Trainer
+from test_compat import movies_config, write_movies
 config = movies_config(write_movies(Path(".")), GRU4RecF)
 data = create_dataset(config)
 train, valid, test = data_preparation(config, data)

@@ -252,5 +252,5 @@ def test_ml_100k_is_recboles_copy_unless_the_user_has_one(tmp_path: Path) -> Non
 
 
 def test_negatives_that_the_loss_does_not_use_are_refused() -> None:
-    with pytest.raises(UserError, match="train_neg_sample_args .* should be None when the loss_type is CE"):
+    with pytest.raises(UserError, match=r"train_neg_sample_args .* should be None when the loss_type is CE"):
         config(train_neg_sample_args={"distribution": "uniform", "sample_num": 1})
