@@ -8,11 +8,14 @@ Two breaks need no patch. `recbole.quick_start` imports ray, and `recbole.model.
 kmeans_pytorch: nothing here imports either. torch 2.6 made `torch.load` refuse pickled objects: we load none.
 """
 
+import importlib
+import sys
 import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.data.dataset import dataset as recbole_dataset
 from recbole.utils import FeatureType
@@ -33,6 +36,7 @@ def apply() -> None:
     _fill_missing_values()
     _read_sequences()
     _silence_deprecations()
+    _leave_anomaly_detection_alone()
     _applied = True
 
 
@@ -147,3 +151,13 @@ def _silence_deprecations() -> None:
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
     # NumPy 2.0 says this of itself when RecBole sorts torch tensors by np.argsort.
     warnings.filterwarnings("ignore", message="__array_wrap__ must accept context", category=DeprecationWarning)
+
+
+def _leave_anomaly_detection_alone() -> None:
+    """Any version: RecBole's SINE switches `torch.autograd.set_detect_anomaly` on when it is imported, for the whole
+    process, and RecBole imports it with every sequential model. Each step of training then takes twice as long.
+    """
+    sine = "recbole.model.sequential_recommender.sine"
+    chosen = torch.is_anomaly_enabled() and sine not in sys.modules
+    importlib.import_module(sine)
+    torch.autograd.set_detect_anomaly(chosen)
