@@ -1,0 +1,1 @@
+"""Ranks of targets and what is computed from them."""

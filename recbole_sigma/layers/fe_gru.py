@@ -1,0 +1,32 @@
+"""SIGMA's Feature Extract GRU (arXiv 2408.11451, section 2.3.3): short-term dependencies of short histories."""
+
+from torch import Tensor, nn
+
+from recbole_sigma.layers.convolution import SequenceConv
+from recbole_sigma.layers.padding import last_real
+
+CONVOLUTIONS = ("conv", "residual", "none")
+
+
+class FeatureExtractGRU(nn.Module):
+    """F = GRU(Conv1d(H)) (eqs. 8-9).
+
+    `conv` says what the GRU reads: the convolution's output (`conv`, the paper), that plus H (`residual`), or H alone
+    (`none`).
+    """
+
+    def __init__(self, hidden_size: int, width: int, conv: str, bias: bool) -> None:
+        super().__init__()
+        self.residual = conv == "residual"
+        self.conv = None if conv == "none" else SequenceConv(hidden_size, width)
+        self.gru = nn.GRU(hidden_size, hidden_size, bias=bias, batch_first=True)
+
+    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
+        features = hidden
+        if self.conv is not None:
+            features = self.conv(hidden, lengths)
+            if self.residual:
+                features = features + hidden
+        states = self.gru(features)[0]
+        return last_real(states, lengths) if last else states

@@ -1,0 +1,20 @@
+"""The position-wise feed-forward network that closes a layer."""
+
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """GELU(x W3 + b3) W4 + b4, dropout, residual, LayerNorm (SIGMA eq. 12; Mamba4Rec section 3.3)."""
+
+    def __init__(self, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = nn.Linear(hidden_size, 4 * hidden_size)
+        self.outer = nn.Linear(4 * hidden_size, hidden_size)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        inner = self.dropout(self.activation(self.inner(hidden)))
+        return self.norm(self.dropout(self.outer(inner)) + hidden)

@@ -1,0 +1,36 @@
+"""The partial flip of SIGMA (arXiv 2408.11451, section 2.3.1)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PartialFlip(nn.Module):
+    """Reverse a history but for its last `r` items.
+
+    Works on each row's real items only; padding stays where it is.
+
+        [a b c d e . .], length 5, r 2  ->  [c b a d e . .]
+
+    With `slots`, it counts positions from 0 to `slots` instead, whatever the row's length, as the released code does
+    (slots 50, r 5: positions 0 to 44 reversed). Items of a short history then move out of sight, behind its last
+    position, and zeros stand in their place.
+    """
+
+    def __init__(self, r: int, slots: int | None = None) -> None:
+        super().__init__()
+        self.r = r
+        self.slots = slots
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D): `hidden` itself if no row is long enough to change."""
+        if self.slots is None:
+            if hidden.shape[1] <= self.r + 1:
+                return hidden
+            reversed_items = (lengths[:, None] - self.r).clamp(min=0)
+        else:
+            reversed_items = torch.full_like(lengths[:, None], max(self.slots - self.r, 0))
+        position = torch.arange(hidden.shape[1], device=hidden.device)[None]
+        source = torch.where(position < reversed_items, reversed_items - 1 - position, position)
+        nothing = (source >= lengths[:, None]) | (position >= lengths[:, None])
+        flipped = hidden.gather(1, source.masked_fill(nothing, 0)[..., None].expand_as(hidden))
+        return flipped.masked_fill(nothing[..., None], 0)

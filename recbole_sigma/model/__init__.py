@@ -1,0 +1,1 @@
+"""One file a model. `registry.find_model` finds them by name."""

@@ -1,0 +1,39 @@
+"""Mamba4Rec (Liu et al., arXiv 2403.03900)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from recbole_sigma.layers.feed_forward import FeedForward
+from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.layers.padding import last_real
+from recbole_sigma.model.sequence import SequenceModel
+
+
+class Mamba4RecLayer(nn.Module):
+    """Mamba -> dropout -> (+ input, if stacked) -> LayerNorm -> feed-forward (section 3.2)."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
+        self.mamba = Mamba(hidden_size, config["d_state"], config["d_conv"], config["expand"])
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.feed_forward = FeedForward(hidden_size, dropout)
+        self.residual = config["num_layers"] > 1
+
+    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
+        output = self.dropout(self.mamba(hidden, lengths, last))
+        if self.residual:
+            output = output + (last_real(hidden, lengths) if last else hidden)
+        return self.feed_forward(self.norm(output))
+
+
+class Mamba4Rec(SequenceModel):
+    """Mamba layers over the item embeddings."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.layers = nn.ModuleList(Mamba4RecLayer(config) for _ in range(config["num_layers"]))
+        self.initialise()

@@ -1,0 +1,93 @@
+"""SIGMA: selective gated Mamba (Liu et al., arXiv 2408.11451), by the paper's equations or as its authors released it."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recbole_sigma.layers.fe_gru import CONVOLUTIONS, FeatureExtractGRU
+from recbole_sigma.layers.feed_forward import FeedForward
+from recbole_sigma.layers.flip import PartialFlip
+from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
+from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.layers.padding import last_real
+from recbole_sigma.model.sequence import SequenceModel
+
+# Initial shares of the branches; the released code's order is forward, flipped, FE-GRU.
+MIXING = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
+CONV_WIDTH = 3
+
+
+class SIGMALayer(nn.Module):
+    """Partially flipped Mamba, gated, beside the FE-GRU; mixed, and closed by a feed-forward network."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
+        self.released = config["form"] == "released"
+        self.stacked = config["num_layers"] > 1
+
+        slots = config["MAX_ITEM_LIST_LENGTH"] if config["flip"] == "padded" else None
+        self.flip = PartialFlip(config["r"], slots) if config["partial_flip"] else None
+        ssm = hidden_size, config["d_state"], config["d_conv"], config["expand"]
+        self.mamba = Mamba(*ssm)
+        self.flipped_mamba = None if config["share_mamba"] or self.flip is None else Mamba(*ssm)
+        self.gate: nn.Module | None = None
+        if config["ds_gate"]:
+            released_gate = ReleasedGates(hidden_size, config["gate_dropout"])
+            self.gate = released_gate if self.released else DenseSelectiveGate(hidden_size, CONV_WIDTH)
+        self.fe_gru = None
+        if config["fe_gru"]:
+            self.fe_gru = FeatureExtractGRU(hidden_size, CONV_WIDTH, config["fe_conv"], bias=not self.released)
+
+        shares = dict(MIXING[config["form"]])
+        if self.flip is None:
+            shares.pop("flipped", None)
+        if self.fe_gru is None:
+            shares.pop("gru")
+        self.shares = nn.Parameter(torch.tensor(list(shares.values())))
+        self.projection = nn.Linear(hidden_size, hidden_size)
+        self.dropout = nn.Dropout(dropout if self.released else 0.0)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if self.released else nn.Identity()
+        self.feed_forward = FeedForward(hidden_size, dropout)
+
+    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
+        flipped = None if self.flip is None else self.flip(hidden, lengths)  # H^f (1)
+        states = self._states(hidden, flipped, lengths, last)
+        if self.gate is not None:
+            gates = self.gate(hidden, flipped, lengths, last)
+            states = [gate * state for gate, state in zip(gates, states, strict=True)]
+        branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
+        if self.fe_gru is not None:
+            branches = [*branches, self.fe_gru(hidden, lengths, last)]  # F (9)
+        mixed = sum(share * branch for share, branch in zip(self.shares, branches, strict=True))  # Z (10)
+        output = self.dropout(self.projection(mixed))
+        if self.stacked:
+            output = output + (last_real(hidden, lengths) if last else hidden)
+        return self.feed_forward(self.norm(output))  # (11), (12)
+
+    def _states(self, hidden: Tensor, flipped: Tensor | None, lengths: Tensor, last: bool) -> list[Tensor]:
+        """M and, if there is a flipped direction, M^f (2)."""
+        states = [self.mamba(hidden, lengths, last)]
+        if flipped is hidden and self.flipped_mamba is None:  # rows too short to be flipped, one block: M again
+            states.append(states[0])
+        elif flipped is not None:
+            states.append((self.flipped_mamba or self.mamba)(flipped, lengths, last))
+        return states
+
+
+class SIGMA(SequenceModel):
+    """SIGMA layers over the item embeddings. Its settings are explained in properties/model/SIGMA.yaml."""
+
+    choices: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **SequenceModel.choices,
+        "form": ("paper", "released"),
+        "flip": ("length", "padded"),
+        "fe_conv": CONVOLUTIONS,
+    }
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.layers = nn.ModuleList(SIGMALayer(config) for _ in range(config["num_layers"]))
+        self.initialise()

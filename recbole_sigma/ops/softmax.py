@@ -1,0 +1,51 @@
+"""Cross-entropy over all items without keeping the (B, V) scores."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK_SCORES = 2**20  # scores held at a time, 4 MB in float32: about what a core's cache holds
+
+
+class _BlockwiseLoss(torch.autograd.Function):
+    """Loss and, while the scores are at hand, both gradients; one block of rows after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, needs_gradient: bool) -> Tensor:
+        n_rows = len(hidden)
+        losses = hidden.new_empty(n_rows)
+        grad_hidden = torch.empty_like(hidden) if needs_gradient else None
+        grad_weight = torch.zeros_like(weight) if needs_gradient else None
+        for rows in torch.arange(n_rows).split(max(BLOCK_SCORES // len(weight), 1)):
+            block = slice(int(rows[0]), int(rows[-1]) + 1)
+            own = target[block, None]
+            scores = hidden[block] @ weight.T
+            highest = scores.amax(1, keepdim=True)
+            target_score = scores.gather(1, own)
+            total = scores.sub_(highest).exp_().sum(1, keepdim=True)
+            losses[block] = (total.log() + highest - target_score)[:, 0]
+            if grad_hidden is not None and grad_weight is not None:
+                # d loss / d scores = softmax - one-hot; dividing the small factors by `total` spares a pass over V
+                share = hidden[block] / total
+                grad_weight.addmm_(scores.T, share)
+                grad_hidden[block] = (scores @ weight) / total
+        if grad_hidden is not None and grad_weight is not None:
+            grad_hidden -= weight[target]
+            grad_weight.index_add_(0, target, hidden, alpha=-1)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return losses.mean()
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_loss / len(grad_hidden)
+        return grad_hidden * scale, grad_weight * scale, None, None
+
+
+def softmax_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """Mean of -log softmax(hidden weight^T)[target]: (B, D), (V, D), (B,) -> ()."""
+    if hidden.is_cuda or torch.is_autocast_enabled(hidden.device.type):
+        return F.cross_entropy(hidden @ weight.T, target)
+    return _BlockwiseLoss.apply(hidden, weight, target, torch.is_grad_enabled())
