@@ -1,0 +1,92 @@
+"""The recurrence of the gated recurrent unit on CPU as a differentiable torch function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows
+from recbole_sigma.ops.cpu.gru_kernels import TILE, gru_backward, gru_forward
+from recbole_sigma.ops.cpu.parallel import MOST_CHUNKS, run_parts
+from recbole_sigma.ops.cpu.scan import row_ends
+
+MULTIPLICATIONS = 2**21  # a part has at least so many (some 0.1 ms), or starting it would cost more than it saves
+UNROLL = 4  # the kernels' products run over a multiple of this
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates_x: Tensor, weight: Tensor, bias: Tensor, lengths: Array, keep: bool) -> Tensor:
+        (rows, length, wide), hidden = gates_x.shape, weight.shape[1]
+        order = np.argsort(-lengths, kind="stable")
+        parts = part_count(rows, int(lengths.sum()), weight.numel())
+        states = torch.empty(rows, length, hidden, dtype=gates_x.dtype)
+        gates = torch.empty(rows, length if keep else 0, 4 * hidden, dtype=gates_x.dtype)
+        transposed = as_array(pad_rows(weight.T))
+        arguments = order, lengths, as_rows(gates_x), transposed, as_array(bias), states.numpy(), gates.numpy()
+
+        def start_worker() -> Callable[[int], None]:
+            h = np.zeros((TILE, len(transposed)), transposed.dtype)
+            gates_h = np.empty((TILE, wide), transposed.dtype)
+            return lambda part: gru_forward(part, parts, *arguments, h, gates_h)
+
+        run_parts(parts, start_worker)
+        if keep:
+            ctx.save_for_backward(weight, states, gates)
+            ctx.order, ctx.lengths, ctx.parts = order, lengths, parts
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
+        weight, states, gates = ctx.saved_tensors
+        (rows, length, hidden), wide, parts = states.shape, len(weight), ctx.parts
+        later_steps = np.maximum(ctx.lengths - 1, 0)
+        starts = np.cumsum(later_steps) - later_steps
+        packed = int(later_steps.sum())
+        grad_x, grad_h, previous = (
+            torch.empty(shape, dtype=states.dtype) for shape in ((rows, length, wide), (packed, wide), (packed, hidden))
+        )
+        padded = as_array(pad_rows(weight))
+        grad_bias = np.zeros((parts, wide), padded.dtype)
+        arguments = (
+            ctx.order, ctx.lengths, padded, states.numpy(), gates.numpy(), as_rows(grad_states), starts,
+            grad_x.numpy(), grad_h.numpy(), previous.numpy(), grad_bias,
+        )  # fmt: skip
+
+        def start_worker() -> Callable[[int], None]:
+            carry = np.empty((TILE, hidden), padded.dtype)
+            slopes = np.zeros((TILE, len(padded)), padded.dtype)
+            return lambda part: gru_backward(part, parts, *arguments, carry, slopes)
+
+        run_parts(parts, start_worker)
+        to_weight = grad_h.T @ previous if ctx.needs_input_grad[1] else None
+        to_bias = torch.from_numpy(grad_bias.sum(0)) if ctx.needs_input_grad[2] else None
+        return grad_x if ctx.needs_input_grad[0] else None, to_weight, to_bias, None, None
+
+
+def part_count(rows: int, steps: int, weights: int) -> int:
+    """Parts that a batch of so many rows and real steps is cut into: decided by the data, never by the threads."""
+    tiles = -(-rows // TILE)
+    return max(min(tiles, steps * weights // MULTIPLICATIONS, MOST_CHUNKS), 1)
+
+
+def pad_rows(matrix: Tensor) -> Tensor:
+    """(K, J) -> (K rounded up to a multiple of UNROLL, J), zero in the rows added"""
+    return F.pad(matrix, (0, 0, 0, -len(matrix) % UNROLL))
+
+
+def recurrence_cpu(gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor | None, lengths: Tensor | None) -> Tensor:
+    """The steps of `recbole_sigma.ops.gru.gru` after the input's projection; float64 stays, all else becomes float32.
+
+    (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D)
+    """
+    dtype = torch.float64 if gates_x.dtype == torch.float64 else torch.float32
+    bias = weight_hh.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
+    tensors = gates_x.to(dtype), weight_hh.to(dtype), bias.to(dtype)
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return _Recurrence.apply(*tensors, row_ends(*gates_x.shape[:2], lengths), keep)

@@ -1,0 +1,86 @@
+"""The gated recurrent unit behind one function, whatever the device."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recbole_sigma.ops.scan import check_lengths, check_tensors
+
+
+def gru(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """One layer of torch.nn.GRU over each row of a batch, without its price of some hundred small operations a step.
+
+        r = sigmoid(W_ir x_l + b_ir + W_hr h_(l-1) + b_hr)
+        z = sigmoid(W_iz x_l + b_iz + W_hz h_(l-1) + b_hz)
+        n = tanh(W_in x_l + b_in + r (W_hn h_(l-1) + b_hn))
+        h_l = (1 - z) n + z h_(l-1),     h_0 = 0
+
+    Args:
+        x: (B, L, I), finite in the padding too: it is projected and then left aside
+        weight_ih: (3D, I), weight_hh: (3D, D), the gates in torch's order r, z, n
+        bias_ih, bias_hh: (3D,), each may be left out
+        lengths: (B,) int; a row ends there: the states are zero beyond, and cost nothing on CPU
+
+    Returns:
+        states (B, L, D), in x's dtype
+
+    Raises:
+        TypeError: a tensor that is not floating point, lengths that are not integers
+        ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
+
+    Source: Cho et al. (arXiv 1406.1078), in the form of torch.nn.GRU, whose weights move both ways.
+    """
+    if x.dim() != 3 or weight_hh.dim() != 2 or weight_hh.shape[1] == 0:
+        shapes = tuple(x.shape), tuple(weight_hh.shape)
+        raise ValueError(f"x must be (B, L, I) and weight_hh (3D, D), D at least 1, not {shapes[0]} and {shapes[1]}")
+    (rows, length, inputs), hidden = x.shape, weight_hh.shape[1]
+    gates = 3 * hidden
+    check_tensors(
+        x.device, x=(x, x.shape), weight_hh=(weight_hh, (gates, hidden)), weight_ih=(weight_ih, (gates, inputs)),
+        bias_ih=(bias_ih, (gates,)), bias_hh=(bias_hh, (gates,)),
+    )  # fmt: skip
+    check_lengths(lengths, rows, length)
+    weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
+    bias_ih, bias_hh = (None if bias is None else bias.to(x.dtype) for bias in (bias_ih, bias_hh))
+    if x.device.type == "cuda":
+        return gru_torch(x, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
+    if x.device.type == "cpu":
+        from recbole_sigma.ops.cpu.gru import recurrence_cpu  # here, because it imports numba
+
+        return recurrence_cpu(F.linear(x, weight_ih, bias_ih), weight_hh, bias_hh, lengths).to(x.dtype)
+    raise ValueError(f"gru runs on cpu and cuda, not on {x.device.type}")
+
+
+def gru_torch(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    lengths: Tensor | None,
+) -> Tensor:
+    """`gru` by torch's own kernels (cuDNN on CUDA), for arguments that it has checked.
+
+    Padding comes after everything that is real, so it is computed and then masked.
+    """
+    rows, length, _ = x.shape
+    hidden = weight_hh.shape[1]
+    if x.numel() == 0:
+        return x.new_zeros(rows, length, hidden)
+    no_bias = x.new_zeros(3 * hidden)
+    biases = [no_bias if bias is None else bias for bias in (bias_ih, bias_hh)]
+    start = x.new_zeros(1, rows, hidden)
+    # cuDNN keeps what its backward pass needs only when told that it trains
+    training = torch.is_grad_enabled()
+    states = torch._VF.gru(x, start, [weight_ih, weight_hh, *biases], True, 1, 0.0, training, False, True)[0]
+    if lengths is None:
+        return states
+    padding = torch.arange(length, device=x.device) >= lengths.to(x.device)[:, None]
+    return states.masked_fill(padding[..., None], 0)
