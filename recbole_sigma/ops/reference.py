@@ -32,10 +32,9 @@ def selective_scan_reference(
         step = torch.logaddexp(step, torch.zeros_like(step))
     h = u.new_zeros(u.shape[0], *A.shape)  # (B, E, N)
     outputs = []
-    for t in range(length):
-        decay = torch.exp(step[:, t, :, None] * A)
-        h = decay * h + (step[:, t] * inputs[:, t])[..., None] * B[:, t, None]
-        outputs.append((h * C[:, t, None]).sum(-1))
+    for dt, x, to_state, from_state in zip(*(given.unbind(1) for given in (step, inputs, B, C)), strict=True):
+        h = torch.exp(dt[..., None] * A) * h + (dt * x)[..., None] * to_state[:, None]
+        outputs.append((h * from_state[:, None]).sum(-1))
     y = torch.stack(outputs, 1) if outputs else inputs
     if D is not None:
         y = y + D * inputs

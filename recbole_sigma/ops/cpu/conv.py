@@ -47,7 +47,7 @@ class _CausalConv1d(torch.autograd.Function):
         )  # fmt: skip
 
         def start_worker() -> Callable[..., None]:
-            scratch = [np.empty(x.shape[2], taps.dtype) for _ in range(2)]
+            scratch = [np.zeros(shape, taps.dtype) for shape in (x.shape[2], x.shape[2], taps.shape, x.shape[2])]
             return lambda first, step, low, high, _: conv_backward(first, step, low, high, *arguments, *scratch)
 
         division.run(start_worker)

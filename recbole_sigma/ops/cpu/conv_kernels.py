@@ -5,6 +5,8 @@ from typing import Any
 from recbole_sigma.ops.cpu.compiler import inlined, kernel
 from recbole_sigma.ops.cpu.elementary import sigmoid
 
+STEPS_PER_SUM = 64  # rounding grows with the number of terms: sums over steps are sums of sums
+
 
 @inlined
 def convolve_step(b: Any, l: Any, low: Any, high: Any, x: Any, taps: Any, bias: Any, out: Any) -> None:
@@ -39,25 +41,41 @@ def conv_forward(
 
 @inlined
 def spread_step(
-    b: Any, l: Any, low: Any, high: Any, chunk: Any, x: Any, taps: Any, slope: Any, grad_x: Any, grad_taps: Any, grad_bias: Any
+    b: Any, l: Any, low: Any, high: Any, x: Any, taps: Any, slope: Any, grad_x: Any, to_taps: Any, to_bias: Any
 ) -> None:
     """Hands slope, the gradient of step l before its activation, to everything that the step was made of."""
     last = taps.shape[0] - 1
     for e in range(low, high):
-        grad_bias[chunk, e] += slope[e]
+        to_bias[e] += slope[e]
     for back in range(min(last, l) + 1):
         for e in range(low, high):
             grad_x[b, l - back, e] += taps[last - back, e] * slope[e]
-            grad_taps[chunk, last - back, e] += x[b, l - back, e] * slope[e]
+            to_taps[last - back, e] += x[b, l - back, e] * slope[e]
+
+
+@inlined
+def add_sums(chunk: Any, low: Any, high: Any, to_taps: Any, to_bias: Any, grad_taps: Any, grad_bias: Any) -> None:
+    """Adds the sums of some steps to those of the chunk and starts them anew."""
+    zero = to_bias.dtype.type(0)
+    for e in range(low, high):
+        grad_bias[chunk, e] += to_bias[e]
+        to_bias[e] = zero
+    for k in range(to_taps.shape[0]):
+        for e in range(low, high):
+            grad_taps[chunk, k, e] += to_taps[k, e]
+            to_taps[k, e] = zero
 
 
 @kernel
 def conv_backward(
     first: Any, step: Any, low: Any, high: Any,
     x: Any, taps: Any, bias: Any, lengths: Any, activate: Any, grad_y: Any,
-    grad_x: Any, grad_taps: Any, grad_bias: Any, out: Any, slope: Any,
+    grad_x: Any, grad_taps: Any, grad_bias: Any, out: Any, slope: Any, to_taps: Any, to_bias: Any,
 ) -> None:  # fmt: skip
-    """As `conv_forward`; `first` is also the chunk. grad_taps (chunks, K, E) and grad_bias (chunks, E) are zero on entry."""
+    """As `conv_forward`; `first` is also the chunk. grad_taps (chunks, K, E) and grad_bias (chunks, E) are zero on entry.
+
+    Scratch: out, slope (E,); to_taps (K, E) and to_bias (E,), zero on entry.
+    """
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for b in range(first, grad_x.shape[0], step):
         for l in range(grad_x.shape[1]):
@@ -73,4 +91,6 @@ def conv_backward(
             else:
                 for e in range(low, high):
                     slope[e] = grad_y[b, l, e]
-            spread_step(b, l, low, high, first, x, taps, slope, grad_x, grad_taps, grad_bias)
+            spread_step(b, l, low, high, x, taps, slope, grad_x, to_taps, to_bias)
+            if (l + 1) % STEPS_PER_SUM == 0 or l + 1 == lengths[b]:
+                add_sums(first, low, high, to_taps, to_bias, grad_taps, grad_bias)

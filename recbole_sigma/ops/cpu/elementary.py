@@ -17,8 +17,8 @@ _LOG2_E = _f(1.4426950408889634)
 _LN_2 = 0.6931471805599453
 
 # 2^r on [-1/2, 1/2]; the constant term is exactly 1, or the error of a product of many decays would grow with its length
-_E1, _E2, _E3 = _f(0.6931469775986022), _f(0.24022242084451015), _f(0.05550733743663178)
-_E4, _E5 = _f(0.009671512700166317), _f(0.0013264727255860845)
+_E1, _E2, _E3 = _f(0.6931472028551069), _f(0.24022647913626183), _f(0.0555033247101301)
+_E4, _E5, _E6 = _f(0.00961843735771809), _f(0.0013398874464485044), _f(0.00015353362000249736)
 # adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 is the exponent's offset
 _ROUNDER = _f(12582912 + 127)
 _LOWEST, _HIGHEST = _f(-127), _f(128)  # there the exponent bits read 0 (exactly zero) and 255 (infinity)
@@ -33,7 +33,7 @@ def _exp2_single(x: Any) -> Any:
     x = min(max(x, _LOWEST), _HIGHEST)  # the argument first: so a NaN passes through
     rounded = np.float32(x + _ROUNDER)
     r = x - (rounded - _ROUNDER)
-    power = ((((_E5 * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _ONE
+    power = (((((_E6 * r + _E5) * r + _E4) * r + _E3) * r + _E2) * r + _E1) * r + _ONE
     return power * np.int32(rounded.view(np.int32) << _EXPONENT_SHIFT).view(np.float32)
 
 

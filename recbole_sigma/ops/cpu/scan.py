@@ -66,7 +66,7 @@ class _SelectiveScan(torch.autograd.Function):
         )  # fmt: skip
         run = backward_kernel(states)
         steps = min(SEGMENT, length)
-        shapes = [(states,), (steps + 1, states), (steps, states), (states,), (channels, states), *[(steps, channels)] * 6]
+        shapes = [(states,), (steps + 1, states), (steps, states), (states,), (states,), (channels, states), (channels,), (channels,), *[(steps, channels)] * 6]
 
         def start_worker() -> Callable[..., None]:
             scratch = [np.empty(shape, dtype) for shape in shapes]

@@ -2,7 +2,8 @@
 
 Rows are walked from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the states are computed again from
 the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run over the N states, so that the gradients of B and C, sums over
-channels, grow in place. Gradients of A, D and the bias are sums over rows: each chunk of rows has its own partial sums, so threads never meet.
+channels, grow in place. Gradients of A, D and the bias are sums over rows: each chunk of rows has its own partial sums, so threads never meet;
+they are summed by segments first, because rounding grows with the number of terms.
 """
 
 from collections.abc import Callable
@@ -57,9 +58,9 @@ def repeat_states(
 
 @inlined
 def unwind_states(
-    b: Any, start: Any, steps: Any, e: Any, N: Any, block: Any, chunk: Any,
+    b: Any, start: Any, steps: Any, e: Any, N: Any, block: Any,
     A: Any, B: Any, C: Any, dt: Any, dt_u: Any, grad_out: Any, states: Any, decays: Any, carry: Any,
-    grad_B: Any, grad_C: Any, grad_A: Any, grad_drive: Any, grad_step: Any,
+    grad_B: Any, grad_C: Any, to_A: Any, grad_drive: Any, grad_step: Any,
 ) -> None:  # fmt: skip
     """Channel e's gradients from the segment's last step to its first; carry (N,) takes the state's gradient along."""
     zero = A.dtype.type(0)
@@ -76,7 +77,7 @@ def unwind_states(
             carry[n] = grad_state
             grad_exponent = grad_state * states[t, n]
             to_step += grad_exponent * A[e, n]
-            grad_A[chunk, e, n] += grad_exponent * step
+            to_A[n] += grad_exponent * step
         grad_drive[t, e] = to_drive
         grad_step[t, e] = to_step
 
@@ -86,10 +87,13 @@ def write_segment(
     b: Any, start: Any, steps: Any, low: Any, high: Any, chunk: Any,
     u: Any, delta: Any, skip: Any, z: Any, bias: Any, smooth: Any, gated: Any, grad_y: Any,
     dt: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
-    grad_u: Any, grad_delta: Any, grad_z: Any, grad_skip: Any, grad_bias: Any,
+    grad_u: Any, grad_delta: Any, grad_z: Any, to_skip: Any, to_bias: Any, grad_skip: Any, grad_bias: Any,
 ) -> None:  # fmt: skip
     """From the gradients of dt u, dt and the ungated output to those of the inputs."""
-    one = u.dtype.type(1)
+    zero, one = u.dtype.type(0), u.dtype.type(1)
+    for e in range(low, high):
+        to_skip[e] = zero
+        to_bias[e] = zero
     for t in range(steps):
         l = start + t
         for e in range(low, high):
@@ -97,12 +101,15 @@ def write_segment(
             to_delta = grad_drive[t, e] * u[b, l, e] + grad_step[t, e]
             slope = sigmoid(delta[b, l, e] + bias[e]) if smooth else one
             grad_delta[b, l, e] = to_delta * slope
-            grad_bias[chunk, e] += to_delta * slope
-            grad_skip[chunk, e] += grad_out[t, e] * u[b, l, e]
+            to_bias[e] += to_delta * slope
+            to_skip[e] += grad_out[t, e] * u[b, l, e]
         if gated:
             for e in range(low, high):
                 gate = sigmoid(z[b, l, e])
                 grad_z[b, l, e] = grad_y[b, l, e] * out[t, e] * gate * (one + z[b, l, e] * (one - gate))
+    for e in range(low, high):
+        grad_skip[chunk, e] += to_skip[e]
+        grad_bias[chunk, e] += to_bias[e]
 
 
 @inlined
@@ -134,14 +141,14 @@ def backward_kernel(N: int) -> Callable[..., None]:
         u: Any, delta: Any, A: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
         checkpoints: Any, grad_y: Any,
         grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any, grad_A: Any, grad_skip: Any, grad_bias: Any,
-        h: Any, states: Any, decays: Any, carry: Any, carries: Any,
-        dt: Any, dt_u: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
+        h: Any, states: Any, decays: Any, to_A: Any, carry: Any, carries: Any,
+        to_skip: Any, to_bias: Any, dt: Any, dt_u: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
     ) -> None:  # fmt: skip
         """Rows first, first + step, ... and channels low .. high - 1; `first` is the chunk of rows, `block` the block of channels.
 
         Inputs as in `scan_forward`, but A and rate = A log2(e) as (E, N). Gradients of u, delta, z (B, L, E); of B, C (blocks, B, L, N);
         of A (chunks, E, N); of skip, bias (chunks, E), these last three zero on entry.
-        Scratch, T = SEGMENT: states (T + 1, N), decays (T, N), carry (N,), carries (E, N), the others (T, E).
+        Scratch, T = SEGMENT: h, to_A, carry (N,); states (T + 1, N); decays (T, N); carries (E, N); to_skip, to_bias (E,); the others (T, E).
         """
         zero = u.dtype.type(0)
         for b in range(first, u.shape[0], step):
@@ -158,16 +165,18 @@ def backward_kernel(N: int) -> Callable[..., None]:
                         h[n] = checkpoints[b, segment - 1, n, e] if segment > 0 else zero
                         states[0, n] = h[n]
                         carry[n] = carries[e, n]
+                        to_A[n] = zero
                     repeat_states(b, start, steps, e, N, B, C, rate, dt, dt_u, h, states, decays, out)
                     unwind_states(
-                        b, start, steps, e, N, block, first, A, B, C, dt, dt_u, grad_out, states, decays, carry,
-                        grad_B, grad_C, grad_A, grad_drive, grad_step,
+                        b, start, steps, e, N, block, A, B, C, dt, dt_u, grad_out, states, decays, carry,
+                        grad_B, grad_C, to_A, grad_drive, grad_step,
                     )  # fmt: skip
                     for n in range(N):
                         carries[e, n] = carry[n]
+                        grad_A[first, e, n] += to_A[n]
                 write_segment(
                     b, start, steps, low, high, first, u, delta, skip, z, bias, smooth, gated, grad_y,
-                    dt, out, grad_out, grad_drive, grad_step, grad_u, grad_delta, grad_z, grad_skip, grad_bias,
+                    dt, out, grad_out, grad_drive, grad_step, grad_u, grad_delta, grad_z, to_skip, to_bias, grad_skip, grad_bias,
                 )  # fmt: skip
 
     return scan_backward

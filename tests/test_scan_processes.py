@@ -1,0 +1,140 @@
+"""The CPU kernels in other processes, with few threads, and without a cache on disk."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+import torch
+from numba.core import caching
+from test_scan import arguments
+
+from recbole_sigma.ops import selective_scan
+from recbole_sigma.ops.cpu import compiler, parallel
+
+WORKERS = """
+import multiprocessing, sys
+import torch
+from recbole_sigma.ops import causal_conv1d, selective_scan
+from recbole_sigma.ops.cpu import conv, scan as cpu_scan
+
+# many parts of little work: torch's own operations stay below the size at which they use threads, which a forked child has lost
+cpu_scan.STATE_UPDATES = conv.MULTIPLICATIONS = 100
+
+def scan(seed=0):
+    torch.manual_seed(seed)
+    u, z = torch.randn(2, 16, 9, 32)
+    u.requires_grad_()
+    B, C = torch.randn(2, 16, 9, 8)
+    x = causal_conv1d(u, torch.ones(32, 4), torch.zeros(32))
+    y = selective_scan(x, x, -torch.ones(32, 8), B, C, z=z)
+    y.sum().backward()
+    return y.sum().item(), u.grad.sum().item()
+
+def work(queue):
+    torch.set_num_threads(2)
+    queue.put(scan())
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    expected = scan()
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.Queue()
+    children = [context.Process(target=work, args=(queue,)) for _ in range(2)]
+    for child in children:
+        child.start()
+    results = [queue.get(timeout=90) for _ in children]
+    assert results == [expected, expected], (results, expected)
+    assert scan() == expected
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_started_after_the_parent_used_the_kernels_get_the_same_results(method, tmp_path):
+    if not hasattr(os, "fork") and method == "fork":
+        pytest.skip("no fork here")
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script, method], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_follow_torch_and_numbas_limit(monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
+        assert parallel.thread_count() == 3
+        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
+        assert parallel.thread_count() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_numba_limited_to_one_thread_gives_the_same_result(monkeypatch):
+    tensors = arguments(16, 60, 64, 32)
+    expected = selective_scan(**tensors)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
+    assert torch.equal(selective_scan(**tensors), expected)
+
+
+def test_an_error_in_a_part_reaches_the_caller():
+    def start_worker():
+        def run(part):
+            raise ZeroDivisionError(part)
+
+        return run
+
+    with pytest.raises(ZeroDivisionError):
+        parallel.run_parts(4, start_worker)
+
+
+def double(x):
+    for i in range(x.shape[0]):
+        x[i] = 2 * x[i]
+
+
+def no_place(*_):
+    raise RuntimeError("cannot cache function: no locator available")
+
+
+def disk_trouble(*_):
+    raise PermissionError("read-only file system")
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "fault"),
+    [
+        (caching.FunctionCache, "__init__", no_place),
+        (caching.IndexDataCacheFile, "load", disk_trouble),
+        (caching.IndexDataCacheFile, "save", disk_trouble),
+    ],
+)
+def test_a_kernel_works_where_its_cache_cannot_be_written(owner, method, fault, monkeypatch):
+    monkeypatch.setattr(owner, method, fault)
+    x = np.ones(3)
+    compiler.kernel(double)(x)
+    assert x.tolist() == [2, 2, 2]
+
+
+def test_a_cache_folder_that_cannot_exist_only_costs_time(tmp_path):
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    check = """
+import torch
+from recbole_sigma.ops import causal_conv1d
+assert causal_conv1d(torch.ones(1, 2, 3), torch.ones(3, 2), torch.zeros(3), None).tolist() == [[[1.0] * 3, [2.0] * 3]]
+"""
+    done = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cached_code_of_other_sources_is_not_used(monkeypatch):
+    cache = compiler._SafeCache(double)
+    code = type("Code", (), {"magic_tuple": lambda self: ()})()
+    before = cache._index_key((), code)
+    monkeypatch.setattr(compiler, "_SOURCES", "changed")
+    assert cache._index_key((), code) != before
