@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.padding import last_real
+from recbole_sigma.ops.gru import gru
 
 CONVOLUTIONS = ("conv", "residual", "none")
 
@@ -28,5 +29,9 @@ class FeatureExtractGRU(nn.Module):
             features = self.conv(hidden, lengths)
             if self.residual:
                 features = features + hidden
-        states = self.gru(features)[0]
+        states = gru(features, *self._weights(), lengths=lengths)
         return last_real(states, lengths) if last else states
+
+    def _weights(self) -> list[Tensor]:
+        """weight_ih, weight_hh and, if there are any, bias_ih, bias_hh: torch.nn.GRU keeps them under these names."""
+        return list(self.gru.parameters())

@@ -39,10 +39,10 @@ class ReleasedGates(nn.Module):
     dropout; used as factors 1 + g and 1 + g^f.
     """
 
-    def __init__(self, hidden_size: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, dropout: float, flipped: bool = True) -> None:
         super().__init__()
         self.forward_inner = nn.Linear(hidden_size, hidden_size)
-        self.flipped_inner = nn.Linear(hidden_size, hidden_size)
+        self.flipped_inner = nn.Linear(hidden_size, hidden_size) if flipped else None
         self.silu_outer = nn.Linear(hidden_size, hidden_size)
         self.sigmoid_outer = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
@@ -53,10 +53,11 @@ class ReleasedGates(nn.Module):
         Without H^f there is one gate.
         """
         if last:
-            hidden, flipped = (None if each is None else last_real(each, lengths) for each in (hidden, flipped))
+            hidden = last_real(hidden, lengths)
+            flipped = None if flipped is None else last_real(flipped, lengths)
         inner = hidden + self.forward_inner(hidden)
         gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(inner)))
-        if flipped is None:
+        if flipped is None or self.flipped_inner is None:
             return [1 + gate]
         inner = flipped + self.flipped_inner(flipped)
         flipped_gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(gate)))

@@ -34,8 +34,10 @@ class SIGMALayer(nn.Module):
         self.flipped_mamba = None if config["share_mamba"] or self.flip is None else Mamba(*ssm)
         self.gate: nn.Module | None = None
         if config["ds_gate"]:
-            released_gate = ReleasedGates(hidden_size, config["gate_dropout"])
-            self.gate = released_gate if self.released else DenseSelectiveGate(hidden_size, CONV_WIDTH)
+            if self.released:
+                self.gate = ReleasedGates(hidden_size, config["gate_dropout"], flipped=self.flip is not None)
+            else:
+                self.gate = DenseSelectiveGate(hidden_size, CONV_WIDTH)
         self.fe_gru = None
         if config["fe_gru"]:
             self.fe_gru = FeatureExtractGRU(hidden_size, CONV_WIDTH, config["fe_conv"], bias=not self.released)

@@ -1,0 +1,75 @@
+"""Small models and batches for tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_sigma.registry import find_model
+
+OURS = ("SIGMA", "Mamba4Rec")
+N_ITEMS = 40
+SMALL = {"hidden_size": 16, "d_state": 4, "d_conv": 3, "MAX_ITEM_LIST_LENGTH": 12, "train_batch_size": 8}
+
+# Every switch of section 4, each against its default.
+SWITCHES = [
+    ("SIGMA", {}),
+    ("SIGMA", {"form": "paper"}),
+    ("SIGMA", {"form": "released"}),
+    ("SIGMA", {"form": "paper", "flip": "padded"}),
+    ("SIGMA", {"form": "released", "flip": "padded"}),
+    ("SIGMA", {"r": 0}),
+    ("SIGMA", {"r": 3}),
+    ("SIGMA", {"form": "paper", "share_mamba": False}),
+    ("SIGMA", {"share_mamba": False}),
+    ("SIGMA", {"partial_flip": False}),
+    ("SIGMA", {"form": "paper", "partial_flip": False}),
+    ("SIGMA", {"ds_gate": False}),
+    ("SIGMA", {"form": "paper", "ds_gate": False}),
+    ("SIGMA", {"fe_gru": False}),
+    ("SIGMA", {"form": "paper", "fe_gru": False}),
+    ("SIGMA", {"fe_conv": "conv"}),
+    ("SIGMA", {"fe_conv": "residual"}),
+    ("SIGMA", {"fe_conv": "none"}),
+    ("SIGMA", {"ssm_init": "published"}),
+    ("SIGMA", {"num_layers": 2}),
+    ("SIGMA", {"form": "paper", "num_layers": 2}),
+    ("SIGMA", {"loss_type": "BPR"}),
+    ("Mamba4Rec", {}),
+    ("Mamba4Rec", {"ssm_init": "published"}),
+    ("Mamba4Rec", {"num_layers": 3}),
+    ("Mamba4Rec", {"loss_type": "BPR"}),
+]
+
+
+class Items:
+    """The one thing that a model asks of a data set."""
+
+    def num(self, field: str) -> int:
+        return N_ITEMS
+
+
+def build(config: Callable[..., Any], name: str, seed: int = 0, **settings: Any) -> torch.nn.Module:
+    """A model with small layers and dropout off, in evaluation mode."""
+    torch.manual_seed(seed)
+    made = config(name, **{**SMALL, "dropout_prob": 0.0, **settings})
+    return find_model(name)(made, Items()).eval()
+
+
+def histories(lengths: list[int], width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random right-padded histories: (B, L), (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.tensor(lengths)
+    items = torch.randint(1, N_ITEMS, (len(lengths), width), generator=generator)
+    return items.masked_fill(torch.arange(width) >= own[:, None], 0), own
+
+
+def batch(items: Tensor, lengths: Tensor, seed: int = 1) -> Interaction:
+    """A training batch as our loader makes it."""
+    generator = torch.Generator().manual_seed(seed)
+    positive, negative = torch.randint(1, N_ITEMS, (2, len(items)), generator=generator)
+    return Interaction(
+        {"item_id_list": items, "item_length": lengths, "item_id": positive, "neg_item_id": negative}
+    )
