@@ -85,8 +85,9 @@ def recurrence_cpu(gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor | None, l
 
     (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D)
     """
+    rows, length, _ = gates_x.shape
     dtype = torch.float64 if gates_x.dtype == torch.float64 else torch.float32
     bias = weight_hh.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
     tensors = gates_x.to(dtype), weight_hh.to(dtype), bias.to(dtype)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return _Recurrence.apply(*tensors, row_ends(*gates_x.shape[:2], lengths), keep)
+    return _Recurrence.apply(*tensors, row_ends(rows, length, lengths), keep)

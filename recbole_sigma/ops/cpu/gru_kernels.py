@@ -1,7 +1,7 @@
 """Kernels of the gated recurrent unit: TILE rows of similar length walk through time together.
 
-Each weight that is loaded serves all rows of the tile; the vector lanes run over gates and channels. Every row is computed by the same
-operations in the same order whatever its neighbours are, so a row's result does not depend on the batch.
+Each weight that is loaded serves all rows of the tile; the vector lanes run over gates and channels. A row goes through
+the same operations in the same order whatever its neighbours are, so its result does not depend on the batch.
 """
 
 from typing import Any
@@ -57,22 +57,22 @@ def add_product(left: Any, right: Any, out: Any) -> None:
 
 
 @inlined
-def advance(b: Any, l: Any, i: Any, gates_x: Any, gates_h: Any, h: Any, states: Any, gates: Any) -> None:
-    """Row i of the tile, row b of the batch, from its preactivations to the next state; keeps r, z, n and h's part of n."""
+def advance(b: Any, t: Any, i: Any, gates_x: Any, gates_h: Any, h: Any, states: Any, gates: Any) -> None:
+    """Row i of the tile, row b of the batch, to its state at step t; keeps r, z, n and the hidden part of n."""
     D = states.shape[2]
     for j in range(D):
         to_n = gates_h[i, 2 * D + j]
-        r = sigmoid(gates_x[b, l, j] + gates_h[i, j])
-        z = sigmoid(gates_x[b, l, D + j] + gates_h[i, D + j])
-        n = tanh(gates_x[b, l, 2 * D + j] + r * to_n)
+        r = sigmoid(gates_x[b, t, j] + gates_h[i, j])
+        z = sigmoid(gates_x[b, t, D + j] + gates_h[i, D + j])
+        n = tanh(gates_x[b, t, 2 * D + j] + r * to_n)
         state = n + z * (h[i, j] - n)
         h[i, j] = state
-        states[b, l, j] = state
+        states[b, t, j] = state
         if gates.shape[1] > 0:
-            gates[b, l, j] = r
-            gates[b, l, D + j] = z
-            gates[b, l, 2 * D + j] = n
-            gates[b, l, 3 * D + j] = to_n
+            gates[b, t, j] = r
+            gates[b, t, D + j] = z
+            gates[b, t, 2 * D + j] = n
+            gates[b, t, 3 * D + j] = to_n
 
 
 @kernel
@@ -82,8 +82,8 @@ def gru_forward(
 ) -> None:  # fmt: skip
     """Tiles first, first + step, ... of the rows in `order`, which is by falling length.
 
-    order, lengths (B,) int64; gates_x (B, L, 3D); weight (D', 3D), transposed, D' = D rounded up to a multiple of 4, zero there;
-    bias (3D,); states (B, L, D); gates (B, L, 4D), or (B, 0, 4D) where no gradient is wanted.
+    order, lengths (B,) int64; gates_x (B, L, 3D); weight (D', 3D), transposed, D' = D rounded up to a multiple of 4,
+    zero there; bias (3D,); states (B, L, D); gates (B, L, 4D), or (B, 0, 4D) where no gradient is wanted.
     Scratch: h (TILE, D'), zero in the columns beyond D; gates_h (TILE, 3D).
     """
     B, L, D = states.shape
@@ -94,64 +94,66 @@ def gru_forward(
         for i in range(TILE):
             for j in range(D):
                 h[i, j] = zero
-        for l in range(lengths[order[start]]):
+        for t in range(lengths[order[start]]):
             for i in range(TILE):
                 for j in range(3 * D):
                     gates_h[i, j] = bias[j]
-            if l > 0:
+            if t > 0:
                 add_product(h, weight, gates_h)
             for i in range(rows):
                 b = order[start + i]
-                if l < lengths[b]:
-                    advance(b, l, i, gates_x, gates_h, h, states, gates)
+                if t < lengths[b]:
+                    advance(b, t, i, gates_x, gates_h, h, states, gates)
         for i in range(rows):
             b = order[start + i]
-            for l in range(lengths[b], L):
+            for t in range(lengths[b], L):
                 for j in range(D):
-                    states[b, l, j] = zero
+                    states[b, t, j] = zero
 
 
 @inlined
 def retreat(
-    b: Any, l: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, grad_states: Any,
+    b: Any, t: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, grad_states: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
-    """Row i's gradients at step l. carry: that of h_l coming in, its share past the gates (z) going out; slopes: that of h's gates."""
+    """Row i's gradients at step t: slopes, of the hidden preactivations; carry, that of h_t in, its share by z out."""
     D = states.shape[2]
     one = states.dtype.type(1)
     zero = states.dtype.type(0)
     for j in range(D):
-        r, z, n, to_n = gates[b, l, j], gates[b, l, D + j], gates[b, l, 2 * D + j], gates[b, l, 3 * D + j]
-        before = states[b, l - 1, j] if l > 0 else zero
-        grad = grad_states[b, l, j] + carry[i, j]
+        r, z, n, to_n = gates[b, t, j], gates[b, t, D + j], gates[b, t, 2 * D + j], gates[b, t, 3 * D + j]
+        before = states[b, t - 1, j] if t > 0 else zero
+        grad = grad_states[b, t, j] + carry[i, j]
         grad_n = grad * (one - z) * (one - n * n)
         grad_z = grad * (before - n) * z * (one - z)
         grad_r = grad_n * to_n * r * (one - r)
         carry[i, j] = grad * z
-        grad_x[b, l, j] = grad_r
-        grad_x[b, l, D + j] = grad_z
-        grad_x[b, l, 2 * D + j] = grad_n
+        grad_x[b, t, j] = grad_r
+        grad_x[b, t, D + j] = grad_z
+        grad_x[b, t, 2 * D + j] = grad_n
         slopes[i, j] = grad_r
         slopes[i, D + j] = grad_z
         slopes[i, 2 * D + j] = grad_n * r
     for j in range(3 * D):
         grad_bias[part, j] += slopes[i, j]
-    if l > 0:
+    if t > 0:
         for j in range(3 * D):
             grad_h[position, j] = slopes[i, j]
         for j in range(D):
-            previous[position, j] = states[b, l - 1, j]
+            previous[position, j] = states[b, t - 1, j]
 
 
 @kernel
 def gru_backward(
-    first: Any, step: Any, order: Any, lengths: Any, weight: Any, states: Any, gates: Any, grad_states: Any, starts: Any,
+    first: Any, step: Any,
+    order: Any, lengths: Any, weight: Any, states: Any, gates: Any, grad_states: Any, starts: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
     """As `gru_forward`, in which `first` is also the part; weight (3D', D), not transposed, rows beyond 3D zero.
 
-    Writes grad_x (B, L, 3D), the gradient of gates_x; grad_bias (parts, 3D), zero on entry; and, for the weight's gradient, packed
-    from starts[b] on, each row's steps but its first: grad_h (P, 3D), the gradient of h's gates, and previous (P, D), that h.
+    Writes grad_x (B, L, 3D), the gradient of gates_x, and adds to grad_bias (parts, 3D). For the weight's gradient it
+    packs each row's steps but the first, from starts[b] on: grad_h (P, 3D), the gradient of the hidden preactivations,
+    and previous (P, D), the states they come from.
     Scratch: carry (TILE, D); slopes (TILE, 3D'), zero in the columns beyond 3D.
     """
     B, L, D = states.shape
@@ -164,18 +166,18 @@ def gru_backward(
                 carry[i, j] = zero
             for j in range(3 * D):
                 slopes[i, j] = zero
-        for l in range(lengths[order[start]] - 1, -1, -1):
+        for t in range(lengths[order[start]] - 1, -1, -1):
             for i in range(rows):
                 b = order[start + i]
-                if l < lengths[b]:
+                if t < lengths[b]:
                     retreat(
-                        b, l, i, first, starts[b] + l - 1, states, gates, grad_states,
+                        b, t, i, first, starts[b] + t - 1, states, gates, grad_states,
                         grad_x, grad_h, previous, grad_bias, carry, slopes,
                     )  # fmt: skip
-            if l > 0:
+            if t > 0:
                 add_product(slopes, weight, carry)
         for i in range(rows):
             b = order[start + i]
-            for l in range(lengths[b], L):
+            for t in range(lengths[b], L):
                 for j in range(3 * D):
-                    grad_x[b, l, j] = zero
+                    grad_x[b, t, j] = zero
