@@ -31,6 +31,8 @@ for model in ("GRU4Rec", sasrec.SASRec, "BERT4Rec", "FEARec"):
     assert Config(model, "ml-100k")["epochs"] == 300
 from recbole.config import Config as RecBoleConfig
 RecBoleConfig(gru4rec.GRU4Rec, "ml-100k", config_dict={"train_neg_sample_args": None})
+import torch
+assert not torch.is_anomaly_enabled(), "SINE switches it on"
 print("built")
 """
 
