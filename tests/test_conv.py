@@ -41,7 +41,9 @@ def test_float32_outputs_and_gradients_equal_those_of_float64(shape, activation)
     tensors = arguments(*shape)
     lengths = torch.arange(shape[0]) % (shape[1] + 1) if shape[0] > 1 else None
     got = outputs_and_gradients(causal_conv1d, tensors, activation=activation, lengths=lengths)
-    exact = outputs_and_gradients(by_torch, {k: x.double() for k, x in tensors.items()}, activation=activation, lengths=lengths)
+    exact = outputs_and_gradients(
+        by_torch, {k: x.double() for k, x in tensors.items()}, activation=activation, lengths=lengths
+    )
     for name, expected in exact.items():
         assert got[name].dtype == torch.float32
         assert (got[name] - expected).norm() <= 1e-6 * expected.norm(), name
@@ -50,10 +52,14 @@ def test_float32_outputs_and_gradients_equal_those_of_float64(shape, activation)
 @st.composite
 def cases(draw):
     rows, length = draw(st.integers(0, 4)), draw(st.integers(0, 9))
-    tensors = arguments(rows, length, draw(st.integers(1, 9)), draw(st.integers(1, 6)), torch.float64, draw(st.integers(0, 99)))
+    tensors = arguments(
+        rows, length, draw(st.integers(1, 9)), draw(st.integers(1, 6)), torch.float64, draw(st.integers(0, 99))
+    )
     options = {"activation": draw(st.sampled_from(["silu", None]))}
     if draw(st.booleans()):
-        options["lengths"] = torch.tensor(draw(st.lists(st.integers(0, length), min_size=rows, max_size=rows)), dtype=torch.long)
+        options["lengths"] = torch.tensor(
+            draw(st.lists(st.integers(0, length), min_size=rows, max_size=rows)), dtype=torch.long
+        )
     return tensors, options
 
 
@@ -90,7 +96,9 @@ def test_slices_of_wider_projections_are_right():
     tensors = arguments(3, 7, 16, 4)
     expected = outputs_and_gradients(causal_conv1d, tensors)
     wide = torch.cat([tensors["x"], tensors["x"] + 1], -1).requires_grad_()
-    got = outputs_and_gradients(lambda x, weight, bias: causal_conv1d(wide.chunk(2, -1)[0], weight, bias) + 0 * x, tensors)
+    got = outputs_and_gradients(
+        lambda x, weight, bias: causal_conv1d(wide.chunk(2, -1)[0], weight, bias) + 0 * x, tensors
+    )
     assert torch.equal(got["y"], expected["y"])
     assert torch.equal(wide.grad[..., :16], expected["x"])
     assert not wide.grad[..., 16:].any()
@@ -113,9 +121,17 @@ def test_results_repeat_bit_for_bit_whatever_the_number_of_threads():
     ("change", "error", "text"),
     [
         ({"activation": "relu"}, ValueError, "activation must be \"silu\" or None, not 'relu'"),
-        ({"x": torch.zeros(2, 3)}, ValueError, "x must be (B, L, E) and weight (E, K), K at least 1, not (2, 3) and (4, 2)"),
+        (
+            {"x": torch.zeros(2, 3)},
+            ValueError,
+            "x must be (B, L, E) and weight (E, K), K at least 1, not (2, 3) and (4, 2)",
+        ),
         ({"weight": torch.zeros(5, 2)}, ValueError, "weight must have shape (4, 2), not (5, 2)"),
-        ({"bias": torch.zeros(4, dtype=torch.int32)}, TypeError, "bias must be a floating-point tensor, not torch.int32"),
+        (
+            {"bias": torch.zeros(4, dtype=torch.int32)},
+            TypeError,
+            "bias must be a floating-point tensor, not torch.int32",
+        ),
         ({"lengths": torch.tensor([1, 4])}, ValueError, "lengths must lie in 0 .. 3, not in 1 .. 4"),
     ],
 )

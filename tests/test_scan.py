@@ -39,19 +39,21 @@ def make_steps_positive(tensors):
 
 def recurrence(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=True, lengths=None):
     """The definition, number by number, in float64 and without torch."""
-    u, delta, A, B, C, D, z, delta_bias = (None if x is None else x.double().numpy() for x in (u, delta, A, B, C, D, z, delta_bias))
+    u, delta, A, B, C, D, z, delta_bias = (
+        None if x is None else x.double().numpy() for x in (u, delta, A, B, C, D, z, delta_bias)
+    )
     y = np.zeros_like(u)
     for b in range(u.shape[0]):
         for e in range(u.shape[2]):
             h = np.zeros(A.shape[1])
-            for l in range(u.shape[1] if lengths is None else int(lengths[b])):
-                dt = delta[b, l, e] + (0 if delta_bias is None else delta_bias[e])
+            for t in range(u.shape[1] if lengths is None else int(lengths[b])):
+                dt = delta[b, t, e] + (0 if delta_bias is None else delta_bias[e])
                 if delta_softplus:
                     dt = math.log1p(math.exp(dt))
-                h = np.exp(dt * A[e]) * h + dt * B[b, l] * u[b, l, e]
-                y[b, l, e] = C[b, l] @ h + (0 if D is None else D[e] * u[b, l, e])
+                h = np.exp(dt * A[e]) * h + dt * B[b, t] * u[b, t, e]
+                y[b, t, e] = C[b, t] @ h + (0 if D is None else D[e] * u[b, t, e])
                 if z is not None:
-                    y[b, l, e] *= z[b, l, e] / (1 + math.exp(-z[b, l, e]))
+                    y[b, t, e] *= z[b, t, e] / (1 + math.exp(-z[b, t, e]))
     return torch.from_numpy(y)
 
 
@@ -69,7 +71,9 @@ def weights_for(tensors):
 def assert_float32_equals_float64(tensors, bound=1e-6, **options):
     weights = weights_for(tensors).float()
     got = outputs_and_gradients(selective_scan, tensors, weights, **options)
-    exact = outputs_and_gradients(selective_scan_reference, {k: x.double() for k, x in tensors.items()}, weights, **options)
+    exact = outputs_and_gradients(
+        selective_scan_reference, {k: x.double() for k, x in tensors.items()}, weights, **options
+    )
     for name, expected in exact.items():
         assert got[name].dtype == torch.float32
         assert (got[name] - expected).norm() <= bound * expected.norm(), name
@@ -87,7 +91,9 @@ def test_decay_rates_and_step_sizes_may_have_either_sign():
     tensors["A"] = tensors["A"] * torch.tensor([0.5, -0.1]).repeat(4)
     assert_float32_equals_float64(tensors)
     tensors["delta"], tensors["delta_bias"] = (tensors["delta"] + 2) / 9, tensors["delta_bias"] / 9
-    assert_float32_equals_float64(tensors, bound=5e-6, delta_softplus=False)  # growing states magnify the rounding of each step
+    assert_float32_equals_float64(
+        tensors, bound=5e-6, delta_softplus=False
+    )  # growing states magnify the rounding of each step
 
 
 def test_steps_of_any_size_are_exact():
@@ -100,7 +106,9 @@ def test_steps_of_any_size_are_exact():
 def cases(draw):
     length = draw(st.one_of(st.integers(0, 6), st.sampled_from([63, 64, 65, 129])))
     rows = draw(st.integers(0, 3))
-    tensors = arguments(rows, length, draw(st.integers(1, 5)), draw(st.integers(1, 8)), torch.float64, draw(st.integers(0, 99)))
+    tensors = arguments(
+        rows, length, draw(st.integers(1, 5)), draw(st.integers(1, 8)), torch.float64, draw(st.integers(0, 99))
+    )
     for name in ("D", "z", "delta_bias"):
         if draw(st.booleans()):
             del tensors[name]
@@ -108,7 +116,9 @@ def cases(draw):
     if not options["delta_softplus"]:
         make_steps_positive(tensors)
     if draw(st.booleans()):
-        options["lengths"] = torch.tensor(draw(st.lists(st.integers(0, length), min_size=rows, max_size=rows)), dtype=torch.long)
+        options["lengths"] = torch.tensor(
+            draw(st.lists(st.integers(0, length), min_size=rows, max_size=rows)), dtype=torch.long
+        )
     return tensors, options
 
 
@@ -124,7 +134,9 @@ def test_any_shape_and_option_gives_what_the_definition_says(case):
     for name, gradient in exact.items():
         if gradient is None:  # nothing was computed from it
             gradient = torch.zeros_like(tensors[name])
-        torch.testing.assert_close(got[name], gradient, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            got[name], gradient, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3, 2), (1, 66, 1, 1)])
@@ -175,7 +187,9 @@ def test_a_row_depends_neither_on_its_neighbours_nor_on_the_padding():
     per_row = ("u", "delta", "B", "C", "z")
     for row in (0, 7, 30, 39):
         end = int(lengths[row])
-        alone = selective_scan(**{name: x[row : row + 1, :end] if name in per_row else x for name, x in tensors.items()})
+        alone = selective_scan(
+            **{name: x[row : row + 1, :end] if name in per_row else x for name, x in tensors.items()}
+        )
         assert torch.equal(together[row, :end], alone[0])
         assert not together[row, end:].any()
 
@@ -226,7 +240,9 @@ def test_a_row_of_ten_thousand_steps_keeps_one_state_in_64():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
         y = selective_scan(**tensors)
     assert sum(kept) <= sum(x.numel() for x in tensors.values()) + 4 * 8 * (10_000 // 64)
-    expected = outputs_and_gradients(selective_scan_reference, {k: x.double() for k, x in tensors.items()}, weights_for(tensors))
+    expected = outputs_and_gradients(
+        selective_scan_reference, {k: x.double() for k, x in tensors.items()}, weights_for(tensors)
+    )
     (y * weights_for(tensors)).sum().backward()
     for name, x in tensors.items():
         assert (x.grad - expected[name]).norm() <= 1e-6 * expected[name].norm(), name

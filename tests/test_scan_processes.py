@@ -20,7 +20,8 @@ import torch
 from recbole_sigma.ops import causal_conv1d, selective_scan
 from recbole_sigma.ops.cpu import conv, scan as cpu_scan
 
-# many parts of little work: torch's own operations stay below the size at which they use threads, which a forked child has lost
+# many parts of little work: torch's own operations stay below the size at which they use
+# threads, which a forked child has lost
 cpu_scan.STATE_UPDATES = conv.MULTIPLICATIONS = 100
 
 def scan(seed=0):
@@ -58,7 +59,9 @@ def test_workers_started_after_the_parent_used_the_kernels_get_the_same_results(
     script = tmp_path / "workers.py"
     script.write_text(WORKERS)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, script, method], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, script, method], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -122,7 +125,11 @@ def test_a_kernel_works_where_its_cache_cannot_be_written(owner, method, fault, 
 
 def test_a_cache_folder_that_cannot_exist_only_costs_time(tmp_path):
     (tmp_path / "file").touch()
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {
+        **os.environ,
+        "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     check = """
 import torch
 from recbole_sigma.ops import causal_conv1d

@@ -6,7 +6,9 @@ from recbole_sigma.ops.cuda import causal_conv1d_cuda
 from recbole_sigma.ops.scan import check_lengths, check_tensors
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = "silu", lengths: Tensor | None = None) -> Tensor:
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = "silu", lengths: Tensor | None = None
+) -> Tensor:
     """Each channel's convolution over its own past, with bias and activation: the one in front of Mamba's scan.
 
         y[b, l, e] = SiLU(bias[e] + sum_k weight[e, k] x[b, l - K + 1 + k, e]),     x zero before the row's start
@@ -20,13 +22,15 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, activation: str | Non
         y (B, L, E), in x's dtype
 
     Raises:
-        TypeError: a tensor that is not floating point, lengths that are not integers
-        ValueError: shapes that do not fit, lengths outside 0 .. L, an unknown activation, a device that is neither cpu nor cuda
+        TypeError: a tensor that is not floating point, lengths that are not integers ValueError: shapes that do not
+        fit, lengths outside 0 .. L, an unknown activation, a device that is neither cpu nor cuda
     """
     if activation not in ("silu", None):
         raise ValueError(f'activation must be "silu" or None, not {activation!r}')
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[1] == 0:
-        raise ValueError(f"x must be (B, L, E) and weight (E, K), K at least 1, not {tuple(x.shape)} and {tuple(weight.shape)}")
+        raise ValueError(
+            f"x must be (B, L, E) and weight (E, K), K at least 1, not {tuple(x.shape)} and {tuple(weight.shape)}"
+        )
     channels = x.shape[2]
     check_tensors(x.device, x=(x, x.shape), weight=(weight, (channels, weight.shape[1])), bias=(bias, (channels,)))
     check_lengths(lengths, x.shape[0], x.shape[1])

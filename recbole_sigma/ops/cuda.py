@@ -1,22 +1,29 @@
-"""CUDA work goes to the kernels of mamba-ssm and causal-conv1d. Nothing of theirs is imported before a CUDA tensor asks for it."""
+"""CUDA work goes to the kernels of mamba-ssm and causal-conv1d.
 
-from functools import lru_cache
+Nothing of theirs is imported before a CUDA tensor asks for it.
+"""
+
+from functools import cache
 from importlib import import_module
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INSTALL = "MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
-LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)  # what a missing or half-built extension raises while it loads
+INSTALL = (
+    "MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE "
+    "pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
+)
+# what a missing or half-built extension raises while it loads
+LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)
 WIDEST_KERNEL = 4  # causal-conv1d knows widths 2 to 4
 
 
-class CudaExtensionMissing(RuntimeError):
+class CudaExtensionError(RuntimeError):
     """mamba-ssm's compiled selective scan cannot be loaded. The message says why and how to install it."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def cuda_extension_missing() -> str | None:
     """Why the extension `selective_scan_cuda` cannot be loaded, or None if it can.
 
@@ -30,10 +37,10 @@ def cuda_extension_missing() -> str | None:
 
 
 def require_cuda_extension() -> None:
-    """Raises CudaExtensionMissing unless the extension can be loaded."""
+    """Raises CudaExtensionError unless the extension can be loaded."""
     reason = cuda_extension_missing()
     if reason is not None:
-        raise CudaExtensionMissing(
+        raise CudaExtensionError(
             "selective_scan on CUDA needs mamba-ssm's extension selective_scan_cuda, which cannot be loaded "
             f"({reason}). Install it with\n    {INSTALL}\nor run on the CPU (use_gpu: False)."
         )
@@ -59,12 +66,14 @@ def selective_scan_cuda(
     """`recbole_sigma.ops.selective_scan` for CUDA tensors. Padding must be finite: it is computed and then masked.
 
     Raises:
-        CudaExtensionMissing: mamba-ssm or its extension is not installed
+        CudaExtensionError: mamba-ssm or its extension is not installed
         TypeError: float64, which the extension does not know
     """
     require_cuda_extension()
     if u.dtype == torch.float64:
-        raise TypeError("selective_scan on CUDA takes float32, float16 or bfloat16; for float64 there is selective_scan_reference")
+        raise TypeError(
+            "selective_scan on CUDA takes float32, float16 or bfloat16; for float64 there is selective_scan_reference"
+        )
     scan = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
     # mamba-ssm wants (B, E, L), the parameters in float32 and all else in one dtype
     inputs, steps, to_state, from_state = (x.to(u.dtype).transpose(1, 2) for x in (u, delta, B, C))
@@ -74,7 +83,7 @@ def selective_scan_cuda(
     return y if lengths is None else y.masked_fill(_padding(lengths, y), 0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _causal_conv1d_installed() -> bool:
     try:
         import_module("causal_conv1d_cuda")
@@ -83,7 +92,9 @@ def _causal_conv1d_installed() -> bool:
     return True
 
 
-def causal_conv1d_cuda(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None) -> Tensor:
+def causal_conv1d_cuda(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None
+) -> Tensor:
     """`recbole_sigma.ops.causal_conv1d` for CUDA tensors: causal-conv1d where it is installed and can, else torch."""
     width = weight.shape[1]
     if _causal_conv1d_installed() and 2 <= width <= WIDEST_KERNEL and x.dtype != torch.float64:

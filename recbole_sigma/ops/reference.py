@@ -17,9 +17,12 @@ def selective_scan_reference(
     delta_softplus: bool = True,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """The arguments and result of `recbole_sigma.ops.selective_scan`, one step at a time, on any device, differentiable twice.
+    """The arguments and result of `recbole_sigma.ops.selective_scan`, one step at a time.
 
-    Source: Mamba (arXiv 2312.00752), equation (2) and algorithm 2, with B discretised by Euler's rule as the authors' code does.
+    Runs on any device and in any floating-point dtype, and can be differentiated twice.
+
+    Source: Mamba (arXiv 2312.00752), equation (2) and algorithm 2, with B discretised by Euler's rule as the authors'
+    code does.
     """
     length = u.shape[1]
     ends = torch.full((u.shape[0],), length, device=u.device) if lengths is None else lengths.to(u.device)

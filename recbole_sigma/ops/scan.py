@@ -39,7 +39,7 @@ def selective_scan(
     Raises:
         TypeError: a tensor that is not floating point, lengths that are not integers
         ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
-        CudaExtensionMissing: CUDA tensors without mamba-ssm's extension, with the command that installs it
+        CudaExtensionError: CUDA tensors without mamba-ssm's extension, with the command that installs it
     """
     if u.dim() != 3 or A.dim() != 2:
         raise ValueError(f"u must be (B, L, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
@@ -61,10 +61,12 @@ def selective_scan(
 
 
 def active_backend(device: torch.device | str) -> str:
-    """The library that does the scan on `device`, with its version, for logs and results: "numba 0.61.2", "mamba-ssm 2.2.4".
+    """The library that does the scan on `device`, with its version, for logs and results.
+
+    For instance "numba 0.61.2" or "mamba-ssm 2.2.4".
 
     Raises:
-        CudaExtensionMissing: a CUDA device without mamba-ssm's extension, with the command that installs it
+        CudaExtensionError: a CUDA device without mamba-ssm's extension, with the command that installs it
     """
     if torch.device(device).type == "cuda":
         require_cuda_extension()
@@ -86,7 +88,10 @@ def check_tensors(device: torch.device, **expected: tuple[Tensor | None, tuple[i
 
 
 def check_lengths(lengths: Tensor | None, rows: int, length: int) -> None:
-    """Raises unless `lengths` holds an integer from 0 to `length` for each row. On CUDA the values are taken on trust: no synchronisation."""
+    """Raises unless `lengths` holds an integer from 0 to `length` for each row.
+
+    On CUDA the values are taken on trust: no synchronisation.
+    """
     if lengths is None:
         return
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:

@@ -16,8 +16,8 @@ def as_array(tensor: Tensor) -> Array:
 def as_rows(tensor: Tensor) -> Array:
     """(B, L, X) -> (B, L, X or more), C-contiguous, for kernels that touch the first X of each row only.
 
-    A slice of wider rows, as `chunk` and `split` of a projection give, is not copied: the array is as wide as those rows. Its last row
-    then reaches beyond the slice, perhaps beyond the memory, and must be left alone there.
+    A slice of wider rows, as `chunk` and `split` of a projection give, is not copied: the array is as wide as those
+    rows. Its last row then reaches beyond the slice, perhaps beyond the memory, and must be left alone there.
     """
     rows, length, width = tensor.shape
     pitch = tensor.stride(1)

@@ -6,6 +6,7 @@ This is the only module that knows numba's compiler; importing it imports numba.
 import hashlib
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,8 @@ class _SafeCache(caching.FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        try:
+        with suppress(OSError):
             super().save_overload(sig, data)
-        except OSError:
-            pass
 
 
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
@@ -64,18 +63,19 @@ def kernel(function: Callable[..., None]) -> Callable[..., None]:
 
     Its array arguments must not overlap.
     """
-    dispatcher = numba.njit(
+    dispatcher: Any = numba.njit(
         nogil=True, fastmath=FAST_MATH, error_model="numpy", boundscheck=False, pipeline_class=_DisjointArrays
     )(function)
-    try:
+    with suppress(RuntimeError, OSError):  # nowhere to write: every process compiles for itself
         dispatcher._cache = _SafeCache(function)
-    except (RuntimeError, OSError):  # nowhere to write: every process compiles for itself
-        pass
     return dispatcher
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Paste `function` into the kernels that call it, before compilation: what they know of the arrays holds in it too."""
+    """Paste `function` into the kernels that call it, before compilation.
+
+    What they know of the arrays then holds in it too.
+    """
     return numba.njit(inline="always")(function)
 
 
@@ -86,10 +86,8 @@ def by_dtype(single: Callable[..., Any], double: Callable[..., Any]) -> Callable
         def choose(x: Any) -> Any:
             return single if x == numba.types.float32 else double
 
-        options = {"fastmath": EXACT_ORDER, "error_model": "numpy", "forceinline": True}
+        options: Any = {"fastmath": EXACT_ORDER, "error_model": "numpy", "forceinline": True}
         numba.extending.overload(stub, jit_options=options)(choose)
         return stub
 
     return decorate
-
-

@@ -19,7 +19,7 @@ MULTIPLICATIONS = 2**19  # a part has at least so many, or starting it would cos
 class _CausalConv1d(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, lengths: Array, activate: bool) -> Tensor:
-        rows, length, channels = x.shape
+        rows, _, channels = x.shape
         division = Division.of(rows, channels, x.numel() * weight.shape[1] // MULTIPLICATIONS)
         y = torch.empty(x.shape, dtype=x.dtype)
         arguments = as_rows(x), as_array(weight.T), as_array(bias), lengths, activate, y.numpy()
@@ -42,9 +42,8 @@ class _CausalConv1d(torch.autograd.Function):
         taps = as_array(weight.T)
         grad_taps = np.zeros((division.chunks, *taps.shape), taps.dtype)
         grad_bias = np.zeros((division.chunks, x.shape[2]), taps.dtype)
-        arguments = (
-            as_rows(x), taps, as_array(bias), ctx.lengths, ctx.activate, as_rows(grad_y), grad_x.numpy(), grad_taps, grad_bias,
-        )  # fmt: skip
+        inputs = as_rows(x), taps, as_array(bias), ctx.lengths, ctx.activate, as_rows(grad_y)
+        arguments = (*inputs, grad_x.numpy(), grad_taps, grad_bias)
 
         def start_worker() -> Callable[..., None]:
             scratch = [np.zeros(shape, taps.dtype) for shape in (x.shape[2], x.shape[2], taps.shape, x.shape[2])]
@@ -55,8 +54,13 @@ class _CausalConv1d(torch.autograd.Function):
         return tuple(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=True))
 
 
-def causal_conv1d_cpu(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None) -> Tensor:
-    """`recbole_sigma.ops.causal_conv1d` for arguments that it has checked. Float64 stays; every other dtype is computed in float32."""
+def causal_conv1d_cpu(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None
+) -> Tensor:
+    """`recbole_sigma.ops.causal_conv1d` for arguments that it has checked.
+
+    Float64 stays; every other dtype is computed in float32.
+    """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     ends = row_ends(x.shape[0], x.shape[1], lengths)
     return _CausalConv1d.apply(x.to(dtype), weight.to(dtype), bias.to(dtype), ends, activation == "silu").to(x.dtype)

@@ -1,4 +1,7 @@
-"""Kernels of the causal depthwise convolution: taps, bias and activation in one pass; the vector lanes run over the channels."""
+"""Kernels of the causal depthwise convolution.
+
+Taps, bias and activation in one pass; the vector lanes run over the channels.
+"""
 
 from typing import Any
 
@@ -9,48 +12,61 @@ STEPS_PER_SUM = 64  # rounding grows with the number of terms: sums over steps a
 
 
 @inlined
-def convolve_step(b: Any, l: Any, low: Any, high: Any, x: Any, taps: Any, bias: Any, out: Any) -> None:
-    """out <- bias + the taps on x[l - K + 1] .. x[l]; what lies before the row's start is zero."""
+def convolve_step(b: Any, pos: Any, low: Any, high: Any, x: Any, taps: Any, bias: Any, out: Any) -> None:
+    """out <- bias + the taps on x[pos - K + 1] .. x[pos]; what lies before the row's start is zero."""
     last = taps.shape[0] - 1
     for e in range(low, high):
         out[e] = bias[e]
-    for back in range(min(last, l) + 1):
+    for back in range(min(last, pos) + 1):
         for e in range(low, high):
-            out[e] += taps[last - back, e] * x[b, l - back, e]
+            out[e] += taps[last - back, e] * x[b, pos - back, e]
 
 
 @kernel
 def conv_forward(
-    first: Any, step: Any, low: Any, high: Any, x: Any, taps: Any, bias: Any, lengths: Any, activate: Any, y: Any, out: Any
+    first: Any,
+    step: Any,
+    low: Any,
+    high: Any,
+    x: Any,
+    taps: Any,
+    bias: Any,
+    lengths: Any,
+    activate: Any,
+    y: Any,
+    out: Any,
 ) -> None:
-    """Rows first, first + step, ... and channels low .. high - 1. x, y (B, L, E); taps (K, E); bias (E,); scratch: out (E,)."""
+    """Rows first, first + step, ... and channels low .. high - 1.
+
+    x, y (B, L, E); taps (K, E), the weight transposed; bias (E,); lengths (B,) int64. Scratch: out (E,).
+    """
     zero = x.dtype.type(0)
     for b in range(first, y.shape[0], step):
-        for l in range(lengths[b]):
-            convolve_step(b, l, low, high, x, taps, bias, out)
+        for pos in range(lengths[b]):
+            convolve_step(b, pos, low, high, x, taps, bias, out)
             if activate:
                 for e in range(low, high):
-                    y[b, l, e] = out[e] * sigmoid(out[e])
+                    y[b, pos, e] = out[e] * sigmoid(out[e])
             else:
                 for e in range(low, high):
-                    y[b, l, e] = out[e]
-        for l in range(lengths[b], y.shape[1]):
+                    y[b, pos, e] = out[e]
+        for pos in range(lengths[b], y.shape[1]):
             for e in range(low, high):
-                y[b, l, e] = zero
+                y[b, pos, e] = zero
 
 
 @inlined
 def spread_step(
-    b: Any, l: Any, low: Any, high: Any, x: Any, taps: Any, slope: Any, grad_x: Any, to_taps: Any, to_bias: Any
+    b: Any, pos: Any, low: Any, high: Any, x: Any, taps: Any, slope: Any, grad_x: Any, to_taps: Any, to_bias: Any
 ) -> None:
-    """Hands slope, the gradient of step l before its activation, to everything that the step was made of."""
+    """Hands slope, the gradient of step pos before its activation, to everything that the step was made of."""
     last = taps.shape[0] - 1
     for e in range(low, high):
         to_bias[e] += slope[e]
-    for back in range(min(last, l) + 1):
+    for back in range(min(last, pos) + 1):
         for e in range(low, high):
-            grad_x[b, l - back, e] += taps[last - back, e] * slope[e]
-            to_taps[last - back, e] += x[b, l - back, e] * slope[e]
+            grad_x[b, pos - back, e] += taps[last - back, e] * slope[e]
+            to_taps[last - back, e] += x[b, pos - back, e] * slope[e]
 
 
 @inlined
@@ -72,25 +88,26 @@ def conv_backward(
     x: Any, taps: Any, bias: Any, lengths: Any, activate: Any, grad_y: Any,
     grad_x: Any, grad_taps: Any, grad_bias: Any, out: Any, slope: Any, to_taps: Any, to_bias: Any,
 ) -> None:  # fmt: skip
-    """As `conv_forward`; `first` is also the chunk. grad_taps (chunks, K, E) and grad_bias (chunks, E) are zero on entry.
+    """As `conv_forward`; `first` is also the chunk.
 
+    grad_taps (chunks, K, E) and grad_bias (chunks, E) are zero on entry.
     Scratch: out, slope (E,); to_taps (K, E) and to_bias (E,), zero on entry.
     """
     zero, one = x.dtype.type(0), x.dtype.type(1)
     for b in range(first, grad_x.shape[0], step):
-        for l in range(grad_x.shape[1]):
+        for pos in range(grad_x.shape[1]):
             for e in range(low, high):
-                grad_x[b, l, e] = zero
-            if l >= lengths[b]:
+                grad_x[b, pos, e] = zero
+            if pos >= lengths[b]:
                 continue
             if activate:
-                convolve_step(b, l, low, high, x, taps, bias, out)
+                convolve_step(b, pos, low, high, x, taps, bias, out)
                 for e in range(low, high):
                     gate = sigmoid(out[e])
-                    slope[e] = grad_y[b, l, e] * gate * (one + out[e] * (one - gate))
+                    slope[e] = grad_y[b, pos, e] * gate * (one + out[e] * (one - gate))
             else:
                 for e in range(low, high):
-                    slope[e] = grad_y[b, l, e]
-            spread_step(b, l, low, high, x, taps, slope, grad_x, to_taps, to_bias)
-            if (l + 1) % STEPS_PER_SUM == 0 or l + 1 == lengths[b]:
+                    slope[e] = grad_y[b, pos, e]
+            spread_step(b, pos, low, high, x, taps, slope, grad_x, to_taps, to_bias)
+            if (pos + 1) % STEPS_PER_SUM == 0 or pos + 1 == lengths[b]:
                 add_sums(first, low, high, to_taps, to_bias, grad_taps, grad_bias)

@@ -1,7 +1,8 @@
 """Cuts a kernel's work into parts and runs them on threads of our own.
 
-numba's own threading layers either die in a forked child (data-loader workers, Ray) or cost dearly in alternation with torch's matmul; kernels
-release the GIL, so a plain thread pool does. What a part is depends on shapes alone, never on the threads: results repeat bit for bit.
+numba's own threading layers either die in a forked child (data-loader workers, Ray) or cost dearly in alternation
+with torch's matmul; kernels release the GIL, so a plain thread pool does. What a part is depends on shapes alone,
+never on the threads: results repeat bit for bit.
 """
 
 import os
@@ -28,7 +29,7 @@ if hasattr(os, "register_at_fork"):
 
 def thread_count() -> int:
     """Threads that a kernel uses: torch's setting, limited by NUMBA_NUM_THREADS."""
-    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    return max(1, min(torch.get_num_threads(), vars(numba.config)["NUMBA_NUM_THREADS"]))
 
 
 def _pool(helpers: int) -> ThreadPoolExecutor:
@@ -41,7 +42,8 @@ def _pool(helpers: int) -> ThreadPoolExecutor:
 def denormals_as_zero() -> Iterator[None]:
     """Treats denormal numbers as zero in this thread.
 
-    A gradient that fades over many steps passes through them, and each would cost a hundred times what another number does.
+    A gradient that fades over many steps passes through them, and each would cost a hundred times what another number
+    does.
     """
     already = sys.float_info.min / 2 == 0.0
     torch.set_flush_denormal(True)
@@ -54,7 +56,8 @@ def denormals_as_zero() -> Iterator[None]:
 def run_parts(parts: int, start_worker: Callable[[], Callable[[int], None]]) -> None:
     """Call the function that `start_worker` returns once for every number below `parts`.
 
-    `start_worker` is called once in each thread and makes that thread's scratch memory. Returns when all is done; raises what a part raised.
+    `start_worker` is called once in each thread and makes that thread's scratch memory. Returns when all is done;
+    raises what a part raised.
     """
     pending = list(range(parts - 1, -1, -1))
 
@@ -80,7 +83,10 @@ def run_parts(parts: int, start_worker: Callable[[], Callable[[int], None]]) -> 
 
 @dataclass(frozen=True)
 class Division:
-    """How (rows, channels) are cut: rows b with b % chunks == c, times blocks of `width` channels. Decided by the shape alone."""
+    """How (rows, channels) are cut: rows b with b % chunks == c, times blocks of `width` channels.
+
+    Decided by the shape alone.
+    """
 
     chunks: int
     blocks: int
@@ -98,7 +104,7 @@ class Division:
         return cls(chunks, max(-(-channels // width), 1), width, channels)
 
     def run(self, start_worker: Callable[[], Callable[..., None]]) -> None:
-        """Call what `start_worker` returns for each part with its first row, row step, first channel, end of channels, block."""
+        """For each part, call what `start_worker` returns with first row, row step, low and high channel, and block."""
 
         def start() -> Callable[[int], None]:
             run = start_worker()

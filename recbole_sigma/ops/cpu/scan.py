@@ -30,13 +30,14 @@ class _SelectiveScan(torch.autograd.Function):
         y = torch.empty(u.shape, dtype=u.dtype)
         segments = max(length - 1, 0) // SEGMENT if keep else 0
         checkpoints = u.new_empty(rows, segments, states, channels)
+        dtype = checkpoints.numpy().dtype
         arguments = (
             *map(as_rows, (u, delta)), as_array((A * LOG2_E).T), *map(as_rows, (B, C)), as_array(skip),
-            as_rows(u if z is None else z), as_array(bias), lengths, smooth, z is not None, y.numpy(), checkpoints.numpy(),
+            as_rows(u if z is None else z), as_array(bias), lengths, smooth, z is not None,
+            y.numpy(), checkpoints.numpy(),
         )  # fmt: skip
 
         def start_worker() -> Callable[..., None]:
-            dtype = arguments[0].dtype
             scratch = [np.empty(shape, dtype) for shape in ((states, channels), channels, channels, channels)]
             return lambda first, step, low, high, _: scan_forward(first, step, low, high, *arguments, *scratch)
 
@@ -61,12 +62,23 @@ class _SelectiveScan(torch.autograd.Function):
         grad_skip, grad_bias = (np.zeros((division.chunks, channels), dtype) for _ in range(2))
         arguments = (
             *map(as_rows, (u, delta)), as_array(A), as_array(A * LOG2_E), *map(as_rows, (B, C)), as_array(skip),
-            as_rows(u if z is None else z), as_array(bias), ctx.lengths, ctx.smooth, z is not None, checkpoints.numpy(), as_rows(grad_y),
+            as_rows(u if z is None else z), as_array(bias), ctx.lengths, ctx.smooth, z is not None,
+            checkpoints.numpy(), as_rows(grad_y),
             grad_u.numpy(), grad_delta.numpy(), grad_z.numpy(), grad_B, grad_C, grad_A, grad_skip, grad_bias,
         )  # fmt: skip
         run = backward_kernel(states)
         steps = min(SEGMENT, length)
-        shapes = [(states,), (steps + 1, states), (steps, states), (states,), (states,), (channels, states), (channels,), (channels,), *[(steps, channels)] * 6]
+        shapes = [
+            (states,),
+            (steps + 1, states),
+            (steps, states),
+            (states,),
+            (states,),
+            (channels, states),
+            (channels,),
+            (channels,),
+            *[(steps, channels)] * 6,
+        ]
 
         def start_worker() -> Callable[..., None]:
             scratch = [np.empty(shape, dtype) for shape in shapes]
@@ -74,7 +86,9 @@ class _SelectiveScan(torch.autograd.Function):
 
         division.run(start_worker)
         to_A, to_skip, to_bias = (torch.from_numpy(partial.sum(0)) for partial in (grad_A, grad_skip, grad_bias))
-        to_B, to_C = (torch.from_numpy(partial.sum(0) if division.blocks > 1 else partial[0]) for partial in (grad_B, grad_C))
+        to_B, to_C = (
+            torch.from_numpy(partial.sum(0) if division.blocks > 1 else partial[0]) for partial in (grad_B, grad_C)
+        )
         gradients = [grad_u, grad_delta, to_A, to_B, to_C, to_skip, grad_z, to_bias, None, None, None]
         return tuple(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=True))
 
@@ -91,7 +105,10 @@ def selective_scan_cpu(
     delta_softplus: bool,
     lengths: Tensor | None,
 ) -> Tensor:
-    """`recbole_sigma.ops.selective_scan` for arguments that it has checked. Float64 stays; every other dtype is computed in float32."""
+    """`recbole_sigma.ops.selective_scan` for arguments that it has checked.
+
+    Float64 stays; every other dtype is computed in float32.
+    """
     rows, length, channels = u.shape
     given = (u, delta, A, B, C, D, z, delta_bias)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
@@ -102,7 +119,9 @@ def selective_scan_cpu(
     missing = -A.shape[1] % LANES
     if missing:  # states that nothing drives and nobody reads
         A, B, C = (F.pad(x, (0, missing)) for x in (A, B, C))
-    y = _SelectiveScan.apply(u.to(dtype), steps, A, B, C, skip, gate, bias, row_ends(rows, length, lengths), delta_softplus, keep)
+    y = _SelectiveScan.apply(
+        u.to(dtype), steps, A, B, C, skip, gate, bias, row_ends(rows, length, lengths), delta_softplus, keep
+    )
     return y.to(u.dtype)
 
 

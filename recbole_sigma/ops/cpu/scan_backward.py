@@ -1,13 +1,14 @@
 """The backward kernel of the selective scan.
 
-Rows are walked from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the states are computed again from
-the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run over the N states, so that the gradients of B and C, sums over
-channels, grow in place. Gradients of A, D and the bias are sums over rows: each chunk of rows has its own partial sums, so threads never meet;
-they are summed by segments first, because rounding grows with the number of terms.
+Rows are walked from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the
+states are computed again from the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run over
+the N states, so that the gradients of B and C, sums over channels, grow in place. Gradients of A, D and the bias are
+sums over rows: each chunk of rows has its own partial sums, so threads never meet; they are summed by segments first,
+because rounding grows with the number of terms.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from recbole_sigma.ops.cpu.compiler import inlined, kernel
@@ -23,26 +24,27 @@ def read_segment(
     u: Any, delta: Any, skip: Any, z: Any, bias: Any, smooth: Any, gated: Any, grad_y: Any,
     dt: Any, dt_u: Any, out: Any, grad_out: Any,
 ) -> None:  # fmt: skip
-    """What the states need (dt, dt u), the skip's part of the ungated output, and the gradient that reaches that output."""
+    """What the states need (dt, dt u), the skip's part of the ungated output, and the gradient that reaches it."""
     for t in range(steps):
-        l = start + t
+        pos = start + t
         for e in range(low, high):
-            raw = delta[b, l, e] + bias[e]
+            raw = delta[b, pos, e] + bias[e]
             dt[t, e] = softplus(raw) if smooth else raw
-            dt_u[t, e] = dt[t, e] * u[b, l, e]
-            out[t, e] = skip[e] * u[b, l, e]
+            dt_u[t, e] = dt[t, e] * u[b, pos, e]
+            out[t, e] = skip[e] * u[b, pos, e]
         if gated:
             for e in range(low, high):
-                grad_out[t, e] = grad_y[b, l, e] * z[b, l, e] * sigmoid(z[b, l, e])
+                grad_out[t, e] = grad_y[b, pos, e] * z[b, pos, e] * sigmoid(z[b, pos, e])
         else:
             for e in range(low, high):
-                grad_out[t, e] = grad_y[b, l, e]
+                grad_out[t, e] = grad_y[b, pos, e]
 
 
 @inlined
 def repeat_states(
-    b: Any, start: Any, steps: Any, e: Any, N: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, states: Any, decays: Any, out: Any
-) -> None:
+    b: Any, start: Any, steps: Any, e: Any, N: Any, B: Any, C: Any, rate: Any,
+    dt: Any, dt_u: Any, h: Any, states: Any, decays: Any, out: Any,
+) -> None:  # fmt: skip
     """Channel e's states of the segment again: states[t + 1] = decays[t] states[t] + dt u B, from states[0] on."""
     for t in range(steps):
         step, drive, total = dt[t, e], dt_u[t, e], out[t, e]
@@ -65,14 +67,14 @@ def unwind_states(
     """Channel e's gradients from the segment's last step to its first; carry (N,) takes the state's gradient along."""
     zero = A.dtype.type(0)
     for t in range(steps - 1, -1, -1):
-        l = start + t
+        pos = start + t
         step, drive, incoming = dt[t, e], dt_u[t, e], grad_out[t, e]
         to_drive, to_step = zero, zero
         for n in range(N):
-            grad_state = carry[n] + incoming * C[b, l, n]
-            grad_C[block, b, l, n] += incoming * states[t + 1, n]
-            grad_B[block, b, l, n] += drive * grad_state
-            to_drive += grad_state * B[b, l, n]
+            grad_state = carry[n] + incoming * C[b, pos, n]
+            grad_C[block, b, pos, n] += incoming * states[t + 1, n]
+            grad_B[block, b, pos, n] += drive * grad_state
+            to_drive += grad_state * B[b, pos, n]
             grad_state *= decays[t, n]
             carry[n] = grad_state
             grad_exponent = grad_state * states[t, n]
@@ -95,18 +97,18 @@ def write_segment(
         to_skip[e] = zero
         to_bias[e] = zero
     for t in range(steps):
-        l = start + t
+        pos = start + t
         for e in range(low, high):
-            grad_u[b, l, e] = grad_drive[t, e] * dt[t, e] + grad_out[t, e] * skip[e]
-            to_delta = grad_drive[t, e] * u[b, l, e] + grad_step[t, e]
-            slope = sigmoid(delta[b, l, e] + bias[e]) if smooth else one
-            grad_delta[b, l, e] = to_delta * slope
+            grad_u[b, pos, e] = grad_drive[t, e] * dt[t, e] + grad_out[t, e] * skip[e]
+            to_delta = grad_drive[t, e] * u[b, pos, e] + grad_step[t, e]
+            slope = sigmoid(delta[b, pos, e] + bias[e]) if smooth else one
+            grad_delta[b, pos, e] = to_delta * slope
             to_bias[e] += to_delta * slope
-            to_skip[e] += grad_out[t, e] * u[b, l, e]
+            to_skip[e] += grad_out[t, e] * u[b, pos, e]
         if gated:
             for e in range(low, high):
-                gate = sigmoid(z[b, l, e])
-                grad_z[b, l, e] = grad_y[b, l, e] * out[t, e] * gate * (one + z[b, l, e] * (one - gate))
+                gate = sigmoid(z[b, pos, e])
+                grad_z[b, pos, e] = grad_y[b, pos, e] * out[t, e] * gate * (one + z[b, pos, e] * (one - gate))
     for e in range(low, high):
         grad_skip[chunk, e] += to_skip[e]
         grad_bias[chunk, e] += to_bias[e]
@@ -114,41 +116,56 @@ def write_segment(
 
 @inlined
 def clear_row(
-    b: Any, block: Any, low: Any, high: Any, length: Any, gated: Any, grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any
+    b: Any,
+    block: Any,
+    low: Any,
+    high: Any,
+    length: Any,
+    gated: Any,
+    grad_u: Any,
+    grad_delta: Any,
+    grad_z: Any,
+    grad_B: Any,
+    grad_C: Any,
 ) -> None:
     """Zero what is summed into, and what lies beyond the row's end."""
     zero = grad_u.dtype.type(0)
-    for l in range(grad_u.shape[1]):
+    for pos in range(grad_u.shape[1]):
         for n in range(grad_B.shape[3]):
-            grad_B[block, b, l, n] = zero
-            grad_C[block, b, l, n] = zero
-    for l in range(length, grad_u.shape[1]):
+            grad_B[block, b, pos, n] = zero
+            grad_C[block, b, pos, n] = zero
+    for pos in range(length, grad_u.shape[1]):
         for e in range(low, high):
-            grad_u[b, l, e] = zero
-            grad_delta[b, l, e] = zero
+            grad_u[b, pos, e] = zero
+            grad_delta[b, pos, e] = zero
         if gated:
             for e in range(low, high):
-                grad_z[b, l, e] = zero
+                grad_z[b, pos, e] = zero
 
 
-@lru_cache(maxsize=None)
+@cache
 def backward_kernel(N: int) -> Callable[..., None]:
-    """The kernel for N states, a multiple of LANES. N is a constant in it: the loops over states are unrolled, which saves a quarter."""
+    """The kernel for N states, a multiple of LANES.
+
+    N is a constant in it: the loops over states are unrolled, which saves a quarter.
+    """
 
     @kernel
     def scan_backward(
         first: Any, step: Any, low: Any, high: Any, block: Any,
-        u: Any, delta: Any, A: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
-        checkpoints: Any, grad_y: Any,
-        grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any, grad_A: Any, grad_skip: Any, grad_bias: Any,
+        u: Any, delta: Any, A: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any,
+        lengths: Any, smooth: Any, gated: Any, checkpoints: Any, grad_y: Any,
+        grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any,
+        grad_A: Any, grad_skip: Any, grad_bias: Any,
         h: Any, states: Any, decays: Any, to_A: Any, carry: Any, carries: Any,
         to_skip: Any, to_bias: Any, dt: Any, dt_u: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
     ) -> None:  # fmt: skip
-        """Rows first, first + step, ... and channels low .. high - 1; `first` is the chunk of rows, `block` the block of channels.
+        """Rows first, first + step, ... (`first` is their chunk) and channels low .. high - 1 (their block is `block`).
 
-        Inputs as in `scan_forward`, but A and rate = A log2(e) as (E, N). Gradients of u, delta, z (B, L, E); of B, C (blocks, B, L, N);
-        of A (chunks, E, N); of skip, bias (chunks, E), these last three zero on entry.
-        Scratch, T = SEGMENT: h, to_A, carry (N,); states (T + 1, N); decays (T, N); carries (E, N); to_skip, to_bias (E,); the others (T, E).
+        Inputs as in `scan_forward`, but A and rate = A log2(e) as (E, N). Gradients of u, delta, z (B, L, E); of B, C
+        (blocks, B, L, N); of A (chunks, E, N); of skip, bias (chunks, E), these last three zero on entry. Scratch, T
+        = SEGMENT: h, to_A, carry (N,); states (T + 1, N); decays (T, N); carries (E, N); to_skip, to_bias (E,); the
+        others (T, E).
         """
         zero = u.dtype.type(0)
         for b in range(first, u.shape[0], step):
@@ -159,7 +176,9 @@ def backward_kernel(N: int) -> Callable[..., None]:
             for segment in range((lengths[b] + SEGMENT - 1) // SEGMENT - 1, -1, -1):
                 start = segment * SEGMENT
                 steps = min(SEGMENT, lengths[b] - start)
-                read_segment(b, start, steps, low, high, u, delta, skip, z, bias, smooth, gated, grad_y, dt, dt_u, out, grad_out)
+                read_segment(
+                    b, start, steps, low, high, u, delta, skip, z, bias, smooth, gated, grad_y, dt, dt_u, out, grad_out
+                )
                 for e in range(low, high):
                     for n in range(N):
                         h[n] = checkpoints[b, segment - 1, n, e] if segment > 0 else zero
@@ -176,7 +195,8 @@ def backward_kernel(N: int) -> Callable[..., None]:
                         grad_A[first, e, n] += to_A[n]
                 write_segment(
                     b, start, steps, low, high, first, u, delta, skip, z, bias, smooth, gated, grad_y,
-                    dt, out, grad_out, grad_drive, grad_step, grad_u, grad_delta, grad_z, to_skip, to_bias, grad_skip, grad_bias,
+                    dt, out, grad_out, grad_drive, grad_step,
+                    grad_u, grad_delta, grad_z, to_skip, to_bias, grad_skip, grad_bias,
                 )  # fmt: skip
 
     return scan_backward

@@ -1,7 +1,8 @@
 """The forward kernel of the selective scan.
 
-One pass over a row does all of it: softplus, decay, recurrence, contraction with C, skip and gate. The state `h` (N, E) stays in the L1 cache
-and the vector lanes run over the channels. Every SEGMENT steps the state is kept, so that the backward pass can repeat a segment from its start.
+One pass over a row does all of it: softplus, decay, recurrence, contraction with C, skip and gate. The state `h` (N,
+E) stays in the L1 cache and the vector lanes run over the channels. Every SEGMENT steps the state is kept, so that
+the backward pass can repeat a segment from its start.
 """
 
 from typing import Any
@@ -14,24 +15,28 @@ UNROLL = 4  # states per turn of the inner loop; N must be a multiple of it
 
 
 @inlined
-def read_step(b: Any, l: Any, low: Any, high: Any, u: Any, delta: Any, bias: Any, smooth: Any, dt: Any, dt_u: Any) -> None:
+def read_step(
+    b: Any, pos: Any, low: Any, high: Any, u: Any, delta: Any, bias: Any, smooth: Any, dt: Any, dt_u: Any
+) -> None:
     """Step size dt = softplus(delta + bias), or delta + bias unless `smooth`, and its product with the input u."""
     if smooth:
         for e in range(low, high):
-            dt[e] = softplus(delta[b, l, e] + bias[e])
-            dt_u[e] = dt[e] * u[b, l, e]
+            dt[e] = softplus(delta[b, pos, e] + bias[e])
+            dt_u[e] = dt[e] * u[b, pos, e]
     else:
         for e in range(low, high):
-            dt[e] = delta[b, l, e] + bias[e]
-            dt_u[e] = dt[e] * u[b, l, e]
+            dt[e] = delta[b, pos, e] + bias[e]
+            dt_u[e] = dt[e] * u[b, pos, e]
 
 
 @inlined
-def advance(b: Any, l: Any, low: Any, high: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, out: Any) -> None:
+def advance(
+    b: Any, pos: Any, low: Any, high: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, out: Any
+) -> None:
     """h <- exp(dt A) h + dt u B; out += C h"""
     for n in range(0, h.shape[0], UNROLL):
-        B0, B1, B2, B3 = B[b, l, n], B[b, l, n + 1], B[b, l, n + 2], B[b, l, n + 3]
-        C0, C1, C2, C3 = C[b, l, n], C[b, l, n + 1], C[b, l, n + 2], C[b, l, n + 3]
+        B0, B1, B2, B3 = B[b, pos, n], B[b, pos, n + 1], B[b, pos, n + 2], B[b, pos, n + 3]
+        C0, C1, C2, C3 = C[b, pos, n], C[b, pos, n + 1], C[b, pos, n + 2], C[b, pos, n + 3]
         for e in range(low, high):
             step, drive = dt[e], dt_u[e]
             h0 = exp2(step * rate[n, e]) * h[n, e] + drive * B0
@@ -70,19 +75,19 @@ def scan_forward(
         for n in range(h.shape[0]):
             for e in range(low, high):
                 h[n, e] = zero
-        for l in range(lengths[b]):
-            if l > 0 and l % SEGMENT == 0 and checkpoints.shape[1] > 0:
-                keep_state(b, l // SEGMENT - 1, low, high, h, checkpoints)
-            read_step(b, l, low, high, u, delta, bias, smooth, dt, dt_u)
+        for pos in range(lengths[b]):
+            if pos > 0 and pos % SEGMENT == 0 and checkpoints.shape[1] > 0:
+                keep_state(b, pos // SEGMENT - 1, low, high, h, checkpoints)
+            read_step(b, pos, low, high, u, delta, bias, smooth, dt, dt_u)
             for e in range(low, high):
-                out[e] = skip[e] * u[b, l, e]
-            advance(b, l, low, high, B, C, rate, dt, dt_u, h, out)
+                out[e] = skip[e] * u[b, pos, e]
+            advance(b, pos, low, high, B, C, rate, dt, dt_u, h, out)
             if gated:
                 for e in range(low, high):
-                    y[b, l, e] = out[e] * z[b, l, e] * sigmoid(z[b, l, e])
+                    y[b, pos, e] = out[e] * z[b, pos, e] * sigmoid(z[b, pos, e])
             else:
                 for e in range(low, high):
-                    y[b, l, e] = out[e]
-        for l in range(lengths[b], u.shape[1]):
+                    y[b, pos, e] = out[e]
+        for pos in range(lengths[b], u.shape[1]):
             for e in range(low, high):
-                y[b, l, e] = zero
+                y[b, pos, e] = zero
