@@ -20,7 +20,8 @@ from recbole_sigma.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import metrics_of_ranks
-from recbole_sigma.ops import active_backend
+from recbole_sigma.model.sequence import SequenceModel
+from recbole_sigma.ops import CudaExtensionMissing, active_backend
 from recbole_sigma.run_folder import RunFolder
 from recbole_sigma.trainer import SequenceTrainer
 
@@ -61,6 +62,7 @@ def run(
     _log_to_terminal(config["state"])
     if config["threads"]:
         torch.set_num_threads(config["threads"])
+    backend = _backend(config)
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, data)
@@ -70,9 +72,8 @@ def run(
     folder = RunFolder(config["checkpoint_dir"], config.model, config.dataset)
     folder.write_yaml("config.yaml", config.settings())
     folder.write_json("items.json", [str(token) for token in data.field2id_token[data.iid_field]])
-    backend = active_backend(config["device"])
     logger.info("%s on %s: %s", config.model, config.dataset, data.statistics())
-    logger.info("device %s, scan by %s, %d threads; folder %s", config["device"], backend, _threads(), folder.path)
+    logger.info("device %s, computed by %s, %d threads; folder %s", config["device"], backend, _threads(), folder.path)
 
     trainer = SequenceTrainer(config, network, folder)
     best = trainer.fit(train_data, valid_data)
@@ -103,6 +104,16 @@ def run(
     return RunResult(folder.path, best.epoch, metrics["valid"], metrics["test"])
 
 
+def _backend(config: Config) -> str:
+    """What does the scans of our models; RecBole's own models need torch only."""
+    if not issubclass(config.model_class, SequenceModel):
+        return "torch"
+    try:
+        return active_backend(config["device"])
+    except CudaExtensionMissing as error:
+        raise UserError(" ".join(str(error).split())) from None
+
+
 def _protocol(config: Config) -> dict[str, Any]:
     return {
         "split": "leave-one-out per user: second to last item validation, last item test",
@@ -117,9 +128,7 @@ def _check_parts(data: Any, *loaders: Any) -> None:
     """Refuse data of which a part is empty."""
     for part, loader in zip(("training", "validation", "test"), loaders, strict=True):
         if not len(loader.dataset):
-            raise UserError(
-                f"{data.dataset_name}: nothing is left for {part}; leave-one-out needs users with 4 interactions or more"
-            )
+            raise UserError(f"{data.dataset_name}: nothing is left for {part}; some user must have 4 interactions")
 
 
 def _cost(trainer: SequenceTrainer, device: torch.device) -> dict[str, float]:

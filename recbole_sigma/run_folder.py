@@ -28,7 +28,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -52,7 +52,11 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """A text file in UTF-8."""
-        write_whole(self.path / name, lambda path: path.write_text(text, encoding="utf-8") and None)
+
+        def write(path: Path) -> None:
+            path.write_text(text, encoding="utf-8")
+
+        write_whole(self.path / name, write)
 
     def write_json(self, name: str, content: Any) -> None:
         """A JSON file; NaN is an error in it."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.trainer.trainer import AbstractTrainer, Trainer
-from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -73,7 +72,7 @@ class SequenceTrainer(Trainer):
         self.seconds: dict[str, list[float]] = {"train": [], "eval": []}
         self.samples = 0
 
-    def fit(self, train_data: Any, valid_data: Any) -> BestEpoch:  # type: ignore[override]
+    def fit(self, train_data: Any, valid_data: Any) -> BestEpoch:
         """Train until validation stops improving. The best epoch's weights end up in the model and in the folder."""
         with SummaryWriter(str(self.folder.path)) as events:
             for epoch in range(self.epochs):
@@ -113,7 +112,7 @@ class SequenceTrainer(Trainer):
             self.optimizer.zero_grad()
             with torch.autocast(self.device.type, enabled=bool(self.config["enable_amp"])):
                 losses = self.model.calculate_loss(batch)
-            loss: Tensor = sum(losses) if isinstance(losses, tuple) else losses
+            loss: Any = sum(losses) if isinstance(losses, tuple) else losses
             value = loss.item()
             if not math.isfinite(value):
                 raise UserError(f"the loss is {value} in epoch {epoch_idx}, batch {number}: {REMEDY}")
@@ -138,9 +137,7 @@ class SequenceTrainer(Trainer):
             try:
                 found = [
                     target_ranks(*part)
-                    for part in zip(
-                        scores.split(SCORE_ROWS), positive.to(self.device).split(SCORE_ROWS), strict=True
-                    )
+                    for part in zip(scores.split(SCORE_ROWS), positive.to(self.device).split(SCORE_ROWS), strict=True)
                 ]
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None

@@ -70,6 +70,4 @@ def batch(items: Tensor, lengths: Tensor, seed: int = 1) -> Interaction:
     """A training batch as our loader makes it."""
     generator = torch.Generator().manual_seed(seed)
     positive, negative = torch.randint(1, N_ITEMS, (2, len(items)), generator=generator)
-    return Interaction(
-        {"item_id_list": items, "item_length": lengths, "item_id": positive, "neg_item_id": negative}
-    )
+    return Interaction({"item_id_list": items, "item_length": lengths, "item_id": positive, "neg_item_id": negative})

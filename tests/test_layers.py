@@ -190,7 +190,9 @@ def test_mamba_block_is_the_recurrence_one_item_after_the_other():
 
 
 def test_mamba_state_dict_has_the_names_and_shapes_of_mamba_ssm():
-    shapes = {name: tuple(value.shape) for name, value in Mamba(64, d_state=32, d_conv=4, expand=2).state_dict().items()}
+    shapes = {
+        name: tuple(value.shape) for name, value in Mamba(64, d_state=32, d_conv=4, expand=2).state_dict().items()
+    }
     assert shapes == {  # mamba_ssm.Mamba(64, d_state=32, d_conv=4, expand=2).state_dict()
         "A_log": (128, 32),
         "D": (128,),
@@ -207,7 +209,7 @@ def test_mamba_state_dict_has_the_names_and_shapes_of_mamba_ssm():
 def test_mamba_starts_with_steps_between_a_thousandth_and_a_tenth():
     block = Mamba(64)
     step = nn.functional.softplus(block.dt_proj.bias)
-    assert 1e-3 * 0.999 <= step.min() and step.max() <= 1e-1 * 1.001
+    assert step.min() >= 1e-3 * 0.999 and step.max() <= 1e-1 * 1.001
     assert step.log().std() > 0.8  # spread over the whole range: a uniform's deviation is ln(100) / sqrt(12) = 1.33
     torch.testing.assert_close(-torch.exp(block.A_log)[0], -torch.arange(1.0, 17.0))
     block.init_published()
@@ -224,7 +226,9 @@ def test_softmax_loss_is_cross_entropy_over_all_items(n_rows: int, monkeypatch: 
     found = softmax_loss(hidden, weight, target)
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(
-        torch.autograd.grad(2 * found, (hidden, weight)), torch.autograd.grad(2 * expected, (hidden, weight)), strict=True
+        torch.autograd.grad(2 * found, (hidden, weight)),
+        torch.autograd.grad(2 * expected, (hidden, weight)),
+        strict=True,
     ):
         torch.testing.assert_close(ours, theirs)
     with torch.no_grad():

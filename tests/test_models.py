@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.models import N_ITEMS, OURS, SWITCHES, batch, build, histories
 
 from recbole_sigma.layers.padding import last_real
 from recbole_sigma.model.sequence import length_chunks
+from tests.models import N_ITEMS, OURS, SWITCHES, batch, build, histories
 
 LENGTHS = [1, 12, 3, 7, 7, 2, 9, 5]
 switches = pytest.mark.parametrize(("name", "settings"), SWITCHES, ids=lambda each: str(each))
@@ -67,7 +67,9 @@ def test_chunks_give_the_loss_and_gradients_of_the_padded_batch(
         torch.testing.assert_close(loss, padded_loss, rtol=1e-10, atol=0)
         assert gradients.keys() == padded.keys()
         for key, gradient in gradients.items():
-            torch.testing.assert_close(gradient, padded[key], rtol=1e-7, atol=1e-12, msg=lambda text, k=key: f"{k}: {text}")
+            torch.testing.assert_close(
+                gradient, padded[key], rtol=1e-7, atol=1e-12, msg=lambda text, k=key: f"{k}: {text}"
+            )
 
 
 @switches

@@ -16,7 +16,6 @@ import torch
 import yaml
 from recbole.evaluator import Collector, Evaluator
 from safetensors.torch import load_file
-from tests.models import OURS
 
 import recbole_sigma.trainer
 from recbole_sigma.config import Config
@@ -26,10 +25,18 @@ from recbole_sigma.evaluation.ranks import Ranks, metrics_of_ranks
 from recbole_sigma.quick_start import RunResult, run
 from recbole_sigma.registry import find_model
 from recbole_sigma.run_folder import RunFolder, write_whole
+from tests.models import OURS
 
 SMALL = {
-    "MAX_ITEM_LIST_LENGTH": 10, "use_gpu": False, "show_progress": False, "threads": 1, "user_inter_num_interval": "[0,40]",
-}  # fmt: skip
+    "MAX_ITEM_LIST_LENGTH": 10,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "user_inter_num_interval": "[0,40]",
+}
+FILES = {"config.yaml", "items.json", "metrics.csv", "model.safetensors", "ranks-test.npz", "ranks-valid.npz"}
+KEYS = "model dataset seed protocol epochs best_epoch valid test n_parameters seconds_per_epoch samples_per_second"
+KEYS += " eval_seconds peak_memory_mb device backend versions command"
 OUR_SIZE = {"hidden_size": 16, "d_state": 4}
 
 
@@ -63,15 +70,11 @@ def test_a_run_leaves_all_that_it_promises(small_run: Callable[..., RunResult], 
     done = small_run(model)
     names = {path.name for path in done.folder.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
-    assert events and names - events == {
-        "config.yaml", "items.json", "metrics.csv", "model.safetensors", "ranks-test.npz", "ranks-valid.npz", "result.json",
-    }  # fmt: skip
+    assert events and names - events == FILES | {"result.json"}
     assert re.fullmatch(rf"{model}-ml-100k-\d{{8}}-\d{{6}}-[0-9a-f]{{6}}", done.folder.name)
 
     result = result_of(done)
-    assert {"model", "dataset", "seed", "protocol", "epochs", "best_epoch", "valid", "test", "n_parameters",
-            "seconds_per_epoch", "samples_per_second", "eval_seconds", "peak_memory_mb", "device", "backend", "versions",
-            "command"} <= result.keys()  # fmt: skip
+    assert set(KEYS.split()) <= result.keys()
     assert result["valid"] == done.valid and result["test"] == done.test
     for part in ("valid", "test"):
         ranks = Ranks.load(done.folder / f"ranks-{part}.npz")
@@ -133,7 +136,9 @@ def test_a_runs_config_file_repeats_it(small_run: Callable[..., RunResult]):
     assert second.test == first.test and second.valid == first.valid
 
 
-def test_test_data_is_ranked_once_and_after_training(small_run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch):
+def test_test_data_is_ranked_once_and_after_training(
+    small_run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
+):
     seen: list[str] = []
     original = recbole_sigma.trainer.SequenceTrainer.ranks
 
@@ -161,12 +166,16 @@ def test_a_score_that_is_nan_ends_the_run_with_an_error(small_run: Callable[...,
         return scores
 
     monkeypatch.setattr(find_model("Mamba4Rec"), "full_sort_predict", poisoned)
-    with pytest.raises(UserError, match="validation, epoch 0, batch 0: row 0 .* NaN or infinite: try a lower learning_rate"):
+    with pytest.raises(
+        UserError, match=r"validation, epoch 0, batch 0: row 0 .* NaN or infinite: try a lower learning_rate"
+    ):
         small_run("Mamba4Rec")
 
 
 def test_a_loss_that_is_nan_ends_the_run_with_an_error(small_run: Callable[..., RunResult], monkeypatch: Any):
-    monkeypatch.setattr(find_model("Mamba4Rec"), "calculate_loss", lambda self, batch: self.item_embedding.weight.sum() * float("nan"))
+    monkeypatch.setattr(
+        find_model("Mamba4Rec"), "calculate_loss", lambda self, batch: self.item_embedding.weight.sum() * float("nan")
+    )
     with pytest.raises(UserError, match="the loss is nan in epoch 0, batch 0: try a lower learning_rate"):
         small_run("Mamba4Rec")
 
@@ -203,7 +212,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
 def test_the_command_line_prints_both_columns_and_the_folder_last(tmp_path: Path):
     arguments = [f"--{key}={value}" for key, value in {**SMALL, **OUR_SIZE}.items()]
     command = [sys.executable, "-m", "recbole_sigma.cli", "train", "--model=Mamba4Rec", "--epochs=1", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["valid", "test"]

@@ -19,7 +19,8 @@ class SequenceConv(nn.Conv1d):
 
     def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:  # type: ignore[override]
         """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        width, margin = self.kernel_size[0], self.padding[0]
+        width = self.kernel_size[0]
+        margin = width // 2
         padded = F.pad(zero_padding(hidden, lengths), (0, 0, margin, margin))
         if last:
             neighbours = torch.cat([last_real(padded, lengths + k) for k in range(width)], dim=-1)

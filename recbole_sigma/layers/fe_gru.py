@@ -29,9 +29,11 @@ class FeatureExtractGRU(nn.Module):
             features = self.conv(hidden, lengths)
             if self.residual:
                 features = features + hidden
-        states = gru(features, *self._weights(), lengths=lengths)
+        states = gru(features, *self._weights(), lengths)
         return last_real(states, lengths) if last else states
 
-    def _weights(self) -> list[Tensor]:
-        """weight_ih, weight_hh and, if there are any, bias_ih, bias_hh: torch.nn.GRU keeps them under these names."""
-        return list(self.gru.parameters())
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """weight_ih, weight_hh, bias_ih, bias_hh"""
+        weight_ih, weight_hh, *biases = self.gru.parameters()
+        bias_ih, bias_hh = biases or (None, None)
+        return weight_ih, weight_hh, bias_ih, bias_hh

@@ -61,6 +61,7 @@ class Mamba(nn.Module):
 
     def _scan(self, x: Tensor, z: Tensor | None, lengths: Tensor) -> Tensor:
         """Convolution and selective scan: (B, L, E) -> (B, L, E)"""
+        assert self.conv1d.bias is not None
         x = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", lengths=lengths)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         delta = F.linear(dt, self.dt_proj.weight)

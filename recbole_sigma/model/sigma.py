@@ -1,4 +1,4 @@
-"""SIGMA: selective gated Mamba (Liu et al., arXiv 2408.11451), by the paper's equations or as its authors released it."""
+"""SIGMA, selective gated Mamba (Liu et al., arXiv 2408.11451): the paper's equations, or what its authors released."""
 
 from typing import Any, ClassVar
 
