@@ -21,7 +21,7 @@ from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import metrics_of_ranks
 from recbole_sigma.model.sequence import SequenceModel
-from recbole_sigma.ops import CudaExtensionMissing, active_backend
+from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.run_folder import RunFolder
 from recbole_sigma.trainer import SequenceTrainer
 
@@ -110,7 +110,7 @@ def _backend(config: Config) -> str:
         return "torch"
     try:
         return active_backend(config["device"])
-    except CudaExtensionMissing as error:
+    except CudaExtensionError as error:
         raise UserError(" ".join(str(error).split())) from None
 
 
