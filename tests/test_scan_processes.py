@@ -43,17 +43,17 @@ if __name__ == "__main__":
     expected = scan()
     context = multiprocessing.get_context(sys.argv[1])
     queue = context.Queue()
-    children = [context.Process(target=work, args=(queue,)) for _ in range(2)]
+    children = [context.Process(target=work, args=(queue,))]
     for child in children:
         child.start()
     results = [queue.get(timeout=90) for _ in children]
-    assert results == [expected, expected], (results, expected)
+    assert results == [expected], (results, expected)
     assert scan() == expected
 """
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_started_after_the_parent_used_the_kernels_get_the_same_results(method, tmp_path):
+def test_a_worker_started_after_the_parent_used_the_kernels_gets_the_same_result(method, tmp_path):
     if not hasattr(os, "fork") and method == "fork":
         pytest.skip("no fork here")
     script = tmp_path / "workers.py"
