@@ -64,7 +64,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, content: Any) -> None:
         """A YAML file of plain values."""
-        self.write_text(name, yaml.safe_dump(content, sort_keys=True, allow_unicode=True))
+        self.write_text(name, yaml.safe_dump(content, sort_keys=True))
 
     def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """A compressed .npz file without pickles."""
