@@ -1,10 +1,10 @@
 """Seconds of our GRU and of torch.nn.GRU, forward and backward, on this machine's CPU.
 
-    python benchmarks/gru.py [--shapes 256x10 32x50] [--hidden 64] [--threads 2] [--repeats 30] [--ragged]
+    python benchmarks/gru.py [--shapes 256x10 32x50] [--hidden 64] [--threads 2] [--ragged]
 
 One run measures both in turn, so that a change of the machine's load meets both alike, and prints medians in
-milliseconds, the fastest of each in parentheses, and the ratio of the medians. torch is given no lengths: as in published
-code, it computes the padding.
+milliseconds, the fastest of each in parentheses, and the ratio of the medians. torch is given no lengths: as in
+published code, it computes the padding.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def compare(rows: int, length: int, hidden: int, repeats: int, ragged: bool) -> 
     grad = torch.randn(rows, length, hidden)
     lengths = 1 + torch.arange(rows) % length if ragged else None
     parameters = list(module.parameters())
-    runs: tuple[Callable[[], Tensor], ...] = (lambda: gru(x, *parameters, lengths=lengths), lambda: module(x)[0])
+    w_ih, w_hh, b_ih, b_hh = parameters
+    runs: list[Callable[[], Tensor]] = [lambda: gru(x, w_ih, w_hh, b_ih, b_hh, lengths), lambda: module(x)[0]]
     seconds: tuple[list[float], list[float]] = ([], [])
     for repeat in range(-2, repeats):  # two to warm up: the first compiles
         for run, taken in zip(runs, seconds, strict=True):

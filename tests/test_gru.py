@@ -188,6 +188,13 @@ def test_without_gradients_the_states_are_the_same():
     assert torch.equal(with_gradients, without)
 
 
+def test_the_backward_pass_can_be_repeated():
+    tensors = [tensor.requires_grad_() for tensor in arguments(5, 6, 7, 8)]
+    total = gru(*tensors).square().sum()
+    once = torch.autograd.grad(total, tensors, retain_graph=True)
+    assert all(map(torch.equal, once, torch.autograd.grad(total, tensors)))
+
+
 def test_results_are_the_same_bits_for_any_number_of_threads():
     # the recurrence alone: how torch's own products round is not ours to promise
     from recbole_sigma.ops.cpu.gru import recurrence_cpu

@@ -19,15 +19,17 @@ UNROLL = 4  # the kernels' products run over a multiple of this
 
 
 class _Recurrence(torch.autograd.Function):
+    """Overwrites its first argument with what the backward pass needs: fresh memory costs as much as the gates."""
+
     @staticmethod
-    def forward(ctx: Any, gates_x: Tensor, weight: Tensor, bias: Tensor, lengths: Array, keep: bool) -> Tensor:
-        (rows, length, wide), hidden = gates_x.shape, weight.shape[1]
+    def forward(ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, lengths: Array, keep: bool) -> Tensor:
+        (rows, length, wide), hidden = gates.shape, weight.shape[1]
         order = np.argsort(-lengths, kind="stable")
         parts = part_count(rows, int(lengths.sum()), weight.numel())
-        states = torch.empty(rows, length, hidden, dtype=gates_x.dtype)
-        gates = torch.empty(rows, length if keep else 0, 4 * hidden, dtype=gates_x.dtype)
+        states = torch.empty(rows, length, hidden, dtype=gates.dtype)
+        hidden_n = torch.empty(rows, length if keep else 0, hidden, dtype=gates.dtype)
         transposed = as_array(pad_rows(weight.T))
-        arguments = order, lengths, as_rows(gates_x), transposed, as_array(bias), states.numpy(), gates.numpy()
+        arguments = order, lengths, as_array(gates), transposed, as_array(bias), states.numpy(), hidden_n.numpy()
 
         def start_worker() -> Callable[[int], None]:
             h = np.zeros((TILE, len(transposed)), transposed.dtype)
@@ -36,14 +38,14 @@ class _Recurrence(torch.autograd.Function):
 
         run_parts(parts, start_worker)
         if keep:
-            ctx.save_for_backward(weight, states, gates)
+            ctx.save_for_backward(weight, states, gates, hidden_n)
             ctx.order, ctx.lengths, ctx.parts = order, lengths, parts
         return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_states: Tensor) -> tuple[Tensor | None, ...]:
-        weight, states, gates = ctx.saved_tensors
+        weight, states, gates, hidden_n = ctx.saved_tensors
         (rows, length, hidden), wide, parts = states.shape, len(weight), ctx.parts
         later_steps = np.maximum(ctx.lengths - 1, 0)
         starts = np.cumsum(later_steps) - later_steps
@@ -54,8 +56,8 @@ class _Recurrence(torch.autograd.Function):
         padded = as_array(pad_rows(weight))
         grad_bias = np.zeros((parts, wide), padded.dtype)
         arguments = (
-            ctx.order, ctx.lengths, padded, states.numpy(), gates.numpy(), as_rows(grad_states), starts,
-            grad_x.numpy(), grad_h.numpy(), previous.numpy(), grad_bias,
+            ctx.order, ctx.lengths, padded, states.numpy(), gates.numpy(), hidden_n.numpy(),
+            as_rows(grad_states), starts, grad_x.numpy(), grad_h.numpy(), previous.numpy(), grad_bias,
         )  # fmt: skip
 
         def start_worker() -> Callable[[int], None]:
@@ -83,11 +85,13 @@ def pad_rows(matrix: Tensor) -> Tensor:
 def recurrence_cpu(gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor | None, lengths: Tensor | None) -> Tensor:
     """The steps of `recbole_sigma.ops.gru.gru` after the input's projection; float64 stays, all else becomes float32.
 
+    Takes `gates_x` over: the backward pass keeps the gates in its memory. Nobody else may read it afterwards.
+
     (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D)
     """
     rows, length, _ = gates_x.shape
     dtype = torch.float64 if gates_x.dtype == torch.float64 else torch.float32
     bias = weight_hh.new_zeros(len(weight_hh)) if bias_hh is None else bias_hh
-    tensors = gates_x.to(dtype), weight_hh.to(dtype), bias.to(dtype)
+    tensors = gates_x.to(dtype).contiguous(), weight_hh.to(dtype), bias.to(dtype)
     keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return _Recurrence.apply(*tensors, row_ends(rows, length, lengths), keep)

@@ -57,33 +57,34 @@ def add_product(left: Any, right: Any, out: Any) -> None:
 
 
 @inlined
-def advance(b: Any, t: Any, i: Any, gates_x: Any, gates_h: Any, h: Any, states: Any, gates: Any) -> None:
-    """Row i of the tile, row b of the batch, to its state at step t; keeps r, z, n and the hidden part of n."""
+def advance(b: Any, t: Any, i: Any, gates: Any, gates_h: Any, h: Any, states: Any, hidden_n: Any) -> None:
+    """Row i of the tile, row b of the batch, to its state at step t; keeps r, z, n and n's hidden part if wanted."""
     D = states.shape[2]
     for j in range(D):
         to_n = gates_h[i, 2 * D + j]
-        r = sigmoid(gates_x[b, t, j] + gates_h[i, j])
-        z = sigmoid(gates_x[b, t, D + j] + gates_h[i, D + j])
-        n = tanh(gates_x[b, t, 2 * D + j] + r * to_n)
+        r = sigmoid(gates[b, t, j] + gates_h[i, j])
+        z = sigmoid(gates[b, t, D + j] + gates_h[i, D + j])
+        n = tanh(gates[b, t, 2 * D + j] + r * to_n)
         state = n + z * (h[i, j] - n)
         h[i, j] = state
         states[b, t, j] = state
-        if gates.shape[1] > 0:
+        if hidden_n.shape[1] > 0:
             gates[b, t, j] = r
             gates[b, t, D + j] = z
             gates[b, t, 2 * D + j] = n
-            gates[b, t, 3 * D + j] = to_n
+            hidden_n[b, t, j] = to_n
 
 
 @kernel
 def gru_forward(
-    first: Any, step: Any, order: Any, lengths: Any, gates_x: Any, weight: Any, bias: Any, states: Any, gates: Any,
+    first: Any, step: Any, order: Any, lengths: Any, gates: Any, weight: Any, bias: Any, states: Any, hidden_n: Any,
     h: Any, gates_h: Any,
 ) -> None:  # fmt: skip
     """Tiles first, first + step, ... of the rows in `order`, which is by falling length.
 
-    order, lengths (B,) int64; gates_x (B, L, 3D); weight (D', 3D), transposed, D' = D rounded up to a multiple of 4,
-    zero there; bias (3D,); states (B, L, D); gates (B, L, 4D), or (B, 0, 4D) where no gradient is wanted.
+    order, lengths (B,) int64; gates (B, L, 3D), the input's part of the preactivations; weight (D', 3D), transposed, D'
+    being D rounded up to a multiple of 4, zero there; bias (3D,). Writes states (B, L, D) and, for the backward pass,
+    r, z, n over gates and n's hidden part to hidden_n (B, L, D), unless that is (B, 0, D).
     Scratch: h (TILE, D'), zero in the columns beyond D; gates_h (TILE, 3D).
     """
     B, L, D = states.shape
@@ -103,7 +104,7 @@ def gru_forward(
             for i in range(rows):
                 b = order[start + i]
                 if t < lengths[b]:
-                    advance(b, t, i, gates_x, gates_h, h, states, gates)
+                    advance(b, t, i, gates, gates_h, h, states, hidden_n)
         for i in range(rows):
             b = order[start + i]
             for t in range(lengths[b], L):
@@ -113,7 +114,7 @@ def gru_forward(
 
 @inlined
 def retreat(
-    b: Any, t: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, grad_states: Any,
+    b: Any, t: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, hidden_n: Any, grad_states: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
     """Row i's gradients at step t: slopes, of the hidden preactivations; carry, that of h_t in, its share by z out."""
@@ -121,12 +122,12 @@ def retreat(
     one = states.dtype.type(1)
     zero = states.dtype.type(0)
     for j in range(D):
-        r, z, n, to_n = gates[b, t, j], gates[b, t, D + j], gates[b, t, 2 * D + j], gates[b, t, 3 * D + j]
+        r, z, n = gates[b, t, j], gates[b, t, D + j], gates[b, t, 2 * D + j]
         before = states[b, t - 1, j] if t > 0 else zero
         grad = grad_states[b, t, j] + carry[i, j]
         grad_n = grad * (one - z) * (one - n * n)
         grad_z = grad * (before - n) * z * (one - z)
-        grad_r = grad_n * to_n * r * (one - r)
+        grad_r = grad_n * hidden_n[b, t, j] * r * (one - r)
         carry[i, j] = grad * z
         grad_x[b, t, j] = grad_r
         grad_x[b, t, D + j] = grad_z
@@ -146,14 +147,15 @@ def retreat(
 @kernel
 def gru_backward(
     first: Any, step: Any,
-    order: Any, lengths: Any, weight: Any, states: Any, gates: Any, grad_states: Any, starts: Any,
+    order: Any, lengths: Any, weight: Any,
+    states: Any, gates: Any, hidden_n: Any, grad_states: Any, starts: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
     """As `gru_forward`, in which `first` is also the part; weight (3D', D), not transposed, rows beyond 3D zero.
 
-    Writes grad_x (B, L, 3D), the gradient of gates_x, and adds to grad_bias (parts, 3D). For the weight's gradient it
-    packs each row's steps but the first, from starts[b] on: grad_h (P, 3D), the gradient of the hidden preactivations,
-    and previous (P, D), the states they come from.
+    Writes grad_x (B, L, 3D), the gradient of the input's part, and adds to grad_bias (parts, 3D). For the weight's
+    gradient it packs each row's steps but the first, from starts[b] on: grad_h (P, 3D), the gradient of the hidden
+    preactivations, and previous (P, D), the states they come from.
     Scratch: carry (TILE, D); slopes (TILE, 3D'), zero in the columns beyond 3D.
     """
     B, L, D = states.shape
@@ -171,7 +173,7 @@ def gru_backward(
                 b = order[start + i]
                 if t < lengths[b]:
                     retreat(
-                        b, t, i, first, starts[b] + t - 1, states, gates, grad_states,
+                        b, t, i, first, starts[b] + t - 1, states, gates, hidden_n, grad_states,
                         grad_x, grad_h, previous, grad_bias, carry, slopes,
                     )  # fmt: skip
             if t > 0:
