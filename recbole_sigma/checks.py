@@ -28,8 +28,11 @@ _AT_LEAST_ONE = {
     "epochs", "train_batch_size", "eval_batch_size", "eval_step", "MAX_ITEM_LIST_LENGTH", "topk",
     "length_ratio", "nproc", "threads",
     "embedding_size", "hidden_size", "inner_size", "n_layers", "num_layers", "n_heads",
+    "d_state", "d_conv", "expand",
 }  # fmt: skip
-_AT_LEAST_ZERO = {"seed", "worker", "stopping_step", "weight_decay", "loss_decimal_place", "metric_decimal_place"}
+_AT_LEAST_ZERO = {
+    "seed", "worker", "stopping_step", "weight_decay", "loss_decimal_place", "metric_decimal_place", "r",
+}  # fmt: skip
 _LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
