@@ -19,7 +19,7 @@ from recbole.utils import init_seed
 from recbole_sigma.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.ranks import metrics_of_ranks
+from recbole_sigma.evaluation.ranks import METRICS, metrics_of_ranks
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.run_folder import RunFolder
@@ -62,6 +62,7 @@ def run(
     _log_to_terminal(config["state"])
     if config["threads"]:
         torch.set_num_threads(config["threads"])
+    _check_metrics(config)
     backend = _backend(config)
     init_seed(config["seed"], config["reproducibility"])
     data = create_dataset(config)
@@ -102,6 +103,15 @@ def run(
     }
     folder.write_json("result.json", result)
     return RunResult(folder.path, best.epoch, metrics["valid"], metrics["test"])
+
+
+def _check_metrics(config: Config) -> None:
+    """Refuse a metric that is not computed from ranks."""
+    for name in config["metrics"]:
+        if name.lower() not in METRICS:
+            raise UserError(
+                f"metrics must be among Hit, NDCG, MRR, got {name!r} (with one target a user, Recall is Hit)"
+            )
 
 
 def _backend(config: Config) -> str:

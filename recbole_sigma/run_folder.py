@@ -92,8 +92,9 @@ class RunFolder:
     def add_epoch(self, row: Mapping[str, Any]) -> None:
         """One more row of metrics.csv."""
         self._epochs.append(row)
+        columns = list(dict.fromkeys(name for each in self._epochs for name in each))
         text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(self._epochs[0]), lineterminator="\n")
+        table = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
         table.writeheader()
         table.writerows(self._epochs)
         self.write_text("metrics.csv", text.getvalue())

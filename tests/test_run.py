@@ -186,6 +186,18 @@ def test_data_without_enough_history_is_refused(no_training: None, tmp_path: Pat
         run("Mamba4Rec", "tiny", settings={"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")})
 
 
+def test_a_metric_that_ranks_do_not_give_is_refused(no_training: None, small_run: Callable[..., RunResult]):
+    with pytest.raises(UserError, match="metrics must be among Hit, NDCG, MRR, got 'Precision'"):
+        small_run("Mamba4Rec", metrics=["NDCG", "Precision"])
+
+
+def test_evaluation_every_other_epoch_leaves_blanks_between(small_run: Callable[..., RunResult]):
+    done = small_run("Mamba4Rec", epochs=3, eval_step=2)
+    rows = list(csv.DictReader((done.folder / "metrics.csv").open()))
+    assert [bool(row["ndcg@10"]) for row in rows] == [False, True, True]
+    assert all(row["loss"] for row in rows)
+
+
 def test_a_checkpoint_dir_that_is_a_file_is_refused(no_training: None, tmp_path: Path):
     (tmp_path / "saved").write_text("")
     with pytest.raises(UserError, match="checkpoint_dir: cannot make the folder"):
