@@ -176,8 +176,6 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
         ({"time_order": "exactly"}, "time_order must be one of exact, recbole, got 'exactly'"),
         ({"loss_type": "MSE"}, "loss_type must be one of CE, BPR, got 'MSE'"),
         ({"dropout_prob": 1.0}, "dropout_prob must be at least 0 and less than 1, got 1.0"),
-        ({"d_state": 0}, "d_state must be at least 1, got 0"),
-        ({"r": -1}, "r must be at least 0, got -1"),
         ({"metrics": ["Hits"]}, "There is no metric named 'Hits'"),
         (
             {"valid_metric": "NDCG@20"},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from recbole_sigma.errors import UserError
 from recbole_sigma.layers.padding import last_real
 from recbole_sigma.model.sequence import length_chunks
 from tests.models import N_ITEMS, OURS, SWITCHES, batch, build, histories
@@ -102,6 +103,22 @@ CHANGES = [
     ({"ssm_init": "published"}, {"ssm_init": "mamba"}),
     ({"num_layers": 2}, {}),
 ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"d_state": 0}, "d_state must be at least 1, got 0"),
+        ({"r": -1}, "r must be at least 0, got -1"),
+        ({"form": "peper"}, "form must be one of paper, released, got 'peper'"),
+        ({"fe_conv": True}, "fe_conv must be text, got true"),
+        ({"gate_dropout": 1}, "gate_dropout must be at least 0 and less than 1, got 1"),
+    ],
+)
+def test_a_switch_that_cannot_be_is_refused(sample_config: Callable[..., Any], settings: Any, line: str):
+    with pytest.raises(UserError) as caught:
+        sample_config("SIGMA", **settings)
+    assert str(caught.value) == line
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
