@@ -1,7 +1,5 @@
 """Each equation against a slow version written here, in float64."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.ops.softmax import softmax_loss
+from tests.slow import linear, sigmoid, silu, slow_conv, slow_feed_forward, slow_gru, slow_mamba
 
 LENGTHS = torch.tensor([7, 1, 4, 2])
 WIDTH, D = 7, 6
@@ -33,35 +32,10 @@ def rows() -> Tensor:
     return torch.randn(len(LENGTHS), WIDTH, D)
 
 
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-def silu(x: np.ndarray) -> np.ndarray:
-    return x * sigmoid(x)
-
-
-def linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
-    weight = layer.weight.detach().numpy()
-    out = np.array([sum(weight[i, j] * x[j] for j in range(len(x))) for i in range(len(weight))])
-    return out if layer.bias is None else out + layer.bias.detach().numpy()
-
-
 def assert_rows_equal(found: Tensor, slow) -> None:
     """`slow(row, number)` gives (length, D) for one row without its padding."""
     for number, length in enumerate(LENGTHS.tolist()):
         np.testing.assert_allclose(found[number, :length].detach().numpy(), slow(number, length), rtol=1e-9, atol=1e-11)
-
-
-def slow_conv(layer: SequenceConv, x: np.ndarray) -> np.ndarray:
-    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
-    half = weight.shape[2] // 2
-    out = np.tile(bias, (len(x), 1))
-    for position in range(len(x)):
-        for k in range(weight.shape[2]):
-            if 0 <= position + k - half < len(x):
-                out[position] += weight[:, :, k] @ x[position + k - half]
-    return out
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 10))
@@ -126,19 +100,6 @@ def test_released_gates_pass_the_forward_gate_into_the_flipped_one():
     assert_rows_equal(flipped_gate, lambda row, length: 1 + slow_flipped(row, length))
 
 
-def slow_gru(gru: nn.GRU, x: np.ndarray) -> np.ndarray:
-    w_ih, w_hh = gru.weight_ih_l0.detach().numpy(), gru.weight_hh_l0.detach().numpy()
-    b_ih = gru.bias_ih_l0.detach().numpy() if gru.bias else np.zeros(len(w_ih))
-    b_hh = gru.bias_hh_l0.detach().numpy() if gru.bias else np.zeros(len(w_hh))
-    h, out = np.zeros(D), []
-    for each in x:
-        (ir, iz, i_n), (hr, hz, hn) = (np.split(w @ v + b, 3) for w, v, b in ((w_ih, each, b_ih), (w_hh, h, b_hh)))
-        r, z = sigmoid(ir + hr), sigmoid(iz + hz)
-        h = (1 - z) * np.tanh(i_n + r * hn) + z * h
-        out.append(h)
-    return np.array(out)
-
-
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("conv", ["conv", "residual", "none"])
 def test_fe_gru_is_a_gru_of_the_convolution(conv: str, bias: bool):
@@ -154,31 +115,8 @@ def test_fe_gru_is_a_gru_of_the_convolution(conv: str, bias: bool):
 
 def test_feed_forward_is_gelu_between_two_products_with_residual_and_norm():
     layer, x = FeedForward(D, 0.2).eval(), torch.randn(D)
-    inner = linear(layer.inner, x.numpy())
-    gelu = np.array([each * 0.5 * (1 + math.erf(each / math.sqrt(2))) for each in inner])
-    out = linear(layer.outer, gelu) + x.numpy()
-    expected = (out - out.mean()) / np.sqrt(out.var() + 1e-12)
+    expected = slow_feed_forward(layer, x.numpy())
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, rtol=1e-9)
-
-
-def slow_mamba(block: Mamba, x: np.ndarray) -> np.ndarray:
-    """Algorithm 2 of the paper, one item after the other; (L, D) -> (L, D)."""
-    E, N, R = block.d_inner, block.d_state, block.dt_rank
-    A = -np.exp(block.A_log.detach().numpy())
-    skip = block.D.detach().numpy()
-    conv, conv_bias = block.conv1d.weight.detach().numpy()[:, 0], block.conv1d.bias.detach().numpy()
-    width = conv.shape[1]
-    projected = np.array([linear(block.in_proj, each) for each in x])
-    window, state, out = np.zeros((width, E)), np.zeros((E, N)), []
-    for xz in projected:
-        window = np.vstack([window[1:], xz[:E]])
-        u = silu((window * conv.T).sum(0) + conv_bias)
-        low = linear(block.x_proj, u)
-        delta = np.log1p(np.exp(linear(block.dt_proj, low[:R])))
-        B, C = low[R : R + N], low[R + N :]
-        state = np.exp(delta[:, None] * A) * state + (delta * u)[:, None] * B
-        out.append(linear(block.out_proj, (state @ C + skip * u) * silu(xz[E:])))
-    return np.array(out)
 
 
 def test_mamba_block_is_the_recurrence_one_item_after_the_other():

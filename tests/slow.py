@@ -1,0 +1,81 @@
+"""Slow versions of the papers' equations: one row, one item after the other, in NumPy and float64."""
+
+import math
+
+import numpy as np
+from torch import nn
+
+from recbole_sigma.layers.convolution import SequenceConv
+from recbole_sigma.layers.feed_forward import FeedForward
+from recbole_sigma.layers.mamba import Mamba
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x * sigmoid(x)
+
+
+def linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
+    weight = layer.weight.detach().numpy()
+    out = np.array([sum(weight[i, j] * x[j] for j in range(len(x))) for i in range(len(weight))])
+    return out if layer.bias is None else out + layer.bias.detach().numpy()
+
+
+def slow_conv(layer: SequenceConv, x: np.ndarray) -> np.ndarray:
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    half = weight.shape[2] // 2
+    out = np.tile(bias, (len(x), 1))
+    for position in range(len(x)):
+        for k in range(weight.shape[2]):
+            if 0 <= position + k - half < len(x):
+                out[position] += weight[:, :, k] @ x[position + k - half]
+    return out
+
+
+def slow_gru(gru: nn.GRU, x: np.ndarray) -> np.ndarray:
+    w_ih, w_hh = gru.weight_ih_l0.detach().numpy(), gru.weight_hh_l0.detach().numpy()
+    b_ih = gru.bias_ih_l0.detach().numpy() if gru.bias else np.zeros(len(w_ih))
+    b_hh = gru.bias_hh_l0.detach().numpy() if gru.bias else np.zeros(len(w_hh))
+    h, out = np.zeros(gru.hidden_size), []
+    for each in x:
+        (ir, iz, i_n), (hr, hz, hn) = (np.split(w @ v + b, 3) for w, v, b in ((w_ih, each, b_ih), (w_hh, h, b_hh)))
+        r, z = sigmoid(ir + hr), sigmoid(iz + hz)
+        h = (1 - z) * np.tanh(i_n + r * hn) + z * h
+        out.append(h)
+    return np.array(out)
+
+
+def slow_mamba(block: Mamba, x: np.ndarray) -> np.ndarray:
+    """Algorithm 2 of the paper, one item after the other; (L, D) -> (L, D)."""
+    E, N, R = block.d_inner, block.d_state, block.dt_rank
+    A = -np.exp(block.A_log.detach().numpy())
+    skip = block.D.detach().numpy()
+    conv, conv_bias = block.conv1d.weight.detach().numpy()[:, 0], block.conv1d.bias.detach().numpy()
+    width = conv.shape[1]
+    projected = np.array([linear(block.in_proj, each) for each in x])
+    window, state, out = np.zeros((width, E)), np.zeros((E, N)), []
+    for xz in projected:
+        window = np.vstack([window[1:], xz[:E]])
+        u = silu((window * conv.T).sum(0) + conv_bias)
+        low = linear(block.x_proj, u)
+        delta = np.log1p(np.exp(linear(block.dt_proj, low[:R])))
+        B, C = low[R : R + N], low[R + N :]
+        state = np.exp(delta[:, None] * A) * state + (delta * u)[:, None] * B
+        out.append(linear(block.out_proj, (state @ C + skip * u) * silu(xz[E:])))
+    return np.array(out)
+
+
+def slow_norm(x: np.ndarray) -> np.ndarray:
+    """LayerNorm with weight 1 and bias 0 over the last axis."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+
+
+def slow_feed_forward(layer: FeedForward, x: np.ndarray) -> np.ndarray:
+    """(D,) -> (D,)"""
+    inner = linear(layer.inner, x)
+    gelu = np.array([each * 0.5 * (1 + math.erf(each / math.sqrt(2))) for each in inner])
+    return slow_norm(linear(layer.outer, gelu) + x)

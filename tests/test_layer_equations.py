@@ -1,0 +1,81 @@
+"""Whole layers of SIGMA and Mamba4Rec against the papers' equations, composed from the slow parts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_sigma.model.mamba4rec import Mamba4RecLayer
+from recbole_sigma.model.sigma import SIGMALayer
+from tests.models import build
+from tests.slow import linear, sigmoid, silu, slow_conv, slow_feed_forward, slow_gru, slow_mamba, slow_norm
+
+LENGTHS = [9, 1, 4, 6]
+
+
+def each(layer: Any, x: np.ndarray) -> np.ndarray:
+    return np.array([linear(layer, row) for row in x])
+
+
+def paper_gate(layer: SIGMALayer, x: np.ndarray) -> np.ndarray:
+    d = each(layer.gate.outer, slow_conv(layer.gate.conv, each(layer.gate.inner, x)))
+    return silu(d) + sigmoid(d)
+
+
+def released_factors(layer: SIGMALayer, x: np.ndarray, flipped: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    gate = layer.gate
+    d, d_flipped = x + each(gate.forward_inner, x), flipped + each(gate.flipped_inner, flipped)
+    forward = each(gate.silu_outer, silu(d)) + each(gate.sigmoid_outer, sigmoid(d))
+    return 1 + forward, 1 + each(gate.silu_outer, silu(d_flipped)) + each(gate.sigmoid_outer, sigmoid(forward))
+
+
+def slow_sigma(layer: SIGMALayer, x: np.ndarray) -> np.ndarray:
+    """Equations (1) to (12) for one row without padding, (L, D) -> (L, D)."""
+    split = max(len(x) - layer.flip.r, 0)
+    flipped = np.concatenate([x[:split][::-1], x[split:]])
+    state, flipped_state = slow_mamba(layer.mamba, x), slow_mamba(layer.flipped_mamba or layer.mamba, flipped)
+    read = x if layer.fe_gru.conv is None else slow_conv(layer.fe_gru.conv, x)
+    short_term = slow_gru(layer.fe_gru.gru, read)
+    shares = layer.shares.tolist()
+    if layer.released:
+        gate, flipped_gate = released_factors(layer, x, flipped)
+        mixed = shares[0] * gate * state + shares[1] * flipped_gate * flipped_state + shares[2] * short_term
+    else:
+        both = paper_gate(layer, x) * state + paper_gate(layer, flipped) * flipped_state
+        mixed = shares[0] * both + shares[1] * short_term
+    out = each(layer.projection, mixed) + (x if layer.stacked else 0)
+    out = slow_norm(out) if layer.released else out
+    return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
+
+
+def slow_mamba4rec(layer: Mamba4RecLayer, x: np.ndarray) -> np.ndarray:
+    out = slow_norm(slow_mamba(layer.mamba, x) + (x if layer.residual else 0))
+    return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
+
+
+@pytest.mark.parametrize(
+    ("name", "slow", "settings"),
+    [
+        ("SIGMA", slow_sigma, {"form": "paper", "fe_conv": "conv"}),
+        ("SIGMA", slow_sigma, {"form": "paper", "share_mamba": False, "num_layers": 2}),
+        ("SIGMA", slow_sigma, {"form": "released", "gate_dropout": 0.0, "fe_conv": "conv"}),
+        ("SIGMA", slow_sigma, {"form": "released", "gate_dropout": 0.0, "fe_conv": "none", "num_layers": 2}),
+        ("Mamba4Rec", slow_mamba4rec, {}),
+        ("Mamba4Rec", slow_mamba4rec, {"num_layers": 2}),
+    ],
+)
+def test_a_layer_is_its_papers_equations(
+    sample_config: Callable[..., Any], name: str, slow: Callable[..., Any], settings: dict[str, Any]
+):
+    model = build(sample_config, name, **({"r": 2} if name == "SIGMA" else {}), **settings).double()
+    with torch.no_grad():  # larger than at initialisation, so that every branch counts
+        for parameter in model.layers[0].parameters():
+            if parameter.dim() > 1:
+                parameter += 0.3 * torch.randn_like(parameter)
+    x = torch.randn(len(LENGTHS), max(LENGTHS), 16, dtype=torch.float64)
+    found = model.layers[0](x, torch.tensor(LENGTHS)).detach().numpy()
+    for row, length in enumerate(LENGTHS):
+        expected = slow(model.layers[0], x[row, :length].numpy())
+        np.testing.assert_allclose(found[row, :length], expected, rtol=1e-7, atol=1e-9)
