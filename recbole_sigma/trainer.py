@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class BestEpoch:
-    """Early stopping on full-precision scores; of equal scores the first is the best."""
+    """Early stopping on full-precision scores (RecBole: 4 decimals); of equal scores the first is the best."""
 
     patience: int
     bigger_is_better: bool = True
@@ -45,8 +45,8 @@ class BestEpoch:
 
     @property
     def exhausted(self) -> bool:
-        """Whether patience has run out."""
-        return self.waited >= self.patience > 0
+        """Whether patience has run out: more evaluations in vain than `patience`, as RecBole counts."""
+        return self.waited > self.patience
 
 
 class SequenceTrainer(Trainer):
