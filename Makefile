@@ -4,7 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 # Two workers of one thread each: tests are many small tensors, where threads cost more than they give.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
-DEMO := --model=SIGMA --dataset=ml-100k --epochs=10 --use_gpu=False
+# Short histories and small batches: some minutes on two cores; README says how to train in earnest.
+DEMO := --model=SIGMA --dataset=ml-100k --MAX_ITEM_LIST_LENGTH=10 --train_batch_size=512 --learning_rate=0.003 \
+	--epochs=4 --use_gpu=False
 
 .PHONY: install demo test lint
 install: $(INSTALLED)
