@@ -5,7 +5,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+KEPT_SCORES = 2**28  # most scores that torch's loss keeps for the backward pass: 1 GB in float32
 BLOCK_SCORES = 2**20  # scores held at a time, 4 MB in float32: about what a core's cache holds
 
 
@@ -44,8 +46,21 @@ class _BlockwiseLoss(torch.autograd.Function):
         return grad_hidden * scale, grad_weight * scale, None, None
 
 
+def _recomputed_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+    """torch's loss; scores that are too many to keep are computed a block at a time, and again in the backward pass."""
+    if len(hidden) * len(weight) <= KEPT_SCORES:
+        return F.cross_entropy(hidden @ weight.T, target)
+
+    def block_loss(rows: Tensor, own: Tensor) -> Tensor:
+        return F.cross_entropy(rows @ weight.T, own, reduction="sum")
+
+    n_rows = max(KEPT_SCORES // len(weight), 1)
+    blocks = zip(hidden.split(n_rows), target.split(n_rows), strict=True)
+    return torch.stack([checkpoint(block_loss, *each, use_reentrant=False) for each in blocks]).sum() / len(hidden)
+
+
 def softmax_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
     """Mean of -log softmax(hidden weight^T)[target]: (B, D), (V, D), (B,) -> ()."""
     if hidden.is_cuda or torch.is_autocast_enabled(hidden.device.type):
-        return F.cross_entropy(hidden @ weight.T, target)
+        return _recomputed_loss(hidden, weight, target)
     return _BlockwiseLoss.apply(hidden, weight, target, torch.is_grad_enabled())

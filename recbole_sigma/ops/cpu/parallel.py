@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 MOST_CHUNKS = 64
-FEW_ROWS = 16  # with fewer rows than this the channels are divided too
-NARROWEST_BLOCK = 32  # channels
+FEW_ROWS = 4  # with fewer rows than this the channels are divided too; each block reads B and C, and strides, anew
+NARROWEST_BLOCK = 64  # channels
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 
