@@ -31,24 +31,36 @@ class Batch(NamedTuple):
 class BatchSampler(Sampler[Batch]):
     """Batches of row numbers, in order, or shuffled anew each epoch by `generator`, as torch's RandomSampler does.
 
+    With `sizes`, (rows,), a batch is full when its sizes add up to `batch_size`, and holds one row at least.
     The state between two epochs is the pair (`epoch`, state of `generator`).
     """
 
-    def __init__(self, n_rows: int, batch_size: int, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, n_rows: int, batch_size: int, generator: torch.Generator | None, sizes: np.ndarray | None = None
+    ) -> None:
         self.n_rows = n_rows
         self.batch_size = batch_size
         self.generator = generator
+        self.sizes = sizes
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = self._permutation()
-        for number, start in enumerate(range(0, self.n_rows, self.batch_size)):
-            yield Batch(epoch, number, order[start : start + self.batch_size])
+        for number, rows in enumerate(np.split(order, self._ends(order)) if self.n_rows else ()):
+            yield Batch(epoch, number, rows)
         self._permutation()  # RandomSampler draws one more at the end of an epoch; the next epoch's depends on it
 
     def __len__(self) -> int:
-        return -(-self.n_rows // self.batch_size)
+        """With `sizes`, of a mean epoch: how many batches there are depends on the order."""
+        return -(-(self.n_rows if self.sizes is None else int(self.sizes.sum())) // self.batch_size)
+
+    def _ends(self, order: np.ndarray) -> np.ndarray:
+        """Where all batches but the last end."""
+        if self.sizes is None:
+            return np.arange(self.batch_size, self.n_rows, self.batch_size)
+        before = np.cumsum(self.sizes[order]) - self.sizes[order]
+        return np.flatnonzero(np.diff(before // self.batch_size)) + 1
 
     def _permutation(self) -> np.ndarray:
         if self.generator is None:
@@ -92,7 +104,8 @@ class _LeanLoader(AbstractDataLoader):
         self.generator.manual_seed(config["seed"])
         self.transform = construct_transform(config)
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        self.batches = BatchSampler(self.sample_size, self.step, self.generator if shuffle else None)
+        sizes = getattr(dataset.inter_feat, "n_targets", None)  # of windows
+        self.batches = BatchSampler(self.sample_size, self.step, self.generator if shuffle else None, sizes)
         DataLoader.__init__(
             self,
             dataset=_Rows(self.sample_size),
@@ -120,6 +133,29 @@ class TrainLoader(TrainDataLoader, _LeanLoader):
         if isinstance(self._sampler, UniformNegatives):
             self._sampler.seed(self.config["seed"], batch.epoch, batch.number)
         return super().collate_fn(batch.rows)
+
+
+class WindowLoader(TrainLoader):
+    """Random batches of windows, `train_batch_size` items to be predicted in each, with a negative for every one."""
+
+    def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = False) -> None:
+        super().__init__(config, dataset, sampler, shuffle)
+        if sampler is not None and (self.neg_sample_num != 1 or self.neg_sample_args["dynamic"]):
+            raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1, dynamic: False")
+
+    def collate_fn(self, batch: Batch) -> Interaction:
+        """The windows, (B, L); negatives depend on (seed, epoch, number of the batch) only."""
+        windows = self._dataset[batch.rows]
+        if self._sampler is not None:
+            positive = windows[self._dataset.iid_field]
+            row, position = positive.nonzero(as_tuple=True)
+            if isinstance(self._sampler, UniformNegatives):
+                self._sampler.seed(self.config["seed"], batch.epoch, batch.number)
+            users = windows[self._dataset.uid_field][row].numpy()
+            negative = torch.zeros_like(positive)
+            negative[row, position] = self._sampler.sample_by_user_ids(users, positive[row, position].numpy(), 1)
+            windows.update(Interaction({self.neg_prefix + self.iid_field: negative}))
+        return windows
 
 
 class EvalLoader(FullSortEvalDataLoader, _LeanLoader):

@@ -118,7 +118,7 @@ class Prefixes:
         """A field of all samples, or the batch of some."""
         if not isinstance(key, str):
             return self.batch(key)
-        if key not in self:
+        if key in self._dropped:
             raise KeyError(key)
         if key == self.names.list_length:
             return self._lengths

@@ -7,7 +7,8 @@ from recbole.data.utils import create_samplers
 from recbole.utils import ModelType
 
 from recbole_sigma.data.dataset import SequenceDataset
-from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives
+from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
+from recbole_sigma.data.windows import Windows
 from recbole_sigma.errors import UserError
 
 
@@ -30,10 +31,21 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     train, valid, test = dataset.build()
     sampler = _negative_sampler(config, dataset, [train, valid, test])
     return (
-        TrainLoader(config, train, sampler, shuffle=config["shuffle"]),
+        _train_loader(config, train, sampler),
         EvalLoader(config, valid, None),
         EvalLoader(config, test, None),
     )
+
+
+def _train_loader(config: Any, train: SequenceDataset, sampler: Any) -> TrainLoader:
+    if config["train_mode"] != "sequence":
+        return TrainLoader(config, train, sampler, shuffle=config["shuffle"])
+    if not getattr(config.model_class, "causal", False):
+        raise UserError(
+            "train_mode: sequence scores every position of a history in one pass, for which a position may not see the "
+            f"items after it, as in Mamba4Rec or RecMamba; for {config.model} write train_mode: prefix"
+        )
+    return WindowLoader(config, train.copy(Windows(train.inter_feat)), sampler, shuffle=config["shuffle"])
 
 
 def _negative_sampler(config: Any, dataset: SequenceDataset, parts: list[SequenceDataset]) -> Any:
