@@ -15,6 +15,5 @@ def zero_padding(hidden: Tensor, lengths: Tensor) -> Tensor:
 
 
 def last_real(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """(B, L, D), (B,) -> (B, D): each row at its last item."""
-    index = (lengths - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
-    return hidden.gather(1, index)[:, 0]
+    """(B, L, D), (B,) -> (B, D): each row at its last item. (Indexing; gather would keep `hidden` for its gradient.)"""
+    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]

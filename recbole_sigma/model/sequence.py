@@ -1,15 +1,23 @@
 """What all our models share: embedding, losses, scores, and encoding rows of similar length together."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.loss import BPRLoss
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.ops.softmax import softmax_loss
+
+TOKENS_TOGETHER = 2**17  # positions encoded together: what bounds the memory of a batch of long histories
+
+Encode = Callable[[Tensor, Tensor], Tensor]
 
 
 class SequenceModel(SequentialRecommender):
@@ -23,8 +31,9 @@ class SequenceModel(SequentialRecommender):
     layers: nn.ModuleList
 
     accepts_any_length = True
+    causal = False  # whether position t of `encode` depends on items 0 to t alone: what `train_mode: sequence` needs
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "loss_type": ("CE", "BPR"),
+        "loss_type": ("CE", "BPR", "BCE"),
         "ssm_init": ("mamba", "published"),
     }
 
@@ -32,11 +41,12 @@ class SequenceModel(SequentialRecommender):
         super().__init__(config, dataset)
         self.hidden_size: int = config["hidden_size"]
         self.loss_type: str = config["loss_type"]
+        self.train_mode: str = config["train_mode"]
         self.ssm_init: str = config["ssm_init"]
         self.length_ratio: float = config["length_ratio"] or 1.25
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])
-        self.embedding_norm = nn.LayerNorm(self.hidden_size, eps=1e-12)
+        self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
         self.bpr_loss = BPRLoss()
 
     def encode(self, hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -65,23 +75,45 @@ class SequenceModel(SequentialRecommender):
         Rows are encoded in chunks of similar length: the same result and gradient as one padded batch, at the cost of
         the real items.
         """
-        order = torch.argsort(lengths, stable=True)
-        represented = []
-        for rows in length_chunks(lengths[order], self.length_ratio):
-            chunk = order[rows]
-            items, own = item_seq[chunk], lengths[chunk]
-            hidden = self.embed(items[:, : int(own[-1])])
-            represented.append(self.encode_last(hidden, own))
-        return torch.cat(represented)[torch.argsort(order)]
+        return encode_in_chunks(self._represent_last, item_seq, lengths, self.length_ratio)
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean loss of a batch, (): softmax over all items (CE), or against one sampled item each (BPR)."""
-        representation = self.represent(interaction)
-        positive = interaction[self.POS_ITEM_ID]
+        """Mean loss of a batch, (): softmax over all items (CE), or against one sampled item each (BPR, BCE).
+
+        The mean is over rows, or with `train_mode: sequence` over all positions that have a target.
+        """
+        names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
+        items = [interaction[name] for name in names]
+        if self.train_mode == "sequence":
+            representation, items = self._represent_targets(interaction, items)
+        else:
+            representation = self.represent(interaction)
         if self.loss_type == "CE":
-            return softmax_loss(representation, self.item_embedding.weight, positive)
-        difference = [self._score(representation, interaction[field]) for field in (self.POS_ITEM_ID, self.NEG_ITEM_ID)]
-        return self.bpr_loss(*difference)
+            return softmax_loss(representation, self.item_embedding.weight, items[0])
+        positive, negative = (self._score(representation, each) for each in items)
+        if self.loss_type == "BPR":
+            return self.bpr_loss(positive, negative)
+        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+    def _represent_last(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
+        """(n, l), (n,) -> (n, D), rows of similar length"""
+        return self.encode_last(self.embed(item_seq), lengths)
+
+    def _represent_targets(self, interaction: Interaction, items: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """What each position that has a target knows of its past, (n, D), and `items` (B, L) at those, (n,) each."""
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        order = torch.argsort(lengths, stable=True)
+        item_seq, lengths, items = item_seq[order], lengths[order], [each[order] for each in items]
+        wanted = items[0] != 0
+
+        def encode(rows: Tensor, own: Tensor, here: Tensor) -> Tensor:
+            return self.encode(self.embed(rows), own)[here]
+
+        represented = [
+            part(encode)(item_seq[rows, :width], lengths[rows], wanted[rows, :width])
+            for rows, width, part in token_chunks(lengths, self.length_ratio)
+        ]
+        return torch.cat(represented), [each[wanted] for each in items]
 
     def represent(self, interaction: Interaction) -> Tensor:
         """Representations of a batch's histories, (B, D)."""
@@ -114,6 +146,48 @@ class SequenceModel(SequentialRecommender):
         if self.ssm_init == "published":
             for block in blocks:
                 block.init_published()
+
+
+def encode_in_chunks(encode: Encode, item_seq: Tensor, lengths: Tensor, ratio: float) -> Tensor:
+    """`encode` over rows of similar length at a time: (B, L), (B,) -> (B, D), rows in their order.
+
+    Args:
+        encode: (n, l), (n,) -> (n, D), of rows that are independent of each other and of l.
+        item_seq: (B, L), right-padded with 0.
+        lengths: (B,), at least 1.
+        ratio: see `length_chunks`.
+    """
+    order = torch.argsort(lengths, stable=True)
+    item_seq, lengths = item_seq[order], lengths[order]
+    represented = [
+        part(encode)(item_seq[rows, :width], lengths[rows]) for rows, width, part in token_chunks(lengths, ratio)
+    ]
+    return torch.cat(represented)[torch.argsort(order)]
+
+
+def token_chunks(lengths: Tensor, ratio: float) -> list[tuple[slice, int, Callable[[Any], Any]]]:
+    """`length_chunks`, cut further to at most TOKENS_TOGETHER positions: rows, width, and how to call what encodes.
+
+    If a batch has more positions than that, chunks are encoded once more in the backward pass instead of kept: memory
+    is that of one chunk, whatever the batch.
+    """
+    chunks = []
+    for rows in length_chunks(lengths, ratio):
+        width = int(lengths[rows.stop - 1])
+        step = max(TOKENS_TOGETHER // width, 1)
+        for start in range(rows.start, rows.stop, step):
+            chunks.append((slice(start, min(start + step, rows.stop)), width))
+    positions = sum((rows.stop - rows.start) * width for rows, width in chunks)
+    again = torch.is_grad_enabled() and positions > TOKENS_TOGETHER and len(chunks) > 1
+    return [(rows, width, _twice if again else _once) for rows, width in chunks]
+
+
+def _once(encode: Any) -> Any:
+    return encode
+
+
+def _twice(encode: Any) -> Any:
+    return partial(checkpoint, encode, use_reentrant=False)
 
 
 def length_chunks(lengths: Tensor, ratio: float) -> list[slice]:

@@ -1,0 +1,27 @@
+"""ECHO's learnable filter in the frequency domain (arXiv 2406.02638, section 3.3)."""
+
+import torch
+from torch import Tensor, nn
+
+from recbole_sigma.layers.padding import zero_padding
+
+
+class SpectralFilter(nn.Module):
+    """irfft(W * rfft(H)) along the history, dropout, residual, LayerNorm.
+
+    One complex weight a frequency and channel. The transform has a fixed length inside, with zeros behind the last
+    item: what a row becomes does not depend on the padding it comes with.
+    """
+
+    def __init__(self, hidden_size: int, slots: int, dropout: float) -> None:
+        super().__init__()
+        self.slots = slots
+        self.weight = nn.Parameter(torch.randn(slots // 2 + 1, hidden_size, 2) * 0.02)  # real and imaginary part
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L, D), (B,) -> (B, L, D), L at most `slots`"""
+        spectrum = torch.fft.rfft(zero_padding(hidden, lengths), n=self.slots, dim=1, norm="ortho")
+        filtered = torch.fft.irfft(spectrum * torch.view_as_complex(self.weight), n=self.slots, dim=1, norm="ortho")
+        return self.norm(self.dropout(filtered[:, : hidden.shape[1]]) + hidden)

@@ -1,0 +1,30 @@
+"""BERT4Rec (Sun et al., CIKM 2019, arXiv 1904.06690): RecBole's class, with settings and batches checked."""
+
+from typing import Any
+
+from recbole.data.interaction import Interaction
+from recbole.model.sequential_recommender.bert4rec import BERT4Rec as RecBoleBERT4Rec
+from torch import Tensor
+
+from recbole_sigma.errors import UserError
+
+
+class BERT4Rec(RecBoleBERT4Rec):
+    """RecBole's BERT4Rec. Masked items of a training batch come from RecBole's transform `mask_itemseq`."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        if self.mask_item_length < 1:
+            raise UserError(
+                f"mask_ratio times MAX_ITEM_LIST_LENGTH must be at least 1 (masked items that a row can train), got "
+                f"{self.mask_ratio} times {self.max_seq_length}"
+            )
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """RecBole's loss, (); 0 for a batch without a masked item, where RecBole divides by their number.
+
+        A mask at the first item counts for nothing in RecBole's loss, so that this happens to small last batches.
+        """
+        if not (interaction[self.MASK_INDEX] > 0).any():
+            return self.output_bias.sum() * 0
+        return super().calculate_loss(interaction)
