@@ -6,11 +6,14 @@ from typing import Any
 
 from recbole.utils import dataset_arguments
 
+from recbole_sigma.errors import UserError
 from recbole_sigma.settings import Given
 
 _CHOICES = {
     "time_order": ("exact", "recbole"),
     "loss_type": ("CE", "BPR"),
+    "train_mode": ("prefix", "sequence"),
+    "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
 }
@@ -22,17 +25,28 @@ _KIND_IF_NULL: dict[str, type] = {
     "dataset_save_path": str,
     "dataloaders_save_path": str,
 }
-# RecBole's files write these defaults as 0 or 1 and document them as fractions.
-_FRACTIONS = {"global_ratio", "spatial_ratio"}
+# From 0 to 1; RecBole's files write some of these defaults as whole numbers.
+_FRACTIONS = {"global_ratio", "spatial_ratio", "mask_ratio", "ft_ratio"}
 _AT_LEAST_ONE = {
     "epochs", "train_batch_size", "eval_batch_size", "eval_step", "MAX_ITEM_LIST_LENGTH", "topk",
     "length_ratio", "nproc", "threads",
     "embedding_size", "hidden_size", "inner_size", "n_layers", "num_layers", "n_heads",
-    "d_state", "d_conv", "expand",
+    "d_state", "d_conv", "expand", "topk_factor",
 }  # fmt: skip
 _AT_LEAST_ZERO = {
-    "seed", "worker", "stopping_step", "weight_decay", "loss_decimal_place", "metric_decimal_place", "r",
-}  # fmt: skip
+    "seed",
+    "worker",
+    "stopping_step",
+    "weight_decay",
+    "loss_decimal_place",
+    "metric_decimal_place",
+    "r",
+    "lmd",
+    "lmd_sem",
+    "initializer_range",
+    "layer_norm_eps",
+}
+_GREATER_THAN_ZERO = {"learning_rate", "tau"}  # fmt: skip
 _LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
@@ -47,6 +61,13 @@ def check(key: str, given: Given, default: Any, choices: Mapping[str, tuple[Any,
         wanted = _wrong_choice(key, value, {**_CHOICES, **choices}) or _out_of_range(key, value)
     if wanted:
         raise given.error(f"{key} must be {wanted}, got {_shown(value)}")
+
+
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Raise a UserError for settings that are right alone and wrong together."""
+    n_heads, hidden_size = settings.get("n_heads"), settings.get("hidden_size")
+    if isinstance(n_heads, int) and isinstance(hidden_size, int) and hidden_size % n_heads:
+        raise UserError(f"n_heads must divide hidden_size, {hidden_size}, got {n_heads}")
 
 
 def _wrong_kind(key: str, value: Any, default: Any) -> str | None:
@@ -104,10 +125,12 @@ def _out_of_range(key: str, value: Any) -> str | None:
             return "at least 1"
         if key in _AT_LEAST_ZERO and each < 0:
             return "at least 0"
-        if key == "learning_rate" and each <= 0:
+        if key in _GREATER_THAN_ZERO and each <= 0:
             return "greater than 0"
         if key == "seed" and each > _LARGEST_SEED:
             return f"at most {_LARGEST_SEED}"
+        if key in _FRACTIONS and not 0 <= each <= 1:
+            return "from 0 to 1"
         if "dropout" in key and not 0 <= each < 1:
             return "at least 0 and less than 1"
     return None

@@ -36,6 +36,14 @@ examples:
 """
 
 
+_MODELS_EXAMPLES = """
+examples:
+  recbole-sigma models
+  recbole-sigma models SIGMA
+  recbole-sigma models --items=50000
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse, with its complaints as UserErrors: one line, without the usage."""
 
@@ -73,6 +81,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"{_PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=_Parser)
     _add_train(commands)
+    _add_models(commands)
     return parser
 
 
@@ -87,6 +96,31 @@ def _add_train(commands: "argparse._SubParsersAction[_Parser]") -> None:
         allow_abbrev=False,
     )
     train.set_defaults(run=_train)
+
+
+def _add_models(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    models = commands.add_parser(
+        "models",
+        help="list the models, or one model's settings",
+        description="List the models with paper, number of parameters and defaults; with NAME, one model's settings.",
+        epilog=_MODELS_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    models.add_argument("name", nargs="?", metavar="NAME", help="a model, as the papers write it")
+    models.add_argument("--items", type=int, metavar="N", help="items to count parameters for (as amazon-beauty has)")
+    models.set_defaults(run=_models)
+
+
+def _models(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    if rest:
+        raise UserError(f"models takes a NAME and --items=N, got {rest[0]!r}")
+    if args.items is not None and args.items < 1:
+        raise UserError(f"--items must be at least 1, got {args.items}")
+    from recbole_sigma.catalogue import AMAZON_BEAUTY_ITEMS, model_page, models_table
+
+    items = args.items or AMAZON_BEAUTY_ITEMS
+    print(model_page(args.name, items) if args.name else models_table(items))
 
 
 def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:

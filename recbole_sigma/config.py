@@ -15,7 +15,7 @@ import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.checks import check
+from recbole_sigma.checks import check, check_together
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model
 from recbole_sigma.settings import Given, SettingsLoader, parse_overrides, plain, read_config_file, read_config_files
@@ -30,6 +30,7 @@ _WITHOUT_DEFAULT = {
     "local_rank", "world_size", "offset", "ip", "port",
 }  # fmt: skip
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
+_SAMPLED_LOSSES = ("BPR", "BCE")
 _KEYS_INSIDE = {
     "eval_args": ("split", "order", "group_by", "mode"),
     "train_neg_sample_args": tuple(_ONE_UNIFORM_SAMPLE),
@@ -127,6 +128,7 @@ class Config(RecBoleConfig):
 
         merged = copy.deepcopy({**defaults, **{key: given.value for key, given in self._given.items()}})
         merged.update(model=self.model, dataset=self.dataset)
+        check_together(merged)
         # RecBole replaces a mapping whole: `eval_args: {mode: uni100}` would bring a random split with it.
         merged["eval_args"] = {**defaults["eval_args"], **merged["eval_args"]}
         if merged["train_neg_sample_args"] is None and self._wants_negatives(merged):
@@ -138,6 +140,8 @@ class Config(RecBoleConfig):
         data_path = self.final_config_dict["data_path"]
         with _recbole_refusals():
             super()._set_default_parameters()
+        if self.final_config_dict.get("loss_type") in _SAMPLED_LOSSES:
+            self.final_config_dict["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
         self._check_valid_metric()
         folder = self._data_folder(Path(data_path))
         self.final_config_dict["data_path"] = str(folder)
@@ -176,7 +180,7 @@ class Config(RecBoleConfig):
         """Whether the model's loss compares an item with one that was not chosen."""
         if hasattr(self.model_class, "input_type"):
             return bool(self.model_class.input_type == InputType.PAIRWISE)
-        return bool(merged.get("loss_type") == "BPR")
+        return merged.get("loss_type") in _SAMPLED_LOSSES
 
     def _check_valid_metric(self) -> None:
         metrics, lengths = self.final_config_dict["metrics"], self.final_config_dict["topk"]

@@ -20,6 +20,7 @@ from recbole_sigma.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import METRICS, metrics_of_ranks
+from recbole_sigma.memory import keep_freed_memory
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.run_folder import RunFolder
@@ -62,6 +63,7 @@ def run(
     _log_to_terminal(config["state"])
     if config["threads"]:
         torch.set_num_threads(config["threads"])
+    keep_freed_memory()
     _check_metrics(config)
     backend = _backend(config)
     init_seed(config["seed"], config["reproducibility"])

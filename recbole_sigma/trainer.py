@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ from tqdm import tqdm
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import Ranks, metrics_of_ranks, target_ranks
+from recbole_sigma.memory import give_back_excess
 from recbole_sigma.run_folder import RunFolder
 
-SCORE_ROWS = 256  # rows whose ranks are counted together
+SCORES_TOGETHER = 2**27  # scores of a part of a batch, 512 MB in float32: with many items a batch is scored in parts
+RANK_ROWS = 256  # rows whose ranks are counted together
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
 
 logger = logging.getLogger(__name__)
@@ -106,7 +108,7 @@ class SequenceTrainer(Trainer):
     def _train_epoch(self, train_data: Any, epoch_idx: int, **_: Any) -> float:
         """Mean loss of one epoch."""
         self.model.train()
-        total, rows = 0.0, 0
+        total, samples = 0.0, 0
         for number, batch in enumerate(self._progress(train_data, f"epoch {epoch_idx}")):
             batch = batch.to(self.device)
             self.optimizer.zero_grad()
@@ -122,26 +124,24 @@ class SequenceTrainer(Trainer):
                 clip_grad_norm_(self.model.parameters(), **self.config["clip_grad_norm"])
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            total, rows = total + value * len(batch), rows + len(batch)
-        self.samples = rows
-        return total / rows
+            targets = int(torch.count_nonzero(batch[self.model.POS_ITEM_ID]))
+            total, samples = total + value * targets, samples + targets
+            give_back_excess()
+        self.samples = samples
+        return total / samples
 
     @torch.no_grad()
     def ranks(self, eval_data: Any, what: str) -> Ranks:
         """Rank of every evaluated user's target. Raises UserError when a score is NaN or infinite."""
         self.model.eval()
         dataset = eval_data.dataset
-        users, targets, ranks = [], [], []
+        users, targets = [], []
+        ranks: list[torch.Tensor] = []
         for number, (batch, _, _, positive) in enumerate(self._progress(eval_data, what.split(",")[0])):
-            scores = self.model.full_sort_predict(batch.to(self.device)).view(len(batch), dataset.item_num)
             try:
-                found = [
-                    target_ranks(*part)
-                    for part in zip(scores.split(SCORE_ROWS), positive.to(self.device).split(SCORE_ROWS), strict=True)
-                ]
+                ranks.extend(self._batch_ranks(batch, positive, dataset.item_num))
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None
-            ranks.extend(found)
             users.append(batch[dataset.uid_field].cpu())
             targets.append(positive.cpu())
         return Ranks(
@@ -150,6 +150,17 @@ class SequenceTrainer(Trainer):
             history_length=dataset.history_lengths(np.arange(len(dataset))),
             rank=torch.cat(ranks).numpy(),
         )
+
+    def _batch_ranks(self, batch: Any, positive: torch.Tensor, n_items: int) -> Iterator[torch.Tensor]:
+        """Ranks of a batch's targets, part by part. Raises FloatingPointError when a score is NaN or infinite."""
+        step = max(SCORES_TOGETHER // n_items, 1)
+        for start in range(0, len(batch), step):
+            rows = slice(start, start + step)
+            part = batch[rows].to(self.device)
+            scores = self.model.full_sort_predict(part).view(len(part), n_items)
+            targets = positive[rows].to(self.device)
+            for each in zip(scores.split(RANK_ROWS), targets.split(RANK_ROWS), strict=True):
+                yield target_ranks(*each)
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:
         return tqdm(batches, desc=f"{what:>12}", ncols=100, leave=False, disable=not self.show_progress)

@@ -1,0 +1,119 @@
+"""`recbole-sigma models`: the models that have defaults of their own, with paper, size and settings.
+
+Nothing is listed by hand: models are the files of properties/model/, papers stand in their modules' docstrings, and
+parameters are counted on a model that is built.
+"""
+
+import importlib
+import re
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tabulate import tabulate
+
+from recbole_sigma.config import Config, properties_path
+from recbole_sigma.errors import UserError, did_you_mean
+from recbole_sigma.model.sequence import SequenceModel
+from recbole_sigma.registry import find_model
+
+WIDTH = 100
+AMAZON_BEAUTY_ITEMS = 12_101
+
+_PAPER = re.compile(r"\(([^()]*arXiv \d{4}\.\d{4,5})\)")
+_SETTING = re.compile(r"(?P<name>\w+):\s+(?P<default>\S.*?)\s+#\s+\((?P<kind>\w+)\)\s+(?P<meaning>.+)")
+_IN_SHORT = {
+    "D": ("embedding_size", "hidden_size"),
+    "layers": ("num_layers", "n_layers"),
+    "dropout": ("dropout_prob", "hidden_dropout_prob"),
+}
+
+
+class Setting(NamedTuple):
+    """One line of a file in properties/model/."""
+
+    name: str
+    default: str
+    kind: str
+    meaning: str
+
+
+class _Items:
+    """A data set of which only the number of items is known, and one sample, for models that look at samples."""
+
+    def __init__(self, n_items: int) -> None:
+        self._n_items = n_items
+        self.inter_feat: Mapping[str, torch.Tensor] = defaultdict(lambda: torch.ones(1, dtype=torch.long))
+
+    def num(self, _field: str) -> int:
+        """Items with the padding item."""
+        return self._n_items + 1
+
+
+def catalogue() -> list[str]:
+    """Names of the models with defaults of their own: those on our base class first."""
+    names = sorted(file.stem for file in (properties_path() / "model").glob("*.yaml"))
+    return sorted(names, key=lambda name: not issubclass(find_model(name), SequenceModel))
+
+
+def paper(name: str) -> str:
+    """Authors, venue and arXiv number, as far as the docstring of the model's module gives them in parentheses."""
+    found = _PAPER.search(importlib.import_module(find_model(name).__module__).__doc__ or "")
+    return found[1] if found else ""
+
+
+def settings(name: str) -> list[Setting]:
+    """A model's own settings in the order of its file."""
+    lines = _file(name).read_text(encoding="utf-8").splitlines()
+    return [Setting(**found.groupdict()) for found in map(_SETTING.fullmatch, lines) if found]
+
+
+def remarks(name: str) -> str:
+    """The comment at the head of a model's file: sources of its defaults."""
+    lines = _file(name).read_text(encoding="utf-8").splitlines()
+    head = lines[: next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+    return " ".join(line.lstrip("# ") for line in head)
+
+
+def n_parameters(name: str, n_items: int) -> int:
+    """Trained numbers of a model with default settings, for a data set of so many items."""
+    config = Config(name, "", settings={"use_gpu": False}, need_data=False)
+    model = config.model_class(config, _Items(n_items))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def models_table(n_items: int = AMAZON_BEAUTY_ITEMS) -> str:
+    """All models, one a line; lines of at most WIDTH characters."""
+    rows = [[name, paper(name), n_parameters(name, n_items), _in_short(settings(name))] for name in catalogue()]
+    table = tabulate(rows, headers=["model", "paper", "parameters", "defaults"], intfmt=",", disable_numparse=[3])
+    return f"{table}\n\nparameters: on {n_items:,} items. D: width of the item embeddings."
+
+
+def model_page(name: str, n_items: int = AMAZON_BEAUTY_ITEMS) -> str:
+    """One model: paper, size, sources of its defaults, and each setting. Raises UserError for an unknown name."""
+    known = catalogue()
+    if name not in known:
+        raise UserError(f"unknown model {name!r}{did_you_mean(name, known)} (one of {', '.join(known)})")
+    own = settings(name)
+    headers = ["setting", "default", "kind", "meaning"]
+    widths = [max(len(title) + 2, *(len(row[column]) for row in own)) for column, title in enumerate(headers[:3])]
+    rest = WIDTH - sum(widths) - 2 * len(widths)
+    table = tabulate(own, headers=headers, disable_numparse=True, maxcolwidths=[None, None, None, rest])
+    head = f"{name}: {paper(name)}\n{n_parameters(name, n_items):,} parameters on {n_items:,} items"
+    return "\n\n".join([head, textwrap.fill(remarks(name), WIDTH), table])
+
+
+def _file(name: str) -> Path:
+    return properties_path() / "model" / f"{name}.yaml"
+
+
+def _in_short(own: list[Setting]) -> str:
+    """`D 64, layers 2, dropout 0.5`: of each kind the first setting that the model has."""
+    values = {setting.name: setting.default for setting in own}
+    found: list[tuple[str, Any]] = [
+        (word, next((values[name] for name in names if name in values), None)) for word, names in _IN_SHORT.items()
+    ]
+    return ", ".join(f"{word} {value}" for word, value in found if value is not None)
