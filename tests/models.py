@@ -9,9 +9,10 @@ from torch import Tensor
 
 from recbole_sigma.registry import find_model
 
-OURS = ("SIGMA", "Mamba4Rec")
+OURS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec")
 N_ITEMS = 40
-SMALL = {"hidden_size": 16, "d_state": 4, "d_conv": 3, "MAX_ITEM_LIST_LENGTH": 12, "train_batch_size": 8}
+SMALL = {"hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 12, "train_batch_size": 8, "dropout_prob": 0.0}
+SMALL_SSM = {"d_state": 4, "d_conv": 3}
 
 # Every switch of section 4, each against its default.
 SWITCHES = [
@@ -41,6 +42,17 @@ SWITCHES = [
     ("Mamba4Rec", {"ssm_init": "published"}),
     ("Mamba4Rec", {"num_layers": 3}),
     ("Mamba4Rec", {"loss_type": "BPR"}),
+    ("ECHO", {}),
+    ("ECHO", {"ssm_init": "mamba"}),
+    ("ECHO", {"num_layers": 2}),
+    ("ECHO", {"loss_type": "BPR"}),
+    ("RecMamba", {}),
+    ("RecMamba", {"ssm_init": "published"}),
+    ("RecMamba", {"loss_type": "BPR"}),
+    ("RecMamba", {"loss_type": "BCE"}),
+    ("LinRec", {}),
+    ("LinRec", {"num_layers": 1, "n_heads": 4}),
+    ("LinRec", {"loss_type": "BPR"}),
 ]
 
 
@@ -54,7 +66,8 @@ class Items:
 def build(config: Callable[..., Any], name: str, seed: int = 0, **settings: Any) -> torch.nn.Module:
     """A model with small layers and dropout off, in evaluation mode."""
     torch.manual_seed(seed)
-    made = config(name, **{**SMALL, "dropout_prob": 0.0, **settings})
+    ssm = {} if name == "LinRec" else SMALL_SSM
+    made = config(name, **{**SMALL, **ssm, **settings})
     return find_model(name)(made, Items()).eval()
 
 

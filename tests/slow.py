@@ -7,7 +7,9 @@ from torch import nn
 
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.feed_forward import FeedForward
+from recbole_sigma.layers.linear_attention import LinearAttention
 from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.layers.spectral_filter import SpectralFilter
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -79,3 +81,32 @@ def slow_feed_forward(layer: FeedForward, x: np.ndarray) -> np.ndarray:
     inner = linear(layer.inner, x)
     gelu = np.array([each * 0.5 * (1 + math.erf(each / math.sqrt(2))) for each in inner])
     return slow_norm(linear(layer.outer, gelu) + x)
+
+
+def slow_filter(layer: SpectralFilter, x: np.ndarray) -> np.ndarray:
+    """The transform as sums over all `slots`, zeros behind the row; (L, D) -> (L, D)."""
+    slots, weight = layer.slots, layer.weight.detach().numpy()
+    out = np.zeros_like(x)
+    for f in range(slots // 2 + 1):
+        spectrum = sum(each * np.exp(-2j * np.pi * f * t / slots) for t, each in enumerate(x)) / math.sqrt(slots)
+        spectrum = spectrum * (weight[f, :, 0] + 1j * weight[f, :, 1])
+        twice = 1 if f == 0 or 2 * f == slots else 2  # a real signal's negative frequencies
+        for t in range(len(x)):
+            out[t] += twice * (spectrum * np.exp(2j * np.pi * f * t / slots)).real / math.sqrt(slots)
+    return slow_norm(out + x)
+
+
+def slow_linear_attention(layer: LinearAttention, x: np.ndarray) -> np.ndarray:
+    """Scores of every pair of positions, as attention is written; (L, D) -> (L, D)."""
+    query, key, value = (np.array([linear(each, row) for row in x]) for each in (layer.query, layer.key, layer.value))
+    query, key = (np.where(part > 0, part, np.exp(np.minimum(part, 0)) - 1) for part in (query, key))
+    d = x.shape[1] // layer.n_heads
+    out = np.zeros_like(x)
+    for head in range(layer.n_heads):
+        own = slice(head * d, (head + 1) * d)
+        for t in range(len(x)):
+            q = query[t, own] / np.sqrt((query[t, own] ** 2).sum()) / math.sqrt(d)
+            for s in range(len(x)):
+                k = key[s, own] / np.sqrt((key[:, own] ** 2).sum(0)) / math.sqrt(len(x))
+                out[t, own] += (q @ k) * value[s, own]
+    return np.array([linear(layer.output, row) for row in out])

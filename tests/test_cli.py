@@ -91,7 +91,7 @@ def test_the_result_is_a_table_and_the_folder_last(
         (["train", "--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
         (["train", "--model=3"], "--model must be a name, got 3"),
         (["train", "--config_files=none.yaml"], "config file 'none.yaml' does not exist"),
-        (["trane"], "argument <command>: invalid choice: 'trane' (choose from train)"),
+        (["trane"], "argument <command>: invalid choice: 'trane' (choose from train, models)"),
         ([], "the following arguments are required: <command>"),
     ],
 )
@@ -100,7 +100,9 @@ def test_a_mistake_ends_with_2_and_one_line(
 ) -> None:
     assert cli.main(args) == 2
     shown = capsys.readouterr()
-    assert shown.err.replace("'train')", "train)") == f"recbole-sigma: error: {line}\n"  # quotes differ by Python
+    assert (
+        shown.err.replace("'train', 'models'", "train, models") == f"recbole-sigma: error: {line}\n"
+    )  # quotes differ by Python
     assert (shown.out, runs) == ("", [])
 
 

@@ -1,5 +1,6 @@
-"""Whole layers of SIGMA and Mamba4Rec against the papers' equations, composed from the slow parts."""
+"""Whole layers against the papers' equations, composed from the slow parts."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,10 +8,23 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_sigma.model.echo import ECHOLayer
+from recbole_sigma.model.linrec import LinRecLayer
 from recbole_sigma.model.mamba4rec import Mamba4RecLayer
 from recbole_sigma.model.sigma import SIGMALayer
-from tests.models import build
-from tests.slow import linear, sigmoid, silu, slow_conv, slow_feed_forward, slow_gru, slow_mamba, slow_norm
+from tests.models import build, histories
+from tests.slow import (
+    linear,
+    sigmoid,
+    silu,
+    slow_conv,
+    slow_feed_forward,
+    slow_filter,
+    slow_gru,
+    slow_linear_attention,
+    slow_mamba,
+    slow_norm,
+)
 
 LENGTHS = [9, 1, 4, 6]
 
@@ -55,6 +69,20 @@ def slow_mamba4rec(layer: Mamba4RecLayer, x: np.ndarray) -> np.ndarray:
     return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
 
 
+def slow_echo(layer: ECHOLayer, x: np.ndarray) -> np.ndarray:
+    x = slow_filter(layer.filter, x)
+    forward = slow_norm(slow_mamba(layer.mamba.forward_mamba, x) + x)
+    backward = slow_norm(slow_mamba(layer.mamba.backward_mamba, x[::-1])[::-1] + x)
+    x = forward + backward
+    unit = layer.gated_unit
+    return slow_norm(each(unit.outer, each(unit.value, x) * sigmoid(each(unit.gate, x))) + x)
+
+
+def slow_linrec(layer: LinRecLayer, x: np.ndarray) -> np.ndarray:
+    out = slow_norm(slow_linear_attention(layer.attention, x) + x)
+    return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
+
+
 @pytest.mark.parametrize(
     ("name", "slow", "settings"),
     [
@@ -64,6 +92,11 @@ def slow_mamba4rec(layer: Mamba4RecLayer, x: np.ndarray) -> np.ndarray:
         ("SIGMA", slow_sigma, {"form": "released", "gate_dropout": 0.0, "fe_conv": "none", "num_layers": 2}),
         ("Mamba4Rec", slow_mamba4rec, {}),
         ("Mamba4Rec", slow_mamba4rec, {"num_layers": 2}),
+        ("ECHO", slow_echo, {}),
+        ("ECHO", slow_echo, {"MAX_ITEM_LIST_LENGTH": 13}),
+        ("LinRec", slow_linrec, {}),
+        ("LinRec", slow_linrec, {"n_heads": 4}),
+        ("RecMamba", slow_mamba, {}),
     ],
 )
 def test_a_layer_is_its_papers_equations(
@@ -79,3 +112,20 @@ def test_a_layer_is_its_papers_equations(
     for row, length in enumerate(LENGTHS):
         expected = slow(model.layers[0], x[row, :length].numpy())
         np.testing.assert_allclose(found[row, :length], expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "slow"),
+    [
+        ("RecMamba", lambda items, positions: items * math.sqrt(16) + positions),
+        ("LinRec", lambda items, positions: np.array([slow_norm(each) for each in items + positions])),
+    ],
+)
+def test_positions_are_counted_from_the_oldest_item(
+    sample_config: Callable[..., Any], name: str, slow: Callable[..., Any]
+):
+    model = build(sample_config, name).double()
+    items, _ = histories([9], width=9)
+    table, positions = (each.weight.detach().numpy() for each in (model.item_embedding, model.position_embedding))
+    expected = slow(table[items[0].numpy()], positions[:9])
+    np.testing.assert_allclose(model.embed(items)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-12)

@@ -13,7 +13,7 @@ from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
-from recbole_sigma.ops.softmax import softmax_loss
+from recbole_sigma.ops.softmax import _recomputed_loss, softmax_loss
 from tests.slow import linear, sigmoid, silu, slow_conv, slow_feed_forward, slow_gru, slow_mamba
 
 LENGTHS = torch.tensor([7, 1, 4, 2])
@@ -173,3 +173,14 @@ def test_softmax_loss_is_cross_entropy_over_all_items(n_rows: int, monkeypatch: 
         torch.testing.assert_close(softmax_loss(hidden, weight, target), expected)
     large = softmax_loss(hidden * 1e4, weight, target)
     torch.testing.assert_close(large, nn.functional.cross_entropy(hidden * 1e4 @ weight.T, target))
+
+
+@pytest.mark.parametrize("n_rows", [3, 60])
+def test_recomputed_softmax_loss_is_the_same(n_rows: int, monkeypatch: pytest.MonkeyPatch):
+    """What runs on CUDA and under autocast, here on the CPU: whole, and in blocks of rows."""
+    monkeypatch.setattr("recbole_sigma.ops.softmax.KEPT_SCORES", 500)
+    hidden, weight = torch.randn(n_rows, D).requires_grad_(), torch.randn(50, D).requires_grad_()
+    target = torch.randint(0, 50, (n_rows,))
+    losses = nn.functional.cross_entropy(hidden @ weight.T, target), _recomputed_loss(hidden, weight, target)
+    gradients = [torch.autograd.grad(loss, (hidden, weight)) for loss in losses]
+    torch.testing.assert_close([losses[0], *gradients[0]], [losses[1], *gradients[1]])

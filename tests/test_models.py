@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.layers.padding import last_real
+from recbole_sigma.model import sequence
 from recbole_sigma.model.sequence import length_chunks
 from tests.models import N_ITEMS, OURS, SWITCHES, batch, build, histories
 
@@ -35,7 +36,6 @@ def test_encoding_does_not_read_the_embedding_of_padding(sample_config: Callable
     before = model(items, lengths)
     with torch.no_grad():
         model.item_embedding.weight[0] = 7.0
-        model.embedding_norm.bias += 0.0
     torch.testing.assert_close(model(items, lengths), before, rtol=0, atol=0)
 
 
@@ -71,6 +71,29 @@ def test_chunks_give_the_loss_and_gradients_of_the_padded_batch(
             torch.testing.assert_close(
                 gradient, padded[key], rtol=1e-7, atol=1e-12, msg=lambda text, k=key: f"{k}: {text}"
             )
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_batch_too_large_to_keep_gives_the_same_loss_and_gradients(
+    sample_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """Chunks are cut to a number of positions and encoded again in the backward pass, dropout included."""
+    found, calls = [], []
+    for limit, twice in ((10**6, sequence._twice), (14, sequence._once), (14, sequence._twice)):
+        monkeypatch.setattr(sequence, "TOKENS_TOGETHER", limit)
+        monkeypatch.setattr(sequence, "_twice", lambda encode, kept=twice: calls.append(encode) or kept(encode))
+        model = build(sample_config, name, dropout_prob=0.0 if limit > 14 else 0.2).double().train(limit <= 14)
+        torch.manual_seed(3)
+        loss = model.calculate_loss(batch(*histories(LENGTHS, width=12)))
+        loss.backward()
+        found.append({"loss": loss.detach(), **{key: each.grad for key, each in model.named_parameters()}})
+    assert len(calls) == 2 * 7  # both times with little room, 7 chunks; never with much
+    for key, value in found[2].items():
+        torch.testing.assert_close(value, found[1][key], rtol=1e-10, atol=1e-14)
+    monkeypatch.setattr(sequence, "TOKENS_TOGETHER", 14)
+    model = build(sample_config, name).double()
+    loss = model.calculate_loss(batch(*histories(LENGTHS, width=12)))
+    torch.testing.assert_close(loss.detach(), found[0]["loss"], rtol=1e-10, atol=0)
 
 
 @switches
@@ -161,6 +184,16 @@ def test_bpr_loss_is_minus_log_sigmoid_of_the_difference(sample_config: Callable
     difference = scores.gather(1, rows["item_id"][:, None]) - scores.gather(1, rows["neg_item_id"][:, None])
     expected = -torch.log(torch.sigmoid(difference)).mean()
     torch.testing.assert_close(model.calculate_loss(rows), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_bce_loss_tells_the_positive_item_from_the_negative(sample_config: Callable[..., Any], name: str):
+    model = build(sample_config, name, loss_type="BCE").double()
+    rows = batch(*histories(LENGTHS, width=12))
+    scores = model.full_sort_predict(rows)
+    positive, negative = (torch.sigmoid(scores.gather(1, rows[f][:, None])) for f in ("item_id", "neg_item_id"))
+    expected = -torch.log(positive).mean() - torch.log(1 - negative).mean()
+    torch.testing.assert_close(model.calculate_loss(rows), expected, rtol=1e-10, atol=0)
 
 
 def test_chunks_hold_every_row_once_and_similar_lengths_only():

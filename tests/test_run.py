@@ -38,6 +38,9 @@ FILES = {"config.yaml", "items.json", "metrics.csv", "model.safetensors", "ranks
 KEYS = "model dataset seed protocol epochs best_epoch valid test n_parameters seconds_per_epoch samples_per_second"
 KEYS += " eval_seconds peak_memory_mb device backend versions command"
 OUR_SIZE = {"hidden_size": 16, "d_state": 4}
+SIZES = {name: {"hidden_size": 16} for name in ("LinRec", "SASRec", "GRU4Rec")}
+SIZES |= {name: {"hidden_size": 16, "user_inter_num_interval": "[0,25]"} for name in ("BERT4Rec", "FEARec")}
+NINE = (*OURS, "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def small_run(tmp_path: Path) -> Callable[..., RunResult]:
     """`small_run(model, setting=value, ...)`: two epochs on the users of ml-100k with the shortest histories."""
 
     def start(model: str = "SIGMA", **settings: Any) -> RunResult:
-        given = {**SMALL, **(OUR_SIZE if model in OURS else {}), "epochs": 2, "checkpoint_dir": str(tmp_path / "saved")}
+        given = {**SMALL, **SIZES.get(model, OUR_SIZE), "epochs": 2, "checkpoint_dir": str(tmp_path / "saved")}
         return run(model, "ml-100k", settings={**given, **settings})
 
     return start
@@ -65,7 +68,7 @@ def result_of(run_result: RunResult) -> dict[str, Any]:
     return json.loads((run_result.folder / "result.json").read_text())
 
 
-@pytest.mark.parametrize("model", [*OURS, "GRU4Rec", "SASRec"])
+@pytest.mark.parametrize("model", NINE)
 def test_a_run_leaves_all_that_it_promises(small_run: Callable[..., RunResult], model: str):
     done = small_run(model)
     names = {path.name for path in done.folder.iterdir()}
@@ -101,6 +104,31 @@ def test_metrics_of_a_run_equal_those_of_recboles_evaluator(small_run: Callable[
     theirs = Evaluator(config).evaluate(collector.get_data_struct())
     assert {name: round(value, 4) for name, value in done.test.items()} == pytest.approx(dict(theirs), abs=1e-9)
     assert done.test["hit@10"] > 0
+
+
+@pytest.mark.parametrize("model", ["Mamba4Rec", "GRU4Rec"])
+def test_ranks_do_not_depend_on_how_many_scores_are_held_together(
+    small_run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch, model: str
+):
+    whole = small_run(model, epochs=1)
+    monkeypatch.setattr("recbole_sigma.trainer.SCORES_TOGETHER", 7 * 1683)  # 7 rows of ml-100k's items
+    parts = small_run(model, epochs=1)
+    found = [Ranks.load(each.folder / "ranks-test.npz").rank for each in (whole, parts)]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("model", ["Mamba4Rec", "RecMamba"])
+@pytest.mark.parametrize("loss_type", ["CE", "BCE"])
+def test_sequence_mode_trains_on_as_many_samples_and_learns(
+    small_run: Callable[..., RunResult], model: str, loss_type: str
+):
+    settings = {"train_batch_size": 256, "epochs": 4, "loss_type": loss_type}
+    done = {mode: small_run(model, train_mode=mode, **settings) for mode in ("prefix", "sequence")}
+    results = {mode: result_of(each) for mode, each in done.items()}
+    counts = [round(each["samples_per_second"] * each["seconds_per_epoch"]) for each in results.values()]
+    assert counts[0] == pytest.approx(counts[1], rel=0.01)
+    losses = [float(row["loss"]) for row in csv.DictReader((done["sequence"].folder / "metrics.csv").open())]
+    assert losses[-1] < 0.99 * losses[0]
 
 
 def test_ranks_name_the_users_targets_and_whole_histories_of_the_data(small_run: Callable[..., RunResult]):
