@@ -13,16 +13,17 @@ from recbole_sigma import compat
 if TYPE_CHECKING:
     from recbole_sigma.config import Config
     from recbole_sigma.errors import UserError
-    from recbole_sigma.quick_start import run
+    from recbole_sigma.quick_start import resume, run
 
 __version__ = "0.1.0"
-__all__ = ["Config", "UserError", "__version__", "run"]
+__all__ = ["Config", "UserError", "__version__", "resume", "run"]
 
 compat.apply()
 
 _HOME = {
     "Config": "recbole_sigma.config",
     "UserError": "recbole_sigma.errors",
+    "resume": "recbole_sigma.quick_start",
     "run": "recbole_sigma.quick_start",
 }
 

@@ -5,12 +5,14 @@ Exit status: 0 done, 2 a mistake of the user's (one line on stderr), 130 interru
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from recbole_sigma import __version__
-from recbole_sigma.errors import UserError
+from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.settings import parse_overrides, read_config_files
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _TRAIN_EXAMPLES = """
   --dataset=NAME           a folder in data_path, or ml-100k, which RecBole brings along (ml-100k)
   --data_path=FOLDER       where data sets are (dataset/)
   --config_files=A,B       YAML files of settings; a later file wins, and the command line over all
+  --resume=RUN_DIR         go on with a run that was ended, after its last complete epoch
   --SETTING=VALUE          any setting; the value is read as YAML. Settings and defaults stand in properties/
 
 examples:
@@ -33,6 +36,9 @@ examples:
       reads data/amazon-beauty/amazon-beauty.inter
   recbole-sigma train --model=SIGMA --form=released --learning_rate=0.0005 --use_gpu=False
   recbole-sigma train --config_files=base.yaml,tuned.yaml --epochs=50
+  recbole-sigma train --nproc=2
+      two processes share every batch; torchrun --nproc-per-node=2 run_recbole_sigma.py does the same
+  recbole-sigma train --resume=saved/SIGMA-ml-100k-20260101-120000-abcdef
 """
 
 
@@ -53,6 +59,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. `argv` defaults to the process's arguments."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice is as good as Ctrl-C
     try:
         args, rest = _parser().parse_known_args(argv)
         command: Callable[[argparse.Namespace, list[str]], None] = args.run
@@ -61,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as end:
+        print(f"{_PROGRAM}: interrupted; go on with: {_PROGRAM} train --resume={end.folder}", file=sys.stderr)
+        return 130
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: interrupted", file=sys.stderr)
         return 130
@@ -125,6 +136,9 @@ def _models(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
     settings = parse_overrides(rest)
+    if "resume" in settings:
+        _resume(settings)
+        return
     files = _file_names(settings.pop("config_files", None))
     in_files = read_config_files(files)
 
@@ -138,6 +152,17 @@ def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from recbole_sigma.quick_start import run  # a mistake in the arguments is told before this import's seconds
 
     _print_result(run(model, dataset, config_files=files, settings=settings))
+
+
+def _resume(settings: dict[str, Any]) -> None:
+    folder = settings.pop("resume")
+    if not isinstance(folder, str) or not folder:
+        raise UserError(f"--resume must be the folder of a run, got {folder!r}")
+    if "config_files" in settings:
+        raise UserError("--config_files: a resumed run keeps the settings in its config.yaml; leave it out")
+    from recbole_sigma.quick_start import resume
+
+    _print_result(resume(folder, settings))
 
 
 def _file_names(value: Any) -> list[str]:

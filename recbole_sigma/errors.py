@@ -4,16 +4,36 @@ import difflib
 from collections.abc import Iterable
 
 
+_LONGEST = 900  # characters of a message
+_LONGEST_NAME = 80  # of what is compared with known names
+
+
 class UserError(Exception):
     """A mistake of the user's: a setting, a file, a name.
 
     The message is one line that says what is wrong and what would be right, and is all that the command line shows
-    (exit status 2, no traceback).
+    (exit status 2, no traceback). What it quotes may hold anything: characters that are not printed are written as in
+    Python, and of a very long message the middle is left out.
     """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
+        half = _LONGEST // 2
+        super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'SIGMA'?` for the known name nearest to `name` (upper and lower case apart), or nothing."""
+    if len(name) > _LONGEST_NAME:
+        return ""
     by_lower_case = {each.lower(): each for each in known}
     nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f"; did you mean {by_lower_case[nearest[0]]!r}?" if nearest else ""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run: `folder` says where it can be taken up again."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(str(folder))
+        self.folder = folder

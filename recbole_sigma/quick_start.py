@@ -1,44 +1,55 @@
-"""run(): one training run, from settings to a folder with its result."""
+"""run(): one training run, from settings to a folder with its result; resume(): the rest of one that was ended."""
 
-import importlib.metadata
 import logging
-import platform
-import resource
-import shlex
-import sys
+import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from recbole.utils import init_seed
 
+from recbole_sigma import distributed
 from recbole_sigma.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
-from recbole_sigma.errors import UserError
+from recbole_sigma.distributed import ALONE, Group, Plan
+from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.evaluation.ranks import METRICS, metrics_of_ranks
 from recbole_sigma.memory import keep_freed_memory
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
+from recbole_sigma.result import RunResult, data_facts, result_of
 from recbole_sigma.run_folder import RunFolder
+from recbole_sigma.settings import read_config_file
 from recbole_sigma.trainer import SequenceTrainer
+from recbole_sigma.training_state import Progress
 
-PACKAGES = ("recbole-sigma", "recbole", "torch", "numpy", "pandas", "numba", "mamba-ssm", "causal-conv1d")
+__all__ = ["RunResult", "resume", "run"]
+
+# Settings that a resumed run may be given anew: where things are, how fast they go, and when training ends.
+MAY_CHANGE = (
+    "data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id", "eval_batch_size",
+    "epochs", "stopping_step", "ip", "port",
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """What a run came to. `valid` and `test` are by RecBole's names: `hit@10`, `ndcg@10`, `mrr@10`."""
+class _Job:
+    """What to train; `folder` is that of a run to go on with."""
 
-    folder: Path
-    best_epoch: int
-    valid: dict[str, float]
-    test: dict[str, float]
+    model: str | type
+    dataset: str
+    config_files: Sequence[str | Path]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def config(self) -> Config:
+        return Config(self.model, self.dataset, config_files=self.config_files, settings=self.settings)
 
 
 def run(
@@ -57,63 +68,200 @@ def run(
 
     Raises:
         UserError: for settings, data or a training that cannot be right.
+        Interrupted: for Ctrl-C once the folder is there.
     """
+    return _start(_Job(model, dataset, config_files, dict(settings or {})))
+
+
+def resume(folder: str | Path, settings: Mapping[str, Any] | None = None, model: type | None = None) -> RunResult:
+    """Go on with a run that was ended, after its last complete epoch; on CPU to the last bit as if it had not been.
+
+    Args:
+        folder: the run's; that of a complete run gives its result.
+        settings: those of MAY_CHANGE, by name.
+        model: the class, where the registry does not know it.
+
+    Raises:
+        UserError: for a folder that cannot be resumed, and for data or settings that are not the run's.
+        Interrupted: for Ctrl-C.
+    """
+    folder, settings = Path(folder), dict(settings or {})
+    if not folder.is_dir():
+        raise UserError(f"resume: there is no folder {str(folder)!r}")
+    RunFolder(folder, lock=False)
+    file = folder / "config.yaml"
+    saved = {key: given.value for key, given in read_config_file(file).items()}
+    for key in ("model", "dataset"):
+        if not isinstance(saved.get(key), str):
+            raise UserError(f"{file}: {key} must be a name, got {saved.get(key)!r}")
+    for key, value in settings.items():
+        if key not in MAY_CHANGE and (key not in saved or saved[key] != value):
+            raise UserError(
+                f"{key} is {saved.get(key)!r} in {file}, got {value!r}; a resumed run keeps its settings, but for "
+                + ", ".join(MAY_CHANGE)
+            )
+    if (folder / "result.json").exists():
+        return _finished(folder)
+    return _start(_Job(model or saved["model"], saved["dataset"], [file], settings, folder))
+
+
+def _finished(folder: Path) -> RunResult:
+    result = RunFolder(folder, lock=False).read_json("result.json", dict)
+    try:
+        return RunResult(folder, int(result["best_epoch"]), dict(result["valid"]), dict(result["test"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{folder / 'result.json'}: not the result of a run") from None
+
+
+def _start(job: _Job) -> RunResult:
+    """In this process, in as many as `nproc` says, or as one of torchrun's."""
+    if distributed.by_torchrun():
+        return _train_in_group(int(os.environ["LOCAL_RANK"]), None, lambda _: None, job)
+    config = job.config()
+    if config["nproc"] == 1 and (config["world_size"] or 1) <= 1:
+        return _train(config, job, ALONE)
+    try:
+        return RunResult(**distributed.launch(Plan.of(config), _train_in_group, job)[-1])
+    except distributed.EndedError as ended:
+        _raise_ended(ended)
+
+
+def _raise_ended(ended: distributed.EndedError) -> NoReturn:
+    folder = ended.answers[0] if ended.answers else None
+    if str(ended) == "interrupted":
+        raise Interrupted(folder) if folder else KeyboardInterrupt
+    hint = f"; go on with --resume={folder}" if folder else ""
+    raise UserError(f"nproc: {ended}{hint}")
+
+
+def _train_in_group(local_rank: int, plan: Plan | None, report: Callable[[Any], None], job: _Job) -> RunResult:
+    config = job.config()
+    group = distributed.join(config, local_rank, plan)
+    result = _train(config, job, group, report)
+    if local_rank == 0:
+        report(vars(result))
+    distributed.leave()
+    return result
+
+
+def _train(config: Config, job: _Job, group: Group, report: Callable[[Any], None] = lambda _: None) -> RunResult:
     started = time.time()
-    config = Config(model, dataset, config_files=config_files, settings=settings)
-    _log_to_terminal(config["state"])
+    backend = _prepare(config, group)
+    data = create_dataset(config)
+    train_data, valid_data, test_data = _loaders(config, data, group)
+    network = config.model_class(config, train_data.dataset).to(config["device"])
+    group.copy_from_first(network)
+    folder = _folder(config, job, group, [str(token) for token in data.field2id_token[data.iid_field]])
+    with _told(folder):
+        report(folder.path)
+        logger.info("%s on %s: %s", config.model, config.dataset, data.statistics())
+        computed_by = f"computed by {backend}, {torch.get_num_threads()} threads"
+        logger.info("device %s, %s; folder %s", config["device"], computed_by, folder.path)
+        facts = data_facts(data)
+        trainer = SequenceTrainer(config, network, folder, group)
+        if group.rank:
+            init_seed(config["seed"] + group.rank, config["reproducibility"])  # dropout of its own
+        progress = Progress(trainer, train_data, {**facts, **_fixed(config)}, started)
+        if job.folder:
+            progress.restore()
+        trainer.fit(train_data, valid_data, progress.save)
+        metrics = _evaluate(trainer, {"valid": valid_data, "test": test_data})
+        if group.first:
+            result = result_of(config, facts, trainer, metrics)
+            folder.write_json("result.json", {**result, "backend": backend, **progress.times()})
+    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics["test"])
+
+
+def _prepare(config: Config, group: Group) -> str:
+    """Set the process up as the settings say; the name of what computes scans."""
+    _log_to_terminal(config["state"] if group.first else "ERROR")
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     keep_freed_memory()
-    _check_metrics(config)
+    _check_settings(config)
     backend = _backend(config)
     init_seed(config["seed"], config["reproducibility"])
-    data = create_dataset(config)
-    train_data, valid_data, test_data = data_preparation(config, data)
-    _check_parts(data, train_data, valid_data, test_data)
-    network = config.model_class(config, train_data.dataset).to(config["device"])
+    return backend
 
-    folder = RunFolder(config["checkpoint_dir"], config.model, config.dataset)
-    folder.write_yaml("config.yaml", config.settings())
-    folder.write_json("items.json", [str(token) for token in data.field2id_token[data.iid_field]])
-    logger.info("%s on %s: %s", config.model, config.dataset, data.statistics())
-    logger.info("device %s, computed by %s, %d threads; folder %s", config["device"], backend, _threads(), folder.path)
 
-    trainer = SequenceTrainer(config, network, folder)
-    best = trainer.fit(train_data, valid_data)
+def _loaders(config: Config, data: Any, group: Group) -> tuple[Any, ...]:
+    """Training, validation and test, this process's share of each. Raises UserError where one is empty."""
+    loaders = data_preparation(config, data)
+    for part, loader in zip(("training", "validation", "test"), loaders, strict=True):
+        if not len(loader.dataset):
+            raise UserError(f"{data.dataset_name}: nothing is left for {part}; some user must have 4 interactions")
+        loader.share(group.rank, group.size)
+    return loaders
+
+
+@contextmanager
+def _told(folder: RunFolder) -> Iterator[None]:
+    """What ends a run in its folder is told with the folder's name; the folder is another process's afterwards."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(folder.path) from None
+    except OSError as error:  # of TensorBoard's file; others are told where they arise
+        raise UserError(f"{folder.path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        folder.close()
+
+
+def _folder(config: Config, job: _Job, group: Group, items: list[str]) -> RunFolder:
+    """The first process's folder, a new one or the job's, for all."""
+    path = job.folder
+    if group.first and path is None:
+        folder = RunFolder.create(config["checkpoint_dir"], config.model, config.dataset, config.settings(), items)
+        group.gather(folder.path)
+        return folder
+    path = group.gather(path)[0]
+    folder = RunFolder(path, lock=group.first)
+    if job.folder:
+        _check_items(folder, items)
+        if group.first:
+            folder.write_yaml("config.yaml", config.settings())
+    return folder
+
+
+def _check_items(folder: RunFolder, items: list[str]) -> None:
+    """Refuse data with other items than those that the run began with."""
+    before = folder.read_json("items.json", list)
+    if before == items:
+        return
+    path = folder.path / "items.json"
+    if len(before) != len(items):
+        raise UserError(f"{path}: has {len(before) - 1} items, the data {len(items) - 1}; other data than the run's")
+    place = next(place for place, pair in enumerate(zip(before, items, strict=True)) if pair[0] != pair[1])
+    raise UserError(
+        f"{path}: item {place} is {before[place]!r}, in the data {items[place]!r}; it is not the run's data"
+    )
+
+
+def _fixed(config: Config) -> dict[str, Any]:
+    """The settings that a resumed run must share with what it goes on from."""
+    return {key: value for key, value in config.settings().items() if key not in MAY_CHANGE}
+
+
+def _evaluate(trainer: SequenceTrainer, loaders: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Metrics of the best epoch on each part, and its files of ranks; test is ranked for the first time here."""
     metrics = {}
-    for part, loader in (("valid", valid_data), ("test", test_data)):  # of the best epoch; the test for the first time
+    for part, loader in loaders.items():
         ranks = trainer.ranks(loader, part)
-        folder.write_arrays(f"ranks-{part}.npz", ranks.arrays())
+        if trainer.group.first:
+            trainer.folder.write_arrays(f"ranks-{part}.npz", ranks.arrays())
         metrics[part] = metrics_of_ranks(ranks.rank, trainer.topk)
-
-    result = {
-        "model": config.model,
-        "dataset": {"name": config.dataset, **data.statistics(), "sha256": data.checksum()},
-        "seed": config["seed"],
-        "protocol": _protocol(config),
-        "epochs": len(trainer.seconds["train"]),
-        "best_epoch": best.epoch,
-        **metrics,
-        "n_parameters": sum(parameter.numel() for parameter in network.parameters()),
-        **_cost(trainer, config["device"]),
-        "total_seconds": round(time.time() - started, 2),
-        "device": _device_name(config["device"]),
-        "threads": _threads(),
-        "backend": backend,
-        "versions": _versions(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-    }
-    folder.write_json("result.json", result)
-    return RunResult(folder.path, best.epoch, metrics["valid"], metrics["test"])
+    return metrics
 
 
-def _check_metrics(config: Config) -> None:
-    """Refuse a metric that is not computed from ranks."""
+def _check_settings(config: Config) -> None:
+    """Refuse a metric that is not computed from ranks, and files that would be unpickled."""
     for name in config["metrics"]:
         if name.lower() not in METRICS:
             raise UserError(
                 f"metrics must be among Hit, NDCG, MRR, got {name!r} (with one target a user, Recall is Hit)"
             )
+    if config["pre_model_path"]:
+        raise UserError("pre_model_path: RecBole's checkpoints are pickles, which can execute code; leave it out")
 
 
 def _backend(config: Config) -> str:
@@ -124,57 +272,6 @@ def _backend(config: Config) -> str:
         return active_backend(config["device"])
     except CudaExtensionError as error:
         raise UserError(" ".join(str(error).split())) from None
-
-
-def _protocol(config: Config) -> dict[str, Any]:
-    return {
-        "split": "leave-one-out per user: second to last item validation, last item test",
-        "time_order": config["time_order"],
-        "ranking": "all items, seen items not masked, ties at mean rank",
-        "max_item_list_length": config["MAX_ITEM_LIST_LENGTH"],
-        "selection": f"validation {config['valid_metric']}, patience {config['stopping_step']}",
-    }
-
-
-def _check_parts(data: Any, *loaders: Any) -> None:
-    """Refuse data of which a part is empty."""
-    for part, loader in zip(("training", "validation", "test"), loaders, strict=True):
-        if not len(loader.dataset):
-            raise UserError(f"{data.dataset_name}: nothing is left for {part}; some user must have 4 interactions")
-
-
-def _cost(trainer: SequenceTrainer, device: torch.device) -> dict[str, float]:
-    """Medians over epochs, and the peak memory of the process (CPU) or of the device (CUDA)."""
-    per_epoch = float(np.median(trainer.seconds["train"]))
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device) / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {
-        "seconds_per_epoch": round(per_epoch, 3),
-        "samples_per_second": round(trainer.samples / per_epoch, 1),
-        "eval_seconds": round(float(np.median(trainer.seconds["eval"])), 3),
-        "peak_memory_mb": round(peak, 1),
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
-
-
-def _versions() -> dict[str, str]:
-    """Of Python and of what decides the numbers, as far as it is installed."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _log_to_terminal(level: str) -> None:

@@ -3,9 +3,10 @@
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from recbole_sigma.distributed import ALONE, Group
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import Ranks, metrics_of_ranks, target_ranks
 from recbole_sigma.memory import give_back_excess
@@ -21,6 +23,7 @@ from recbole_sigma.run_folder import RunFolder
 
 SCORES_TOGETHER = 2**27  # scores of a part of a batch, 512 MB in float32: with many items a batch is scored in parts
 RANK_ROWS = 256  # rows whose ranks are counted together
+SMALLEST_SCALE = 2.0**-14  # of a GradScaler: it halves at each overflow, and would end at 0 without a word
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
 
 logger = logging.getLogger(__name__)
@@ -57,9 +60,9 @@ class SequenceTrainer(Trainer):
     Writes model.safetensors, metrics.csv and TensorBoard events into the run's folder.
     """
 
-    def __init__(self, config: Any, model: torch.nn.Module, folder: RunFolder) -> None:
+    def __init__(self, config: Any, model: torch.nn.Module, folder: RunFolder, group: Group = ALONE) -> None:
         AbstractTrainer.__init__(self, config, model)  # Trainer's own opens files in the working directory
-        self.folder = folder
+        self.folder, self.group = folder, group
         self.device = config["device"]
         self.learner, self.learning_rate = config["learner"], config["learning_rate"]
         self.weight_decay = config["weight_decay"]
@@ -69,98 +72,147 @@ class SequenceTrainer(Trainer):
         self.topk = list(config["topk"])
         self.valid_metric = config["valid_metric"].lower()
         self.best = BestEpoch(config["stopping_step"], config["valid_metric_bigger"])
-        self.show_progress = config["show_progress"]
+        self.show_progress = config["show_progress"] and group.first
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["enable_scaler"])
-        self.seconds: dict[str, list[float]] = {"train": [], "eval": []}
+        self.rows: list[dict[str, float]] = []  # of metrics.csv, one an epoch
         self.samples = 0
 
-    def fit(self, train_data: Any, valid_data: Any) -> BestEpoch:
-        """Train until validation stops improving. The best epoch's weights end up in the model and in the folder."""
-        with SummaryWriter(str(self.folder.path)) as events:
-            for epoch in range(self.epochs):
+    def fit(self, train_data: Any, valid_data: Any, save: Callable[[], None] = lambda: None) -> BestEpoch:
+        """Train, after the epochs that `rows` has, until validation stops improving.
+
+        `save` is called after each epoch. The best epoch's weights end up in the model and in the folder.
+        """
+        with self._events() as events:
+            for epoch in range(len(self.rows), self.epochs):
+                if self.best.exhausted:
+                    break
                 row = {"epoch": epoch, **self._one_epoch(train_data, epoch)}
                 if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
                     row |= self._validate(valid_data, epoch)
-                self.folder.add_epoch(row)
-                for name, value in row.items():
-                    events.add_scalar(name, value, epoch)
+                self.rows.append(row)
+                save()
+                events(row)
                 _log_epoch(row, is_best=self.best.epoch == epoch)
-                if self.best.exhausted:
-                    logger.info("no better %s for %d evaluations", self.valid_metric, self.best.waited)
-                    break
-        self.model.load_state_dict(self.folder.load_weights())
+        if self.best.exhausted:
+            logger.info("no better %s for %d evaluations", self.valid_metric, self.best.waited)
+        if self.group.first:
+            self.model.load_state_dict(self.folder.load_weights())
+        self.group.copy_from_first(self.model)
         return self.best
+
+    def resume_checkpoint(self, resume_file: Any) -> NoReturn:
+        """Refused: RecBole's checkpoints are pickles, which can execute code."""
+        raise UserError(f"{resume_file}: not read, since RecBole's checkpoints are pickles; see recbole_sigma.resume")
+
+    @contextmanager
+    def _events(self) -> Iterator[Callable[[dict[str, float]], None]]:
+        """What writes a row as TensorBoard events; those of an epoch that was not completed are hidden."""
+        if not self.group.first:
+            yield lambda row: None
+            return
+        with SummaryWriter(str(self.folder.path), purge_step=len(self.rows)) as writer:
+
+            def write(row: dict[str, float]) -> None:
+                for name, value in row.items():
+                    writer.add_scalar(name, value, int(row["epoch"]))
+
+            yield write
 
     def _one_epoch(self, train_data: Any, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
         loss = self._train_epoch(train_data, epoch)
-        self.seconds["train"].append(time.perf_counter() - started)
-        return {"loss": loss, "train_seconds": self.seconds["train"][-1]}
+        return {"loss": loss, "train_seconds": time.perf_counter() - started}
 
     def _validate(self, valid_data: Any, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
         metrics = metrics_of_ranks(self.ranks(valid_data, f"validation, epoch {epoch}").rank, self.topk)
-        self.seconds["eval"].append(time.perf_counter() - started)
-        if self.best.update(epoch, metrics[self.valid_metric]):
-            self.folder.save_weights(self.model.state_dict())
-        return {**metrics, "eval_seconds": self.seconds["eval"][-1]}
+        self.best.update(epoch, metrics[self.valid_metric])
+        return {**metrics, "eval_seconds": time.perf_counter() - started}
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, **_: Any) -> float:
         """Mean loss of one epoch."""
         self.model.train()
         total, samples = 0.0, 0
         for number, batch in enumerate(self._progress(train_data, f"epoch {epoch_idx}")):
-            batch = batch.to(self.device)
-            self.optimizer.zero_grad()
-            with torch.autocast(self.device.type, enabled=bool(self.config["enable_amp"])):
-                losses = self.model.calculate_loss(batch)
-            loss: Any = sum(losses) if isinstance(losses, tuple) else losses
-            value = loss.item()
-            if not math.isfinite(value):
-                raise UserError(f"the loss is {value} in epoch {epoch_idx}, batch {number}: {REMEDY}")
-            self.scaler.scale(loss).backward()
-            if self.config["clip_grad_norm"]:
-                self.scaler.unscale_(self.optimizer)
-                clip_grad_norm_(self.model.parameters(), **self.config["clip_grad_norm"])
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            targets = int(torch.count_nonzero(batch[self.model.POS_ITEM_ID]))
-            total, samples = total + value * targets, samples + targets
+            loss, targets = self._step(batch, f"in epoch {epoch_idx}, batch {number}")
+            total, samples = total + loss * targets, samples + targets
             give_back_excess()
         self.samples = samples
         return total / samples
+
+    def _step(self, batch: Any, where: str) -> tuple[float, int]:
+        """One step of the optimiser: the batch's mean loss, and how many targets it is the mean of.
+
+        `batch` is None for a process of several that has none of its rows. Raises UserError where the loss or the
+        gradient is NaN or infinite; the weights are as before then.
+        """
+        self.optimizer.zero_grad()
+        value, targets = 0.0, 0
+        if batch is not None:
+            batch = batch.to(self.device)
+            with torch.autocast(self.device.type, enabled=bool(self.config["enable_amp"])):
+                losses = self.model.calculate_loss(batch)
+            loss: Any = sum(losses) if isinstance(losses, tuple) else losses
+            value, targets = loss.item(), int(torch.count_nonzero(batch[self.model.POS_ITEM_ID]))
+            self.scaler.scale(loss).backward()
+        value, targets = self.group.sum_gradients(self.model.parameters(), value, targets)
+        if not math.isfinite(value):
+            raise UserError(f"the loss is {value} {where}: {REMEDY}")
+        self.scaler.unscale_(self.optimizer)
+        self._check_gradients(where)
+        if self.config["clip_grad_norm"]:
+            clip_grad_norm_(self.model.parameters(), **self.config["clip_grad_norm"])
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return value, targets
+
+    def _check_gradients(self, where: str) -> None:
+        """A GradScaler leaves out steps that overflow; anything else that is not finite is an error."""
+        if self.scaler.is_enabled():
+            if self.scaler.get_scale() < SMALLEST_SCALE:
+                raise UserError(f"the gradient overflows at every scale {where}: {REMEDY}, or enable_scaler: false")
+            return
+        norms = [torch.linalg.vector_norm(each.grad) for each in self.model.parameters() if each.grad is not None]
+        if not torch.stack(norms).isfinite().all():
+            names = (name for name, each in self.model.named_parameters() if each.grad is not None)
+            worst = next(name for name, norm in zip(names, norms, strict=True) if not norm.isfinite())
+            raise UserError(f"the gradient of {worst} is NaN or infinite {where}: {REMEDY}")
 
     @torch.no_grad()
     def ranks(self, eval_data: Any, what: str) -> Ranks:
         """Rank of every evaluated user's target. Raises UserError when a score is NaN or infinite."""
         self.model.eval()
         dataset = eval_data.dataset
-        users, targets = [], []
-        ranks: list[torch.Tensor] = []
-        for number, (batch, _, _, positive) in enumerate(self._progress(eval_data, what.split(",")[0])):
+        batches: list[np.ndarray] = []
+        for number, batch in enumerate(self._progress(eval_data, what.split(",")[0])):
             try:
-                ranks.extend(self._batch_ranks(batch, positive, dataset.item_num))
+                batches.append(self._batch_ranks(batch, dataset.item_num))
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None
-            users.append(batch[dataset.uid_field].cpu())
-            targets.append(positive.cpu())
+        shares = self.group.gather(batches)  # of each batch, every process has ranked its share
+        samples = dataset.inter_feat
         return Ranks(
-            user=dataset.field2id_token[dataset.uid_field][torch.cat(users).numpy()].astype(str),
-            target=dataset.field2id_token[dataset.iid_field][torch.cat(targets).numpy()].astype(str),
+            user=dataset.field2id_token[dataset.uid_field][samples[dataset.uid_field].numpy()].astype(str),
+            target=dataset.field2id_token[dataset.iid_field][samples[dataset.iid_field].numpy()].astype(str),
             history_length=dataset.history_lengths(np.arange(len(dataset))),
-            rank=torch.cat(ranks).numpy(),
+            rank=np.concatenate([part for batch in zip(*shares, strict=True) for part in batch]),
         )
 
-    def _batch_ranks(self, batch: Any, positive: torch.Tensor, n_items: int) -> Iterator[torch.Tensor]:
-        """Ranks of a batch's targets, part by part. Raises FloatingPointError when a score is NaN or infinite."""
+    def _batch_ranks(self, batch: Any, n_items: int) -> np.ndarray:
+        """Ranks (n,) of a batch's targets, part by part. Raises FloatingPointError when a score is NaN or infinite."""
+        if batch is None:
+            return np.empty(0)
+        interaction, _, _, positive = batch
         step = max(SCORES_TOGETHER // n_items, 1)
-        for start in range(0, len(batch), step):
+        ranks = []
+        for start in range(0, len(interaction), step):
             rows = slice(start, start + step)
-            part = batch[rows].to(self.device)
+            part = interaction[rows].to(self.device)
             scores = self.model.full_sort_predict(part).view(len(part), n_items)
             targets = positive[rows].to(self.device)
             for each in zip(scores.split(RANK_ROWS), targets.split(RANK_ROWS), strict=True):
-                yield target_ranks(*each)
+                ranks.append(target_ranks(*each))
+        return torch.cat(ranks).numpy()
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:
         return tqdm(batches, desc=f"{what:>12}", ncols=100, leave=False, disable=not self.show_progress)

@@ -34,7 +34,8 @@ SMALL = {
     "threads": 1,
     "user_inter_num_interval": "[0,40]",
 }
-FILES = {"config.yaml", "items.json", "metrics.csv", "model.safetensors", "ranks-test.npz", "ranks-valid.npz"}
+FILES = {"config.yaml", "items.json", "metrics.csv", "model.safetensors", "state.pt"}
+FILES |= {"ranks-test.npz", "ranks-valid.npz"}
 KEYS = "model dataset seed protocol epochs best_epoch valid test n_parameters seconds_per_epoch samples_per_second"
 KEYS += " eval_seconds peak_memory_mb device backend versions command"
 OUR_SIZE = {"hidden_size": 16, "d_state": 4}
@@ -232,8 +233,14 @@ def test_a_checkpoint_dir_that_is_a_file_is_refused(no_training: None, tmp_path:
         run("Mamba4Rec", "ml-100k", settings={**SMALL, "checkpoint_dir": str(tmp_path / "saved")})
 
 
-def test_two_folders_of_the_same_instant_differ(tmp_path: Path):
-    assert RunFolder(tmp_path, "A", "d").path != RunFolder(tmp_path, "A", "d").path
+def test_two_folders_of_the_same_instant_and_number_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    numbers = iter(["000001", "000001", "000001", "000002"])
+    monkeypatch.setattr("recbole_sigma.run_folder.secrets.token_hex", lambda _: next(numbers))
+    monkeypatch.setattr("recbole_sigma.run_folder.time.strftime", lambda _: "now")
+    made = [RunFolder.create(tmp_path, "A", "d", {"seed": seed}, ["[PAD]"]) for seed in (1, 2)]
+    assert [each.path.name for each in made] == ["A-d-now-000001", "A-d-now-000002"]
+    assert [(each.path / "config.yaml").read_text() for each in made] == ["seed: 1\n", "seed: 2\n"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):

@@ -21,11 +21,19 @@ from recbole_sigma.errors import UserError
 
 
 class Batch(NamedTuple):
-    """Which samples: `rows` (n,), drawn as batch `number` of epoch `epoch`, both from 0."""
+    """Which samples: `rows` (n,), drawn as batch `number` of epoch `epoch`, both from 0.
+
+    Of several processes, `rows` is the share of the one of number `rank`; it may be empty.
+    """
 
     epoch: int
     number: int
     rows: np.ndarray
+    rank: int = 0
+
+    def share(self, rank: int, size: int) -> "Batch":
+        """What process `rank` of `size` takes; each row is one process's."""
+        return self._replace(rows=np.array_split(self.rows, size)[rank], rank=rank)
 
 
 class BatchSampler(Sampler[Batch]):
@@ -43,12 +51,13 @@ class BatchSampler(Sampler[Batch]):
         self.generator = generator
         self.sizes = sizes
         self.epoch = 0
+        self.rank, self.size = 0, 1
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = self._permutation()
         for number, rows in enumerate(np.split(order, self._ends(order)) if self.n_rows else ()):
-            yield Batch(epoch, number, rows)
+            yield Batch(epoch, number, rows).share(self.rank, self.size)
         self._permutation()  # RandomSampler draws one more at the end of an epoch; the next epoch's depends on it
 
     def __len__(self) -> int:
@@ -92,8 +101,6 @@ class _LeanLoader(AbstractDataLoader):
     step: int
 
     def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = False) -> None:
-        if not config["single_spec"] and (config["world_size"] or 1) > 1:
-            raise UserError("nproc: the loaders serve one process so far; write nproc: 1")
         self.shuffle = shuffle
         self.config = config
         self._dataset = dataset
@@ -115,6 +122,10 @@ class _LeanLoader(AbstractDataLoader):
             generator=self.generator,
         )
 
+    def share(self, rank: int, size: int) -> None:
+        """From now on give process `rank` of `size` its part of every batch; None for a part without a row."""
+        self.batches.rank, self.batches.size = rank, size
+
     def state(self) -> dict[str, Any]:
         """Between two epochs: all that decides the batches to come."""
         return {"epoch": self.batches.epoch, "generator": self.generator.get_state()}
@@ -128,11 +139,15 @@ class _LeanLoader(AbstractDataLoader):
 class TrainLoader(TrainDataLoader, _LeanLoader):
     """Random batches of prefixes, with negatives where the model's loss asks for them."""
 
-    def collate_fn(self, batch: Batch) -> Interaction:
-        """The batch as tensors; its negatives depend on (seed, epoch, number of the batch) only."""
+    def collate_fn(self, batch: Batch) -> Interaction | None:
+        """The batch as tensors; its negatives depend on (seed, epoch, number of the batch, process) only."""
+        self._seed_negatives(batch)
+        return super().collate_fn(batch.rows) if len(batch.rows) else None
+
+    def _seed_negatives(self, batch: Batch) -> None:
         if isinstance(self._sampler, UniformNegatives):
-            self._sampler.seed(self.config["seed"], batch.epoch, batch.number)
-        return super().collate_fn(batch.rows)
+            process = [batch.rank] if batch.rank else []
+            self._sampler.seed(self.config["seed"], batch.epoch, batch.number, *process)
 
 
 class WindowLoader(TrainLoader):
@@ -143,14 +158,15 @@ class WindowLoader(TrainLoader):
         if sampler is not None and (self.neg_sample_num != 1 or self.neg_sample_args["dynamic"]):
             raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1, dynamic: False")
 
-    def collate_fn(self, batch: Batch) -> Interaction:
-        """The windows, (B, L); negatives depend on (seed, epoch, number of the batch) only."""
+    def collate_fn(self, batch: Batch) -> Interaction | None:
+        """The windows, (B, L); negatives depend on (seed, epoch, number of the batch, process) only."""
+        if not len(batch.rows):
+            return None
         windows = self._dataset[batch.rows]
         if self._sampler is not None:
             positive = windows[self._dataset.iid_field]
             row, position = positive.nonzero(as_tuple=True)
-            if isinstance(self._sampler, UniformNegatives):
-                self._sampler.seed(self.config["seed"], batch.epoch, batch.number)
+            self._seed_negatives(batch)
             users = windows[self._dataset.uid_field][row].numpy()
             negative = torch.zeros_like(positive)
             negative[row, position] = self._sampler.sample_by_user_ids(users, positive[row, position].numpy(), 1)
@@ -161,9 +177,9 @@ class WindowLoader(TrainLoader):
 class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
     """Every evaluated user once, unshuffled: `(interaction, None, positive_u, positive_i)`."""
 
-    def collate_fn(self, batch: Batch) -> tuple[Interaction, None, torch.Tensor, torch.Tensor]:
-        """Rows of `batch`, which item each ranks, and which row of the batch it belongs to."""
-        return super().collate_fn(batch.rows)
+    def collate_fn(self, batch: Batch) -> tuple[Interaction, None, torch.Tensor, torch.Tensor] | None:
+        """Rows of `batch`, which row of the batch each target belongs to, and the targets."""
+        return super().collate_fn(batch.rows) if len(batch.rows) else None
 
 
 class UniformNegatives:
