@@ -7,14 +7,13 @@ parameters are counted on a model that is built.
 import importlib
 import re
 import textwrap
-from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from tabulate import tabulate
 
+from recbole_sigma import capacity
+from recbole_sigma.capacity import Items
 from recbole_sigma.config import Config, properties_path
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.model.sequence import SequenceModel
@@ -22,6 +21,7 @@ from recbole_sigma.registry import find_model
 
 WIDTH = 100
 AMAZON_BEAUTY_ITEMS = 12_101
+MOST_ITEMS = 10**12  # their embeddings are counted, not made
 
 _PAPER = re.compile(r"\(([^()]*arXiv \d{4}\.\d{4,5})\)")
 _SETTING = re.compile(r"(?P<name>\w+):\s+(?P<default>\S.*?)\s+#\s+\((?P<kind>\w+)\)\s+(?P<meaning>.+)")
@@ -39,18 +39,6 @@ class Setting(NamedTuple):
     default: str
     kind: str
     meaning: str
-
-
-class _Items:
-    """A data set of which only the number of items is known, and one sample, for models that look at samples."""
-
-    def __init__(self, n_items: int) -> None:
-        self._n_items = n_items
-        self.inter_feat: Mapping[str, torch.Tensor] = defaultdict(lambda: torch.ones(1, dtype=torch.long))
-
-    def num(self, _field: str) -> int:
-        """Items with the padding item."""
-        return self._n_items + 1
 
 
 def catalogue() -> list[str]:
@@ -80,9 +68,9 @@ def remarks(name: str) -> str:
 
 def n_parameters(name: str, n_items: int) -> int:
     """Trained numbers of a model with default settings, for a data set of so many items."""
-    config = Config(name, "", settings={"use_gpu": False}, need_data=False)
-    model = config.model_class(config, _Items(n_items))
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if n_items > MOST_ITEMS:
+        raise UserError(f"items must be at most {MOST_ITEMS:,}, got {n_items}")
+    return capacity.n_parameters(Config(name, "", settings={"use_gpu": False}, need_data=False), Items(n_items))
 
 
 def models_table(n_items: int = AMAZON_BEAUTY_ITEMS) -> str:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from recbole.utils import dataset_arguments
-
 from recbole_sigma.errors import UserError
 from recbole_sigma.settings import Given
+from recbole_sigma.shapes import wrong_shape
 
 _CHOICES = {
     "time_order": ("exact", "recbole"),
@@ -16,14 +15,29 @@ _CHOICES = {
     "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
+    "rm_dup_inter": ("first", "last"),
+    "transform": ("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq"),
 }
 # Kinds of settings whose default is null. Others with that default take anything.
 _KIND_IF_NULL: dict[str, type] = {
     "threads": int,
     "train_neg_sample_args": dict,
     "clip_grad_norm": dict,
-    "dataset_save_path": str,
-    "dataloaders_save_path": str,
+    "normalize_all": bool,
+}
+# Settings whose default is not null, and which RecBole or we take as null for "all" or "none".
+_MAY_BE_NULL = {
+    "load_col", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item",
+    "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD",  # null has a message of its own
+}  # fmt: skip
+# RecBole's features that no model here uses, and that would be without effect or fail.
+_NOT_SUPPORTED = {
+    "benchmark_filename": "files that are split beforehand",
+    "additional_feat_suffix": "files other than .inter, .user and .item",
+    "preload_weight": "weights from a file",
+    "discretization": "buckets of numbers",
+    "alias_of_entity_id": "knowledge graphs",
+    "alias_of_relation_id": "knowledge graphs",
 }
 # From 0 to 1; RecBole's files write some of these defaults as whole numbers.
 _FRACTIONS = {"global_ratio", "spatial_ratio", "mask_ratio", "ft_ratio"}
@@ -46,8 +60,17 @@ _AT_LEAST_ZERO = {
     "initializer_range",
     "layer_norm_eps",
 }
+_MOST = {
+    # more is no machine's, or never ends
+    **dict.fromkeys(("threads", "worker", "nproc", "n_layers", "num_layers"), 1024),
+    **dict.fromkeys(("loss_decimal_place", "metric_decimal_place"), 100),
+    # the product of two is a number of 64 bits
+    **dict.fromkeys(("MAX_ITEM_LIST_LENGTH", "train_batch_size", "eval_batch_size", "embedding_size"), 2**31 - 1),
+    **dict.fromkeys(("hidden_size", "inner_size", "d_state", "d_conv", "expand", "topk_factor"), 2**31 - 1),
+    "seed": 2**32 - 1,  # NumPy's
+}
+_LARGEST = 2**62  # sums and doubles of it are numbers of 64 bits
 _GREATER_THAN_ZERO = {"learning_rate", "tau"}  # fmt: skip
-_LARGEST_SEED = 2**32 - 1  # NumPy's
 
 
 def check(key: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
@@ -56,6 +79,8 @@ def check(key: str, given: Given, default: Any, choices: Mapping[str, tuple[Any,
     `choices` are the model's own settings with a few allowed values each.
     """
     value = given.value
+    if key in _NOT_SUPPORTED and value is not None:
+        raise given.error(f"{key}: {_NOT_SUPPORTED[key]} are not supported; leave it out")
     wanted = _wrong_kind(key, value, default)
     if not wanted and value is not None:
         wanted = _wrong_choice(key, value, {**_CHOICES, **choices}) or _out_of_range(key, value)
@@ -68,13 +93,31 @@ def check_together(settings: Mapping[str, Any]) -> None:
     n_heads, hidden_size = settings.get("n_heads"), settings.get("hidden_size")
     if isinstance(n_heads, int) and isinstance(hidden_size, int) and hidden_size % n_heads:
         raise UserError(f"n_heads must divide hidden_size, {hidden_size}, got {n_heads}")
+    _check_names(settings)
+
+
+def _check_names(settings: Mapping[str, Any]) -> None:
+    """A batch holds columns under names that settings make: two of one name would be one column."""
+    made: dict[str, str] = {}
+    item, suffix = settings["ITEM_ID_FIELD"] or "", settings["LIST_SUFFIX"]
+    for setting, name in {
+        **{key: settings[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "ITEM_LIST_LENGTH_FIELD")},
+        "LIST_SUFFIX": f"{item}{suffix}",
+        "NEG_PREFIX": f"{settings['NEG_PREFIX']}{item}",
+    }.items():
+        if name and name in made:
+            raise UserError(f"{made[name]} and {setting} both make a column {name!r}; give them different names")
+        made[name] = setting
 
 
 def _wrong_kind(key: str, value: Any, default: Any) -> str | None:
     """What `value` should have been by the kind of the default, or None if it is right."""
     if value is None:
-        may_be_null = default is None or key in dataset_arguments
+        may_be_null = default is None or key in _MAY_BE_NULL
         return None if may_be_null else _name_of_kind(type(default))
+    wanted = wrong_shape(key, value)
+    if wanted:
+        return wanted
     if default is None:
         kind = _KIND_IF_NULL.get(key)
         return None if kind is None else _not_of(kind, value)
@@ -119,16 +162,18 @@ def _out_of_range(key: str, value: Any) -> str | None:
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, bool) or not isinstance(each, (int, float)):
             continue
-        if not math.isfinite(each):
+        if isinstance(each, float) and not math.isfinite(each):
             return "a finite number"
+        if abs(each) > _LARGEST:
+            return "a number that a computer's arithmetic holds"
         if key in _AT_LEAST_ONE and each < 1:
             return "at least 1"
         if key in _AT_LEAST_ZERO and each < 0:
             return "at least 0"
         if key in _GREATER_THAN_ZERO and each <= 0:
             return "greater than 0"
-        if key == "seed" and each > _LARGEST_SEED:
-            return f"at most {_LARGEST_SEED}"
+        if key in _MOST and each > _MOST[key]:
+            return f"at most {_MOST[key]}"
         if key in _FRACTIONS and not 0 <= each <= 1:
             return "from 0 to 1"
         if "dropout" in key and not 0 <= each < 1:

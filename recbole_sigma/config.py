@@ -27,7 +27,7 @@ _RECBOLE = Path(recbole.__file__).parent
 # Settings that RecBole's code reads and none of its files names.
 _WITHOUT_DEFAULT = {
     "encoding", "tail_ratio", "reg_weight", "contrast", "sim", "tau", "use_filter",
-    "local_rank", "world_size", "offset", "ip", "port",
+    "world_size", "offset", "ip", "port",
 }  # fmt: skip
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
@@ -44,6 +44,12 @@ def properties_path() -> Path:
         if (folder / "overall.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
+
+
+def _check_dataset_name(name: str) -> None:
+    """It is a folder in data_path, begins names of files, and stands in the name of the run's folder."""
+    if not name or not name.isprintable() or name in (".", "..") or {"/", "\\"} & {*name} or len(name.encode()) > 100:
+        raise UserError(f"dataset must be the name of a folder in data_path, of at most 100 bytes, got {name!r}")
 
 
 @contextmanager
@@ -87,6 +93,8 @@ class Config(RecBoleConfig):
             except TypeError as error:
                 raise UserError(f"{key} must be a plain value (number, text, list, mapping), got a {error}") from None
         self._need_data = need_data
+        if need_data or dataset:
+            _check_dataset_name(dataset)
         super().__init__(model=find_model(model) if isinstance(model, str) else model, dataset=dataset)
 
     def settings(self) -> dict[str, Any]:
@@ -151,9 +159,6 @@ class Config(RecBoleConfig):
         gpu = self.final_config_dict["gpu_id"]
         gpu_ids = [part.strip() for part in (",".join(map(str, gpu)) if isinstance(gpu, list) else str(gpu)).split(",")]
         self.final_config_dict["gpu_id"] = ",".join(gpu_ids)
-        if "local_rank" in self.final_config_dict:  # one process of a distributed run
-            super()._init_device()
-            return
         self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(gpu_ids[0]))
 
     def _set_train_neg_sample_args(self) -> None:

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 _LONGEST = 900  # characters of a message
 _LONGEST_NAME = 80  # of what is compared with known names
 

@@ -3,8 +3,10 @@
 import importlib
 import pkgutil
 from pathlib import Path
+from typing import TypeGuard
 
 from recbole.model import sequential_recommender as recbole_models
+from recbole.model.abstract_recommender import SequentialRecommender
 
 from recbole_sigma.errors import UserError, did_you_mean
 
@@ -18,7 +20,7 @@ def find_model(name: str) -> type:
         found = getattr(module, name, None)
     else:
         found = getattr(recbole_models, name, None)
-    if not isinstance(found, type):
+    if not _is_model(found):
         raise UserError(f"unknown model {name!r}{did_you_mean(name, model_names())}")
     return found
 
@@ -30,8 +32,12 @@ def model_names() -> list[str]:
         for stem in _our_modules()
         for name in _classes_named_as_file(importlib.import_module(f"recbole_sigma.model.{stem}"), stem)
     ]
-    recbole = [name for name, each in vars(recbole_models).items() if isinstance(each, type)]
+    recbole = [name for name, each in vars(recbole_models).items() if _is_model(each)]
     return ours + [name for name in recbole if name not in ours]
+
+
+def _is_model(found: object) -> TypeGuard[type]:
+    return isinstance(found, type) and issubclass(found, SequentialRecommender)
 
 
 def _our_modules() -> list[str]:

@@ -22,6 +22,7 @@ _FLOAT = re.compile(
           |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
     re.VERBOSE,
 )
+_LARGEST_TEXT = 2**16  # of settings, in bytes: seconds, as PyYAML reads
 _REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp", "value", "merge")}
 
 
@@ -48,6 +49,11 @@ class SettingsLoader(yaml.SafeLoader):
             raise ConstructorError(None, None, f"settings are plain values: no tag {event.tag!r}", event.start_mark)
         return super().compose_node(parent, index)
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and _has_surrogates(node.value):
+            raise ConstructorError(None, None, f"{node.value!r} holds half a character", node.start_mark)
+        return super().construct_scalar(node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, int] = {}
         for key, _ in node.value:
@@ -57,6 +63,11 @@ class SettingsLoader(yaml.SafeLoader):
                     raise ConstructorError(None, None, twice, key.start_mark)
                 first[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether no file could hold the text: it came from bytes that are not UTF-8, or from an escape such as \\ud800."""
+    return any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def _resolvers() -> dict[Any, list[tuple[str, re.Pattern[str]]]]:
@@ -85,7 +96,7 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
     """The settings of one YAML file with the line of each. Raises UserError naming the file and line."""
     loader = None
     try:
-        loader = SettingsLoader(Path(path).read_text(encoding="utf-8"))
+        loader = SettingsLoader(_text_of(Path(path)))
         node = loader.get_single_node()
         values = None if node is None else loader.construct_document(node)
     except FileNotFoundError:
@@ -113,6 +124,15 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
     return {str(key): Given(value, f"{path}:{line}") for (key, value), line in zip(values.items(), lines, strict=True)}
 
 
+def _text_of(path: Path) -> str:
+    """A file's text; of a device that never ends no more than is looked at."""
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_TEXT + 1)
+    if len(content) > _LARGEST_TEXT:
+        raise UserError(f"{path}: settings in more than {_LARGEST_TEXT} bytes; is it a YAML file?")
+    return content.decode("utf-8")
+
+
 def parse_overrides(args: Sequence[str]) -> dict[str, Any]:
     """`--key=value` arguments as settings.
 
@@ -121,6 +141,8 @@ def parse_overrides(args: Sequence[str]) -> dict[str, Any]:
     """
     overrides: dict[str, Any] = {}
     for arg in args:
+        if _has_surrogates(arg):
+            raise UserError(f"cannot read {arg!r}: it is not text in UTF-8")
         key, equals, text = arg.removeprefix("--").partition("=")
         if not arg.startswith("--") or not key:
             raise UserError(f"cannot read {arg!r}: a setting is written --name=value")

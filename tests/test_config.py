@@ -169,7 +169,7 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
         ({"topk": []}, "topk must be a whole number or a list of them, got []"),
         ({"topk": [10, 0]}, "topk must be at least 1, got [10, 0]"),
         ({"use_gpu": 1}, "use_gpu must be true or false, got 1"),
-        ({"checkpoint_dir": 5}, "checkpoint_dir must be text, got 5"),
+        ({"checkpoint_dir": 5}, "checkpoint_dir must be the path of a folder, got 5"),
         ({"eval_args": "full"}, "eval_args must be a mapping such as {name: value}, got 'full'"),
         ({"eval_args": None}, "eval_args must be a mapping such as {name: value}, got nothing"),
         ({"eval_args": {"mode": "some"}}, "the mode [some] in eval_args is not supported."),

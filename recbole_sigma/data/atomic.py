@@ -42,6 +42,11 @@ class AtomicFormat:
     ids: dict[str, str] = field(default_factory=dict)  # type token, never missing
     time: dict[str, str] = field(default_factory=dict)  # type float, always finite, kept as written (int64 or float64)
 
+    @property
+    def row(self) -> str:
+        """What a line of the file is."""
+        return "interaction" if self.time else "row"
+
 
 @dataclass(frozen=True)
 class AtomicTable:
@@ -50,6 +55,12 @@ class AtomicTable:
     frame: pd.DataFrame
     types: dict[str, FeatureType]
     sha256: str
+    path: Path
+    lines: "_Lines"
+
+    def error(self, row: int, message: str) -> UserError:
+        """A UserError that begins with the place of a row (from 0)."""
+        return UserError(f"{self.path}:{self.lines.of_row(row)}: {message}")
 
 
 @dataclass(frozen=True)
@@ -83,22 +94,25 @@ def read_atomic(path: Path, form: AtomicFormat, wanted: Callable[[str], bool] = 
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); see dataset/README.md for getting data") from None
     loaded = {name: kind for name, kind in columns.items() if wanted(name)}
+    if not loaded and not form.time:  # a file that load_col leaves out
+        return AtomicTable(pd.DataFrame(), {}, lines.sha256, path, lines)
     _check_columns(path, form, columns, loaded)
     if lines.rows == 0 and form.ids:
-        raise UserError(f"{path}:2: no data below the header; one line for each interaction is expected")
+        raise UserError(f"{path}:2: no data below the header; one line for each {form.row} is expected")
     frame = _read_columns(path, form, list(columns), loaded)
     if len(frame) != lines.rows:
         raise UserError(f"{path}: {lines.rows} lines of data were read as {len(frame)} rows; is it a plain text table?")
     _check_values(path, form, frame, lines)
-    return AtomicTable(frame, loaded, lines.sha256)
+    return AtomicTable(frame, loaded, lines.sha256, path, lines)
 
 
 def _read_header(path: Path, form: AtomicFormat) -> dict[str, FeatureType]:
     """Names and types of all columns, in order."""
     if len(form.separator) != 1 or not form.separator.isascii():
         raise UserError(f"field_separator: {form.separator!r} is not one ASCII character")
+    _check_encoding(form.encoding)
     with path.open("rb") as file:
-        head = file.readline().removeprefix(codecs.BOM_UTF8)
+        head = file.readline(_BLOCK).removeprefix(codecs.BOM_UTF8)
     text = _decode(head, path, 1, form.encoding).rstrip("\r\n")
     if not text.strip():
         example = form.separator.join(["user_id:token", "item_id:token", "timestamp:float"])
@@ -163,9 +177,20 @@ def _blocks_of_lines(path: Path, update: Callable[[bytes], None]) -> Iterator[by
                 yield rest + block[:end]
                 rest = block[end:]
             else:
-                rest += block
+                raise UserError(f"{path}: a line of more than {_BLOCK} bytes; a plain text table is expected")
     if rest:
         yield rest + b"\n"
+
+
+def _check_encoding(encoding: str) -> None:
+    """Lines and columns are found among bytes: an encoding must write ASCII as such."""
+    ascii_text = "user_id:token\t1.5\r\n"
+    try:
+        right = ascii_text.encode("ascii").decode(encoding) == ascii_text
+    except (LookupError, ValueError):  # no encoding of text; a UnicodeError is a ValueError
+        right = False
+    if not right:
+        raise UserError(f"encoding: {encoding!r} is unknown or no extension of ASCII; utf-8 is usual")
 
 
 def _decode(block: bytes, path: Path, line: int, encoding: str) -> str:
@@ -177,8 +202,6 @@ def _decode(block: bytes, path: Path, line: int, encoding: str) -> str:
         raise UserError(
             f"{path}:{line}: not {encoding.upper()} (byte {block[error.start]:#04x}); convert the file, or set encoding"
         ) from None
-    except LookupError:
-        raise UserError(f"encoding: {encoding!r} is unknown; utf-8 is usual") from None
 
 
 def _refuse_control_characters(path: Path, line: int, data: np.ndarray) -> None:
@@ -247,19 +270,21 @@ def _refuse_words_for_numbers(path: Path, form: AtomicFormat, names: list[str], 
         for line, text in enumerate(file, start=2):
             cells = text.rstrip("\r\n").split(form.separator)
             for position, name in numbers:
-                if text.strip("\r\n") and not _is_number(cells[position]):
+                if text.strip("\r\n") and not _is_number_or_missing(cells[position]):
                     raise UserError(f"{path}:{line}: {name}:float is {cells[position]!r}; a number is expected")
 
 
-def _is_number(cell: str) -> bool:
-    """Whether pandas takes `cell` for a number, or for a missing one."""
-    if cell in _MISSING:
-        return True
+def _is_number_or_missing(cell: str) -> bool:
+    return cell in _MISSING or is_number(cell)
+
+
+def is_number(cell: str) -> bool:
+    """Whether pandas takes `cell` for a number: one in ASCII, without Python's underscores."""
     try:
         float(cell)
     except ValueError:
         return False
-    return "_" not in cell
+    return "_" not in cell and cell.isascii()
 
 
 def _check_values(path: Path, form: AtomicFormat, frame: pd.DataFrame, lines: _Lines) -> None:
@@ -268,7 +293,7 @@ def _check_values(path: Path, form: AtomicFormat, frame: pd.DataFrame, lines: _L
         missing = frame[name].isna().to_numpy()
         if missing.any():
             line = lines.of_row(int(missing.argmax()))
-            raise UserError(f"{path}:{line}: {name} is missing; every interaction needs one")
+            raise UserError(f"{path}:{line}: {name} is missing; every {form.row} needs one")
     for name in form.time:
         time = frame[name].to_numpy()
         wrong = ~np.isfinite(time)

@@ -10,7 +10,8 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_sigma.data.atomic import AtomicFormat, read_atomic
+from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, is_number, read_atomic
+from recbole_sigma.data.fields import check_fields, normalised
 from recbole_sigma.data.prefixes import FlatHistories, Prefixes, PrefixNames, Rows
 from recbole_sigma.errors import UserError
 
@@ -46,6 +47,9 @@ class SequenceDataset(SequentialDataset):
         if not file.is_file():
             raise UserError(f"{file}: no such file (settings data_path, dataset); dataset/README.md says how to get it")
         super()._load_data(token, dataset_path)
+        feats = {"inter": self.inter_feat, "user": self.user_feat, "item": self.item_feat}
+        columns = {file: list(feat) for file, feat in feats.items() if feat is not None}
+        check_fields(self.config, columns, self.field2type)
 
     @staticmethod
     def _inter_path(token: str, dataset_path: str) -> Path:
@@ -55,7 +59,7 @@ class SequenceDataset(SequentialDataset):
         """Read one file into a table and note its fields, as RecBole does, but fast and with every line checked."""
         if source not in (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM):
             return super()._load_feat(filepath, source)
-        load, unload = self._get_load_and_unload_col(source)
+        load, unload = self._columns_to_load(source)
         if load == set():
             return None
         table = read_atomic(
@@ -74,28 +78,41 @@ class SequenceDataset(SequentialDataset):
             if kind in (FeatureType.TOKEN, FeatureType.FLOAT):
                 self.field2seqlen[name] = 1
             else:
-                table.frame[name] = self._split_sequences(table.frame[name], kind)
+                table.frame[name] = self._split_sequences(table, name, kind)
         if source == FeatureSource.INTERACTION:
             self._sha256 = table.sha256
             self._time_as_written = table.frame[self.time_field].to_numpy()
             table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
         return table.frame
 
+    def _columns_to_load(self, source: FeatureSource) -> tuple[set[str] | None, set[str]]:
+        """What is to be read of a file (None: everything), and what of that is not."""
+        given, left_out = self.config["load_col"], (self.config["unload_col"] or {}).get(source.value, [])
+        chosen = "*" if given is None else given.get(source.value, [])
+        if left_out and chosen and chosen != "*":
+            raise UserError(f"load_col, unload_col: only one of them can be given for {source.value}")
+        return None if chosen == "*" else set(chosen), set(left_out)
+
     def _format(self, source: FeatureSource) -> AtomicFormat:
         separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
-        if source != FeatureSource.INTERACTION:
-            return AtomicFormat(separator, encoding)
-        ids = {self.uid_field: "USER_ID_FIELD", self.iid_field: "ITEM_ID_FIELD"}
-        return AtomicFormat(separator, encoding, ids, {self.time_field: "TIME_FIELD"})
+        user, item = {self.uid_field: "USER_ID_FIELD"}, {self.iid_field: "ITEM_ID_FIELD"}
+        ids = {FeatureSource.USER: user, FeatureSource.ITEM: item}.get(source, {**user, **item})
+        time = {self.time_field: "TIME_FIELD"} if source == FeatureSource.INTERACTION else {}
+        return AtomicFormat(separator, encoding, ids, time)
 
-    def _split_sequences(self, cells: pd.Series, kind: FeatureType) -> list[np.ndarray]:
+    def _split_sequences(self, table: AtomicTable, name: str, kind: FeatureType) -> list[np.ndarray]:
         """Cells such as 'Toy Story' -> arrays; notes the longest (setting `seq_len` cuts it)."""
-        limit = (self.config["seq_len"] or {}).get(cells.name)
-        cast = float if kind == FeatureType.FLOAT_SEQ else str
-        words = [list(filter(None, cell.split(self.config["seq_separator"])))[:limit] for cell in cells.fillna("")]
-        rows = [np.array(list(map(cast, row))) for row in words]
-        self.field2seqlen[cells.name] = max(map(len, rows), default=0)
-        return rows
+        limit = (self.config["seq_len"] or {}).get(name)
+        cells = table.frame[name].fillna("")
+        words = [list(filter(None, cell.split(self.config["seq_separator"])))[:limit] for cell in cells]
+        self.field2seqlen[name] = max(map(len, words), default=0)
+        if kind == FeatureType.TOKEN_SEQ:
+            return [np.array(row, dtype=str) for row in words]
+        for number, row in enumerate(words):
+            for each in row:
+                if not is_number(each):
+                    raise table.error(number, f"{name}:float_seq holds {each!r}; numbers are expected")
+        return [np.array([float(each) for each in row]) for row in words]
 
     def _remove_duplication(self) -> None:
         """RecBole keeps a pair's first or last interaction after a sort that may swap equal times; ours is stable."""
@@ -106,6 +123,13 @@ class SequenceDataset(SequentialDataset):
         assert self._time_as_written is not None
         by_time = np.argsort(self._time_as_written[self.inter_feat.index.to_numpy()], kind="stable")
         self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
+
+    def _normalize(self) -> None:
+        """RecBole's own fails on a list column of equal numbers, and goes through every cell in Python."""
+        fields = self.float_like_fields if self.config["normalize_all"] else self.config["normalize_field"] or ()
+        for name in fields:
+            for feat in self.field2feats(name):
+                feat[name] = normalised(feat[name])
 
     def _reset_index(self) -> None:
         """RecBole's last step of filtering; notes which rows of the file are left."""

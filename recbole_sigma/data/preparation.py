@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import recbole.data.dataset
 from recbole.data.utils import create_samplers
 from recbole.utils import ModelType
@@ -28,6 +29,8 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     for phase, mode in config["eval_args"]["mode"].items():
         if mode != "full":
             raise UserError(f"eval_args: mode {mode!r} of {phase} is not supported; all items are ranked (mode: full)")
+    if config["transform"] == "mask_itemseq":
+        _check_masking(dataset)
     train, valid, test = dataset.build()
     sampler = _negative_sampler(config, dataset, [train, valid, test])
     return (
@@ -35,6 +38,24 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         EvalLoader(config, valid, None),
         EvalLoader(config, test, None),
     )
+
+
+def _check_masking(dataset: SequenceDataset) -> None:
+    """RecBole draws an item outside the history for every masked one, without end where there is none."""
+    samples, n_items = dataset.inter_feat, dataset.item_num - 1
+    if n_items > samples.max_length:
+        return
+    items = samples.flat.columns[dataset.iid_field].numpy()
+    users = samples.flat.columns[dataset.uid_field].numpy()
+    distinct = np.bincount(np.unique(users * np.int64(n_items + 1) + items) // (n_items + 1))
+    start, stop = samples.ranges(np.flatnonzero(distinct[users[samples.targets]] == n_items))
+    for first, target in zip(start, stop, strict=True):
+        if target - first >= n_items and len(np.unique(items[first:target])) == n_items:
+            user = dataset.id2token(dataset.uid_field, users[target])
+            raise UserError(
+                f"transform: mask_itemseq needs an item outside each history, and a history of user {user} has all "
+                f"{n_items} that there are: write a MAX_ITEM_LIST_LENGTH below {n_items}, or take more items"
+            )
 
 
 def _train_loader(config: Any, train: SequenceDataset, sampler: Any) -> TrainLoader:
@@ -53,6 +74,8 @@ def _negative_sampler(config: Any, dataset: SequenceDataset, parts: list[Sequenc
     distribution = config["train_neg_sample_args"]["distribution"]
     if distribution == "none":
         return None
+    if dataset.item_num < 3:
+        raise UserError("train_neg_sample_args: the data has one item only, so that none is left as a negative")
     if distribution == "uniform" and config["repeatable"]:
         return UniformNegatives(dataset.item_num)
     return create_samplers(config, dataset, parts)[0]
