@@ -113,7 +113,9 @@ def join(config: Any, local_rank: int, plan: Plan | None = None) -> Group:
     if config["device"].type == "cuda":
         gpus = str(config["gpu_id"]).split(",")
         if local_rank >= len(gpus):
-            raise UserError(f"gpu_id must name a GPU for each process, number {local_rank} has none, got {gpus}")
+            raise UserError(
+                f"gpu_id must name a GPU for each process, number {local_rank} has none, got {config['gpu_id']!r}"
+            )
         config["device"] = torch.device("cuda", int(gpus[local_rank]))
         torch.cuda.set_device(config["device"])
     backend = "nccl" if config["device"].type == "cuda" else "gloo"
