@@ -53,12 +53,14 @@ def _check_dataset_name(name: str) -> None:
 
 
 @contextmanager
-def _recbole_refusals() -> Iterator[None]:
-    """RecBole's own checks of settings, as UserErrors of one line."""
+def _recbole_refusals(setting: str) -> Iterator[None]:
+    """RecBole's own checks of settings, as UserErrors of one line; `setting` is what those without a name are about."""
     try:
         yield
     except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        raise UserError(" ".join(str(error).split())) from None
+        message = " ".join(str(error).split())
+        named = any(name in message for name in (setting, "train_neg_sample_args", "repeatable", "topk", "eval_args"))
+        raise UserError(message if named else f"{setting}: {message}") from None
 
 
 class Config(RecBoleConfig):
@@ -146,7 +148,7 @@ class Config(RecBoleConfig):
 
     def _set_default_parameters(self) -> None:
         data_path = self.final_config_dict["data_path"]
-        with _recbole_refusals():
+        with _recbole_refusals("metrics"):
             super()._set_default_parameters()
         if self.final_config_dict.get("loss_type") in _SAMPLED_LOSSES:
             self.final_config_dict["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
@@ -162,11 +164,11 @@ class Config(RecBoleConfig):
         self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(gpu_ids[0]))
 
     def _set_train_neg_sample_args(self) -> None:
-        with _recbole_refusals():
+        with _recbole_refusals("train_neg_sample_args"):
             super()._set_train_neg_sample_args()
 
     def _set_eval_neg_sample_args(self, phase: Literal["valid", "test"]) -> None:
-        with _recbole_refusals():
+        with _recbole_refusals("eval_args"):
             super()._set_eval_neg_sample_args(phase)
 
     # Our own steps.

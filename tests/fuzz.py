@@ -254,6 +254,19 @@ def drawn(kind: str, n: int, number: int) -> list[Case]:
     return found[:n]
 
 
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """What is refused beyond ADDRESS_SPACE inside is refused by the system, before the machine is full."""
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    with contextlib.suppress(FileNotFoundError):  # where there is no /proc, there is no limit
+        used = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 2**10
+        resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESS_SPACE, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, old)
+
+
 def warm_up() -> None:
     """Imports and compilation, which no case should wait for."""
     small = [f"--{key}={value}" for key, value in SMALL.items()]
@@ -275,13 +288,13 @@ def main() -> int:
     parser.add_argument("--replay", metavar="TEXT", help="run one case, as printed for one that failed")
     args = parser.parse_args()
     warm_up()
-    used = int(re.findall(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[0]) * 2**10
-    resource.setrlimit(resource.RLIMIT_AS, (used + ADDRESS_SPACE, resource.RLIM_INFINITY))
-    if args.replay:
-        case = Case.unpacked(args.replay)
-        print(case, judge(case), sep="\n")
-        return 0
-    return _many([args.kind] if args.kind else list(KINDS), args.n, args.seed)
+    with limited_memory():
+        if args.replay:
+            case = Case.unpacked(args.replay)
+            outcome = judge(case)
+            print(case, outcome, outcome.fault, sep="\n")
+            return int(bool(outcome.fault))
+        return _many([args.kind] if args.kind else list(KINDS), args.n, args.seed)
 
 
 def _many(kinds: list[str], n: int, first_seed: int) -> int:

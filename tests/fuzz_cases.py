@@ -23,11 +23,11 @@ MODELS = {
     "SIGMA": {"hidden_size": 8, "d_state": 2},
     "ECHO": {"hidden_size": 8, "d_state": 2},
     "RecMamba": {"hidden_size": 8, "d_state": 2},
-    "LinRec": {"hidden_size": 8},
+    "LinRec": {"hidden_size": 8, "dropout_prob": 0.1},
     "GRU4Rec": {"hidden_size": 8, "embedding_size": 8},
-    "SASRec": {"hidden_size": 8, "inner_size": 8},
-    "BERT4Rec": {"hidden_size": 8, "inner_size": 8},
-    "FEARec": {"hidden_size": 8, "inner_size": 8},
+    "SASRec": {"hidden_size": 8, "inner_size": 8, "hidden_dropout_prob": 0.1},
+    "BERT4Rec": {"hidden_size": 8, "inner_size": 8, "hidden_dropout_prob": 0.1},
+    "FEARec": {"hidden_size": 8, "inner_size": 8, "hidden_dropout_prob": 0.1},
 }
 SMALL = {
     "dataset": "tiny", "epochs": 1, "threads": 1, "use_gpu": False, "show_progress": False, "state": "WARNING",
@@ -206,8 +206,8 @@ def files(draw: st.DrawFn) -> Case:
         "files",
         ["train", f"--model={model}", "--config_files=base.yaml" + (",drawn.yaml" if settings else "")],
         {"base.yaml": yaml.safe_dump(SMALL | MODELS[model]), "drawn.yaml": yaml.safe_dump(settings)},
-        named=["tiny", "drawn.yaml", "train_neg_sample_args", "_col", "_interval", "seq_len", *keys],
-        right=not faults and how == "plain" and not settings and _is_enough(table[1:]),
+        named=["tiny", "drawn.yaml", "train_neg_sample_args", "transform", "_col", "_interval", "seq_len", *keys],
+        right=not faults and how == "plain" and not settings and _is_enough(table[1:], model),
     )
     side = draw(st.sampled_from(["", "", "user", "item"]))
     if side:
@@ -233,10 +233,11 @@ def _place(draw: st.DrawFn, case: Case, text: str, name: str) -> None:
             case.links[name] = target
 
 
-def _is_enough(rows: list[list[str]]) -> bool:
+def _is_enough(rows: list[list[str]], model: str) -> bool:
     """Whether there is something to train, validate and test on."""
     users = [user for user, *_ in rows]
-    return any(users.count(user) >= 4 for user in users)
+    items_left = model != "BERT4Rec" or len({item for _, item, _ in rows}) > SMALL["MAX_ITEM_LIST_LENGTH"]
+    return items_left and any(users.count(user) >= 4 for user in users)
 
 
 # --- settings
@@ -325,7 +326,7 @@ def settings(draw: st.DrawFn) -> Case:
             text = draw(st.sampled_from(YAML_FAULTS)) + draw(st.sampled_from(["", text]))
         files["drawn.yaml"] = text.encode("utf-8", "replace").decode("latin-1")
     keys = [part for key in map(str, given) for part in (key, key.partition("=")[0], key[:50], repr(key)[1:-1])]
-    return Case("settings", argv, files, named=[*keys, "drawn.yaml", "tiny.inter", "--"])
+    return Case("settings", argv, files, named=[*keys, "drawn.yaml", "tiny.inter", "learning_rate", "--"])
 
 
 def _as_argument(given: Any) -> st.SearchStrategy[str]:

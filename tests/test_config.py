@@ -176,7 +176,8 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
         ({"time_order": "exactly"}, "time_order must be one of exact, recbole, got 'exactly'"),
         ({"loss_type": "MSE"}, "loss_type must be one of CE, BPR, got 'MSE'"),
         ({"dropout_prob": 1.0}, "dropout_prob must be at least 0 and less than 1, got 1.0"),
-        ({"metrics": ["Hits"]}, "There is no metric named 'Hits'"),
+        ({"metrics": ["Hits"]}, "metrics: There is no metric named 'Hits'"),
+        ({"eval_args": {"mode": "uni"}}, "eval_args: invalid literal for int() with base 10: ''"),
         (
             {"valid_metric": "NDCG@20"},
             "valid_metric must be one that is computed (Hit@10, NDCG@10, MRR@10), got 'NDCG@20'",

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import recbole.data.dataset
 from recbole.data.utils import create_samplers
-from recbole.utils import ModelType
+from recbole.utils import InputType, ModelType
 
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
@@ -21,6 +21,8 @@ def create_dataset(config: Any) -> SequenceDataset:
     model = config["model"]
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL or hasattr(recbole.data.dataset, f"{model}Dataset"):
         raise UserError(f"model: {model} needs a data set of another kind than item histories; it is not supported")
+    if getattr(config.model_class, "input_type", None) == InputType.POINTWISE:
+        raise UserError(f"model: {model} learns from labels, which histories do not have; it is not supported")
     return SequenceDataset(config)
 
 
@@ -54,7 +56,7 @@ def _check_masking(dataset: SequenceDataset) -> None:
             user = dataset.id2token(dataset.uid_field, users[target])
             raise UserError(
                 f"transform: mask_itemseq needs an item outside each history, and a history of user {user} has all "
-                f"{n_items} that there are: write a MAX_ITEM_LIST_LENGTH below {n_items}, or take more items"
+                f"{n_items} that there are; take a MAX_ITEM_LIST_LENGTH below {n_items} or more items"
             )
 
 
