@@ -5,12 +5,14 @@ from typing import Any
 import numpy as np
 import recbole.data.dataset
 from recbole.data.utils import create_samplers
-from recbole.utils import InputType, ModelType
+from recbole.utils import ModelType
 
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
 from recbole_sigma.data.windows import Windows
 from recbole_sigma.errors import UserError
+
+_WITH_LABELS = ("DIN", "DIEN")  # RecBole's sequential models of clicks
 
 
 def create_dataset(config: Any) -> SequenceDataset:
@@ -21,7 +23,7 @@ def create_dataset(config: Any) -> SequenceDataset:
     model = config["model"]
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL or hasattr(recbole.data.dataset, f"{model}Dataset"):
         raise UserError(f"model: {model} needs a data set of another kind than item histories; it is not supported")
-    if getattr(config.model_class, "input_type", None) == InputType.POINTWISE:
+    if model in _WITH_LABELS:
         raise UserError(f"model: {model} learns from labels, which histories do not have; it is not supported")
     return SequenceDataset(config)
 
