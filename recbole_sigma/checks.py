@@ -69,7 +69,7 @@ _MOST = {
     **dict.fromkeys(("hidden_size", "inner_size", "d_state", "d_conv", "expand", "topk_factor"), 2**31 - 1),
     "seed": 2**32 - 1,  # NumPy's
 }
-_LARGEST = 2**62  # sums and doubles of it are numbers of 64 bits
+_LARGEST = 10**18 - 1  # as settings.py reads them; in 64 bits, sums and doubles of it too
 _GREATER_THAN_ZERO = {"learning_rate", "tau"}  # fmt: skip
 
 
@@ -164,8 +164,8 @@ def _out_of_range(key: str, value: Any) -> str | None:
             continue
         if isinstance(each, float) and not math.isfinite(each):
             return "a finite number"
-        if abs(each) > _LARGEST:
-            return "a number that a computer's arithmetic holds"
+        if isinstance(each, int) and abs(each) > _LARGEST:
+            return "of at most 18 digits"
         if key in _AT_LEAST_ONE and each < 1:
             return "at least 1"
         if key in _AT_LEAST_ZERO and each < 0:

@@ -84,6 +84,20 @@ def _resolvers() -> dict[Any, list[tuple[str, re.Pattern[str]]]]:
 SettingsLoader.yaml_implicit_resolvers = _resolvers()
 
 
+class SettingsDumper(yaml.SafeDumper):
+    """Writes what SettingsLoader reads back: text such as 1e3, which YAML 1.1 leaves bare, stands in quotes."""
+
+
+SettingsDumper.yaml_implicit_resolvers = {
+    first: [*rules, *yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])] for first, rules in _resolvers().items()
+}
+
+
+def dump_settings(settings: Mapping[str, Any]) -> str:
+    """YAML, in the order of names, that `read_config_file` reads back as it was."""
+    return yaml.dump(dict(settings), Dumper=SettingsDumper, sort_keys=True)
+
+
 def read_config_files(paths: Sequence[str | Path]) -> dict[str, Given]:
     """The settings of several YAML files; a later file wins. Raises UserError naming the file and line."""
     given: dict[str, Given] = {}

@@ -36,6 +36,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from recbole_sigma import cli  # noqa: E402
+from recbole_sigma.config import Config  # noqa: E402
+from recbole_sigma.settings import read_config_file  # noqa: E402
 from tests.fuzz_cases import KINDS, SMALL, Case, tiny_inter  # noqa: E402
 from tests.fuzz_words import CANARY  # noqa: E402
 
@@ -191,6 +193,20 @@ def _wrong_result(case: Case, here: Path, out: str) -> str:
     if case.argv[0] != "train":
         return ""
     folder = here / out.splitlines()[-1]
+    return _wrong_config(folder / "config.yaml") or _wrong_metrics(case, folder)
+
+
+def _wrong_config(file: Path) -> str:
+    """The file must be read back as the settings of the same run."""
+    settings = {key: given.value for key, given in read_config_file(file).items()}
+    again = Config(settings["model"], settings["dataset"], config_files=[file]).settings()
+    other = {key: (settings.get(key), again.get(key)) for key in {**settings, **again}}
+    other = {key: pair for key, pair in other.items() if pair[0] != pair[1]}
+    return f"config.yaml is read back as other settings: {other}" if other else ""
+
+
+def _wrong_metrics(case: Case, folder: Path) -> str:
+    """Metrics and ranks out of range, or of targets that are not the users' last items."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     metrics = {**result["valid"], **{f"test {name}": number for name, number in result["test"].items()}}
     if not metrics or not all(0 <= number <= 1 for number in metrics.values()):

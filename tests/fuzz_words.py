@@ -34,6 +34,7 @@ CODE = [
 
 # Words that settings hold.
 NAMES = [
+    "1e3", "010", "12:30", "yes", "~", "=", "<<", "0x1F", "2024-01-01", ".5", "-",
     "user_id", "item_id", "timestamp", "rating", "class", "item_id_list", "item_length", "label", "inter", "item",
     "user", "LS", "RS", "CV", "valid_and_test", "TO", "RO", "full", "uni100", "pop100", "labeled", "valid", "test",
     "uniform", "popularity", "none", "NDCG", "ndcg@10", "Hit@5", "Recall", "AUC", "max_norm", "norm_type", "method",

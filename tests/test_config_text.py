@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from recbole_sigma.config import Config, parse_overrides, read_config_files
 from recbole_sigma.errors import UserError
+from recbole_sigma.settings import dump_settings
 
 PLAIN = (type(None), bool, int, float, str, list, dict)
 
@@ -158,3 +159,13 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text("# nothing yet\n")
     assert read_config_files([path]) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "0E0", "010", "12:30", "2024-01-01", "yes", "~", "=", "<<", "-", ".5", "a\n", ""]
+)
+def test_settings_that_are_written_are_read_back(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    given = {"wandb_project": text, "topk": [10**18 - 1, 1e-300], "val_interval": {text: [text]}}
+    path.write_text(dump_settings(given))
+    assert {key: each.value for key, each in read_config_files([path]).items()} == given

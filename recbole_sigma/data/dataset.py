@@ -108,11 +108,11 @@ class SequenceDataset(SequentialDataset):
         self.field2seqlen[name] = max(map(len, words), default=0)
         if kind == FeatureType.TOKEN_SEQ:
             return [np.array(row, dtype=str) for row in words]
-        for number, row in enumerate(words):
-            for each in row:
-                if not is_number(each):
-                    raise table.error(number, f"{name}:float_seq holds {each!r}; numbers are expected")
-        return [np.array([float(each) for each in row]) for row in words]
+        try:
+            return [np.array(list(map(float, row))) for row in words]
+        except ValueError:
+            row, wrong = next((row, each) for row, cell in enumerate(words) for each in cell if not is_number(each))
+            raise table.error(row, f"{name}:float_seq holds {wrong!r}; numbers are expected") from None
 
     def _remove_duplication(self) -> None:
         """RecBole keeps a pair's first or last interaction after a sort that may swap equal times; ours is stable."""
