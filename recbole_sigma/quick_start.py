@@ -17,10 +17,11 @@ from recbole_sigma.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.distributed import ALONE, Group, Plan
 from recbole_sigma.errors import Interrupted, UserError
-from recbole_sigma.evaluation.ranks import METRICS, metrics_of_ranks
+from recbole_sigma.evaluation.ranks import METRICS, Ranks, metrics_of_ranks
 from recbole_sigma.memory import keep_freed_memory
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
+from recbole_sigma.registry import find_model
 from recbole_sigma.result import RunResult, data_facts, result_of
 from recbole_sigma.run_folder import RunFolder
 from recbole_sigma.settings import read_config_file
@@ -34,6 +35,9 @@ MAY_CHANGE = (
     "data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id", "eval_batch_size",
     "epochs", "stopping_step", "ip", "port",
 )  # fmt: skip
+
+# Settings by which RecBole writes and reads pickles.
+_PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "pre_model_path")
 
 logger = logging.getLogger(__name__)
 
@@ -91,26 +95,39 @@ def resume(folder: str | Path, settings: Mapping[str, Any] | None = None, model:
     RunFolder(folder, lock=False)
     file = folder / "config.yaml"
     saved = {key: given.value for key, given in read_config_file(file).items()}
+    _check_changes(file, saved, settings)
+    try:
+        model = model or find_model(saved["model"])
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    if (folder / "result.json").exists():
+        return _finished(folder)
+    return _start(_Job(model, saved["dataset"], [file], settings, folder))
+
+
+def _check_changes(file: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse a file that names no run, and settings that would make it another run."""
     for key in ("model", "dataset"):
         if not isinstance(saved.get(key), str):
             raise UserError(f"{file}: {key} must be a name, got {saved.get(key)!r}")
     for key, value in settings.items():
         if key not in MAY_CHANGE and (key not in saved or saved[key] != value):
-            raise UserError(
-                f"{key} is {saved.get(key)!r} in {file}, got {value!r}; a resumed run keeps its settings, but for "
-                + ", ".join(MAY_CHANGE)
-            )
-    if (folder / "result.json").exists():
-        return _finished(folder)
-    return _start(_Job(model or saved["model"], saved["dataset"], [file], settings, folder))
+            kept = f"a resumed run keeps its settings, but for {', '.join(MAY_CHANGE)}"
+            raise UserError(f"{key} is {saved.get(key)!r} in {file}, got {value!r}; {kept}")
 
 
 def _finished(folder: Path) -> RunResult:
+    """The result of a complete run, of which every number must follow from its ranks."""
     result = RunFolder(folder, lock=False).read_json("result.json", dict)
     try:
-        return RunResult(folder, int(result["best_epoch"]), dict(result["valid"]), dict(result["test"]))
-    except (KeyError, TypeError, ValueError):
+        best_epoch, parts = int(result["best_epoch"]), {part: dict(result[part]) for part in ("valid", "test")}
+        topk = sorted({int(str(name).partition("@")[2]) for name in parts["valid"]})
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / 'result.json'}: not the result of a run") from None
+    for part, metrics in parts.items():
+        if metrics != metrics_of_ranks(Ranks.load(folder / f"ranks-{part}.npz").rank, topk):
+            raise UserError(f"{folder / 'result.json'}: {part} is not what ranks-{part}.npz gives")
+    return RunResult(folder, best_epoch, parts["valid"], parts["test"])
 
 
 def _start(job: _Job) -> RunResult:
@@ -260,8 +277,9 @@ def _check_settings(config: Config) -> None:
             raise UserError(
                 f"metrics must be among Hit, NDCG, MRR, got {name!r} (with one target a user, Recall is Hit)"
             )
-    if config["pre_model_path"]:
-        raise UserError("pre_model_path: RecBole's checkpoints are pickles, which can execute code; leave it out")
+    for name in _PICKLES:
+        if config[name]:
+            raise UserError(f"{name}: RecBole's files are pickles, which can execute code; leave it out")
 
 
 def _backend(config: Config) -> str:

@@ -1,5 +1,8 @@
 """Ranks of targets: the primitive that metrics, groups and significance are computed from."""
 
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +14,11 @@ from recbole_sigma.errors import UserError
 
 PADDING_ITEM = 0
 METRICS = ("hit", "ndcg", "mrr")
+# What NumPy and its zip reader raise for a file that is damaged or another's.
+_NOT_ARRAYS = (
+    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, RuntimeError, SyntaxError,
+    zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,11 +44,20 @@ class Ranks:
     @classmethod
     def load(cls, path: str | Path) -> "Ranks":
         """Read a ranks file; runs nothing that it may contain. Raises UserError for any other file."""
+        names = ("user", "target", "history_length", "rank")
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{name: arrays[name] for name in ("user", "target", "history_length", "rank")})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+                ranks = cls(**{name: arrays[name] for name in names})
+        except _NOT_ARRAYS as error:
             raise UserError(f"{path}: not a file of ranks ({error})") from None
+        kinds = {name: getattr(ranks, name).dtype.kind for name in names}
+        if kinds != {"user": "U", "target": "U", "history_length": "i", "rank": "f"}:
+            raise UserError(f"{path}: not a file of ranks (arrays of other kinds)")
+        if len({getattr(ranks, name).shape for name in names}) > 1 or ranks.rank.ndim != 1 or not len(ranks.rank):
+            raise UserError(f"{path}: not a file of ranks (arrays of different lengths, or of none)")
+        if not (np.isfinite(ranks.rank) & (ranks.rank >= 1)).all():
+            raise UserError(f"{path}: not a file of ranks (a rank is at least 1)")
+        return ranks
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
