@@ -94,8 +94,8 @@ def _is_sampling(value: Any) -> bool:
         "distribution": lambda each: each in ("uniform", "popularity", "None", None),
         "sample_num": _whole(1, 2**16),
         "alpha": is_number,
-        "dynamic": lambda each: isinstance(each, bool),
-        "candidate_num": _whole(0, 2**16),
+        "dynamic": lambda each: each is False,  # our trainer shows a loader no model
+        "candidate_num": _whole(0, 0),
     }
     return isinstance(value, dict) and all(tests[name](each) for name, each in value.items() if name in tests)
 
@@ -163,7 +163,7 @@ _SHAPES: dict[str, tuple[Test, str]] = {
     "train_neg_sample_args": (
         _is_sampling,
         "a mapping such as {distribution: uniform, sample_num: 1, alpha: 1.0, dynamic: false, candidate_num: 0}, with "
-        "the distribution uniform or popularity and whole numbers",
+        "the distribution uniform or popularity; dynamic sampling is not supported",
     ),
     "clip_grad_norm": (_is_clipping, "a mapping such as {max_norm: 1}, of positive numbers; norm_type may stand in it"),
 }  # fmt: skip

@@ -73,6 +73,8 @@ def judge(case: Case) -> Outcome:
         memory, started = _peak_bytes(), time.perf_counter()
         status, out, err, fault = _run(case.argv)
         seconds = time.perf_counter() - started
+        if status == 130:
+            raise KeyboardInterrupt
         fault = fault or (
             _wrong_refusal(case, err) if status == 2 else _wrong_result(case, here, out) if out and status == 0 else ""
         )
@@ -314,26 +316,34 @@ def main() -> int:
 
 
 def _many(kinds: list[str], n: int, first_seed: int) -> int:
+    """Run cases of each kind and say how they ended; those so far, if Ctrl-C ends it."""
     counts: Counter[tuple[str, str]] = Counter()
-    failed, faults = 0, Counter[str]()
+    faults: Counter[str] = Counter()
     slowest = (0.0, "")
-    for index, kind in enumerate(kinds):
-        share = n // len(kinds) + (index < n % len(kinds))
-        for case in tqdm(cases(kind, share, first_seed), desc=f"{kind:>9}", total=share, ncols=80):
-            outcome = judge(case)
-            counts[kind, outcome.result] += 1
-            slowest = max(slowest, (outcome.seconds, case.packed() if outcome.seconds > slowest[0] else ""))
-            if outcome.fault:
-                failed += 1
-                where = re.sub(r"[\d.'\"]+", "", "\n".join(outcome.fault.splitlines()[::-1][:2]))[:150]
-                faults[where] += 1
-                if faults[where] <= 3:  # the same again and again hides the others
-                    tqdm.write(f"FAILED {case.kind}: {outcome.fault}\n  {_shown(case)}\n  --replay {case.packed()}\n")
+    try:
+        for index, kind in enumerate(kinds):
+            share = n // len(kinds) + (index < n % len(kinds))
+            for case in tqdm(cases(kind, share, first_seed), desc=f"{kind:>9}", total=share, ncols=80):
+                outcome = judge(case)
+                counts[kind, outcome.result] += 1
+                slowest = max(slowest, (outcome.seconds, case.packed() if outcome.seconds > slowest[0] else ""))
+                if outcome.fault:
+                    _report(case, outcome, faults)
+    except KeyboardInterrupt:
+        print("interrupted")
     print(f"seed {first_seed}")
     for (kind, result), count in sorted(counts.items()):
         print(f"{kind:>9} {result:>8} {count:7}")
-    print(f"slowest {slowest[0]:.2f} s: --replay {slowest[1]}\n{failed} failed, of {len(faults)} kinds")
-    return int(failed > 0)
+    print(f"slowest {slowest[0]:.2f} s: --replay {slowest[1]}\n{faults.total()} failed, of {len(faults)} sorts")
+    return int(bool(faults))
+
+
+def _report(case: Case, outcome: Outcome, faults: Counter[str]) -> None:
+    """Print a case that failed; the same again and again would hide the others."""
+    sort = re.sub(r"[\d.'\"]+", "", "\n".join(outcome.fault.splitlines()[::-1][:2]))[:150]
+    faults[sort] += 1
+    if faults[sort] <= 3:
+        tqdm.write(f"FAILED {case.kind}: {outcome.fault}\n  {_shown(case)}\n  --replay {case.packed()}\n")
 
 
 def _shown(case: Case) -> str:

@@ -73,7 +73,8 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Cal
             path = tmp_path / "dataset" / "tiny" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        (tmp_path / "base.yaml").write_text(yaml.safe_dump({**SMALL, **MODELS[model], "model": model, **given}))
+        own = MODELS.get(given.get("model", model), {})
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump({**SMALL, **own, "model": model, **given}))
         assert cli.main(["train", "--config_files=base.yaml"]) == 2
         lines = capsys.readouterr().err.splitlines()
         return lines[-1].removeprefix("recbole-sigma: error: ").removeprefix("base.yaml").lstrip("0123456789: ")
@@ -109,6 +110,11 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Cal
         ({"clip_grad_norm": {5: 1}}, "clip_grad_norm must be a mapping such as {max_norm: 1}, of positive numbers; n"),
         ({"local_rank": 0}, "unknown setting 'local_rank'"),
         ({"loss_type": "BPR", "train_neg_sample_args": {"sample_num": 0}}, "train_neg_sample_args must be a mapping s"),
+        ({"loss_type": "BPR", "train_neg_sample_args": {"dynamic": True}}, "train_neg_sample_args must be a mapping s"),
+        ({"transform": "crop_itemseq"}, "transform must be left out with this model, got 'crop_itemseq'"),
+        ({"model": "BERT4Rec", "transform": "crop_itemseq"}, "transform must be mask_itemseq with this model, got"),
+        ({"learner": "sparse_adam"}, "learner must be one of adam, adamw, sgd, adagrad, rmsprop, got 'sparse_adam'"),
+        ({"numerical_features": ["timestamp"]}, "numerical_features: 'timestamp' is the time, which orders histories"),
         ({"NEG_PREFIX": ""}, "NEG_PREFIX must be the name of a column: text without ':', got ''"),
         ({"LIST_SUFFIX": None}, "LIST_SUFFIX must be text, got nothing"),
         ({"MAX_ITEM_LIST_LENGTH": None}, "MAX_ITEM_LIST_LENGTH must be a whole number, got nothing"),

@@ -26,11 +26,15 @@ def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Kinds) ->
     _check_rows(config, columns, kinds)
     ids = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])
     for setting, right in (
-        ("normalize_field", _NUMBERS), ("numerical_features", _NUMBERS), ("selected_features", (*_TOKENS, *_NUMBERS)),
+        ("normalize_field", _NUMBERS), ("numerical_features", _NUMBERS), ("selected_features", _TOKENS),
         ("alias_of_user_id", _TOKENS), ("alias_of_item_id", _TOKENS),
     ):  # fmt: skip
         for name in config[setting] or ():
+            if setting == "selected_features" and name in config["numerical_features"]:
+                continue  # the only numbers that RecBole's models embed
             _check_kind(setting, name, kinds, right)
+            if setting == "numerical_features" and name == config["TIME_FIELD"]:
+                raise UserError(f"numerical_features: {name!r} is the time, which orders histories; leave it out")
             if setting.startswith("alias") and name in ids:
                 raise UserError(f"{setting}: {name!r} is an id itself; name other columns that hold such ids")
     both = {*(config["alias_of_user_id"] or ())} & {*(config["alias_of_item_id"] or ())}
