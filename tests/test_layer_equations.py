@@ -1,5 +1,6 @@
 """Whole layers against the papers' equations, composed from the slow parts."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_sigma.layers.mixing import MIXINGS, mixing_of
 from recbole_sigma.model.echo import ECHOLayer
 from recbole_sigma.model.linrec import LinRecLayer
 from recbole_sigma.model.mamba4rec import Mamba4RecLayer
@@ -52,7 +54,7 @@ def slow_sigma(layer: SIGMALayer, x: np.ndarray) -> np.ndarray:
     state, flipped_state = slow_mamba(layer.mamba, x), slow_mamba(layer.flipped_mamba or layer.mamba, flipped)
     read = x if layer.fe_gru.conv is None else slow_conv(layer.fe_gru.conv, x)
     short_term = slow_gru(layer.fe_gru.gru, read)
-    shares = layer.shares.tolist()
+    shares = layer.mixing.shares.tolist()
     if layer.released:
         gate, flipped_gate = released_factors(layer, x, flipped)
         mixed = shares[0] * gate * state + shares[1] * flipped_gate * flipped_state + shares[2] * short_term
@@ -129,3 +131,25 @@ def test_positions_are_counted_from_the_oldest_item(
     table, positions = (each.weight.detach().numpy() for each in (model.item_embedding, model.position_embedding))
     expected = slow(table[items[0].numpy()], positions[:9])
     np.testing.assert_allclose(model.embed(items)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", MIXINGS)
+@pytest.mark.parametrize("n_branches", [1, 2, 3])
+def test_mixing_is_a_sum_of_the_branches_by_shares_of_its_kind(kind: str, n_branches: int):
+    torch.manual_seed(0)
+    width = 5
+    layer = mixing_of(kind, [0.8, 0.1, 0.1][:n_branches], width).double()
+    branches = [torch.randn(4, 3, width, dtype=torch.float64) for _ in range(n_branches)]
+    mixed = layer(branches)
+    for row, position in itertools.product(range(4), range(3)):
+        own = [branch[row, position] for branch in branches]
+        if kind == "weighted":
+            shares = [torch.full((width,), share) for share in layer.shares.tolist()]
+        elif kind == "gated":
+            logits = (layer.gate.weight @ torch.cat(own) + layer.gate.bias).split(width)
+            shares = [each.exp() / sum(other.exp() for other in logits) for each in logits]
+        else:
+            scores = [(layer.query.weight @ torch.tanh(layer.key.weight @ each + layer.key.bias)).exp() for each in own]
+            shares = [each / sum(scores) for each in scores]
+        expected = sum(share * each for share, each in zip(shares, own, strict=True))
+        torch.testing.assert_close(mixed[row, position], expected)

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.fe_gru import CONVOLUTIONS, FeatureExtractGRU
@@ -10,11 +9,12 @@ from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.layers.mixing import MIXINGS, mixing_of
 from recbole_sigma.layers.padding import last_real
 from recbole_sigma.model.sequence import SequenceModel
 
-# Initial shares of the branches; the released code's order is forward, flipped, FE-GRU.
-MIXING = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
+# Shares of the branches that the weighted sum begins with; the released code's order is forward, flipped, FE-GRU.
+SHARES = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
 CONV_WIDTH = 3
 
 
@@ -42,12 +42,12 @@ class SIGMALayer(nn.Module):
         if config["fe_gru"]:
             self.fe_gru = FeatureExtractGRU(hidden_size, CONV_WIDTH, config["fe_conv"], bias=not self.released)
 
-        shares = dict(MIXING[config["form"]])
+        shares = dict(SHARES[config["form"]])
         if self.flip is None:
             shares.pop("flipped", None)
         if self.fe_gru is None:
             shares.pop("gru")
-        self.shares = nn.Parameter(torch.tensor(list(shares.values())))
+        self.mixing = mixing_of(config["mixing"], list(shares.values()), hidden_size)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout if self.released else 0.0)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if self.released else nn.Identity()
@@ -63,8 +63,7 @@ class SIGMALayer(nn.Module):
         branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
         if self.fe_gru is not None:
             branches = [*branches, self.fe_gru(hidden, lengths, last)]  # F (9)
-        mixed = sum(share * branch for share, branch in zip(self.shares, branches, strict=True))  # Z (10)
-        output = self.dropout(self.projection(mixed))
+        output = self.dropout(self.projection(self.mixing(branches)))  # Z (10)
         if self.stacked:
             output = output + (last_real(hidden, lengths) if last else hidden)
         return self.feed_forward(self.norm(output))  # (11), (12)
@@ -87,6 +86,7 @@ class SIGMA(SequenceModel):
         "form": ("paper", "released"),
         "flip": ("length", "padded"),
         "fe_conv": CONVOLUTIONS,
+        "mixing": MIXINGS,
     }
 
     def __init__(self, config: Any, dataset: Any) -> None:

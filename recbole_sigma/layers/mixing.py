@@ -1,0 +1,56 @@
+"""Mixing SIGMA's branches (section 2.5): the paper's weighted sum, and the two it leaves to be studied."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+MIXINGS = ("weighted", "gated", "attention")
+
+
+class WeightedSum(nn.Module):
+    """Z = a1 X1 + a2 X2 + ..., the shares trained without any constraint (10)."""
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.tensor(list(shares)))
+
+    def forward(self, branches: Sequence[Tensor]) -> Tensor:
+        """n times (..., D) -> (..., D)"""
+        first, *others = (share * each for share, each in zip(self.shares, branches, strict=True))
+        return sum(others, first)
+
+
+class GatedMixing(nn.Module):
+    """Of each channel of each position its own shares: Z = sum_i softmax_i(W [X1; X2; ...] + b) X_i."""
+
+    def __init__(self, n_branches: int, hidden_size: int) -> None:
+        super().__init__()
+        self.n_branches = n_branches
+        self.gate = nn.Linear(n_branches * hidden_size, n_branches * hidden_size)
+
+    def forward(self, branches: Sequence[Tensor]) -> Tensor:
+        """n times (..., D) -> (..., D)"""
+        shares = self.gate(torch.cat(list(branches), -1)).unflatten(-1, (self.n_branches, -1)).softmax(-2)
+        return (shares * torch.stack(list(branches), -2)).sum(-2)
+
+
+class AttentionMixing(nn.Module):
+    """Of each position its own shares: Z = sum_i softmax_i(v . tanh(W X_i + b)) X_i."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.query = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, branches: Sequence[Tensor]) -> Tensor:
+        """n times (..., D) -> (..., D)"""
+        stacked = torch.stack(list(branches), -2)
+        return (self.query(self.key(stacked).tanh()).softmax(-2) * stacked).sum(-2)
+
+
+def mixing_of(kind: str, shares: Sequence[float], hidden_size: int) -> nn.Module:
+    """What mixes branches of width `hidden_size`; `shares` are those that the weighted sum begins with."""
+    if kind == "weighted":
+        return WeightedSum(shares)
+    return GatedMixing(len(shares), hidden_size) if kind == "gated" else AttentionMixing(hidden_size)
