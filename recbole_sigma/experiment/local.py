@@ -1,4 +1,4 @@
-"""Running what an experiment lacks, in processes of this machine: one that fails or is killed takes no other with it."""
+"""Running what an experiment lacks, in processes of this machine: one that is killed takes no other with it."""
 
 import signal
 import subprocess
@@ -66,7 +66,7 @@ def _start(slot: Slot, settings: dict[str, Any]) -> "subprocess.Popen[bytes]":
             arguments = {"config_files": file, "checkpoint_dir": slot.path}
         command = [sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)]
         with slot.log.open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - our own program
     except OSError as error:
         raise UserError(f"{slot.path}: cannot be written: {error.strerror or error}") from None
 

@@ -41,7 +41,7 @@ class Experiment:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def runs(self) -> Iterator["Planned"]:
-        """One for each arm, data set and seed: all arms of a seed before the next seed, so that a part is a part of all.
+        """One for each arm, data set and seed: all arms of a seed before the next, so that a part is a part of all.
 
         Raises UserError for settings that no run can have, before the first run.
         """
