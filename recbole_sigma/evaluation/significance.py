@@ -1,0 +1,62 @@
+"""Paired t-tests of one arm against others, and Holm's correction over them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import ttest_rel
+
+LEVEL = 0.05
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One-sided paired t-test: is the first of a pair larger?
+
+    Attributes:
+        difference: mean of first minus second.
+        p: of the test alone.
+        p_holm: corrected for all tests that were made together.
+        n: pairs.
+    """
+
+    difference: float
+    p: float
+    p_holm: float
+    n: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p is below LEVEL."""
+        return self.p_holm < LEVEL
+
+
+def paired_tests(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, PairedTest]:
+    """Test each name's (first, second): (n,) each, of the same users or seeds. Holm's correction is over all names."""
+    p = [paired_p(first, second) for first, second in pairs.values()]
+    return {
+        name: PairedTest(float(np.mean(first - second)), p[place], corrected, len(first))
+        for place, ((name, (first, second)), corrected) in enumerate(zip(pairs.items(), holm(p), strict=True))
+    }
+
+
+def paired_p(first: np.ndarray, second: np.ndarray) -> float:
+    """p of the one-sided paired t-test that `first` is larger: (n,), (n,). Pairs without any difference give 1."""
+    if len(first) < 2:
+        raise ValueError("a paired test needs two pairs")
+    if np.array_equal(first, second):
+        return 1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # one difference in all pairs: p is 0 or 1
+        return float(ttest_rel(first, second, alternative="greater").pvalue)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: the smallest of m times m, the next times m - 1, ...; never below one before."""
+    corrected = np.empty(len(p))
+    order = np.argsort(p, kind="stable")
+    steps = np.arange(len(p), 0, -1) * np.asarray(p, dtype=float)[order]
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(p) else steps
+    return corrected.tolist()

@@ -1,0 +1,1 @@
+"""Experiments: many runs from one description, and reports of what they came to."""
