@@ -1,0 +1,170 @@
+"""Experiments as data, and their runs: each trained once, whatever happens on the way."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_sigma.errors import UserError
+from recbole_sigma.experiment import local
+from recbole_sigma.experiment.efficiency import HEADERS, efficiency, ratios
+from recbole_sigma.experiment.local import run_missing
+from recbole_sigma.experiment.plan import Slot, key_of, slot_of
+from recbole_sigma.experiment.spec import (
+    Experiment,
+    comparison,
+    names,
+    read_experiment,
+    seeds_of,
+    with_changes,
+)
+
+TINY = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 8, "epochs": 2, "use_gpu": False}
+SPEED = {"threads": 1, "show_progress": False}
+
+
+@pytest.fixture
+def tiny(write_inter: Callable[..., Path], tmp_path: Path) -> Callable[..., Experiment]:
+    """`tiny(models, seeds, setting=value, ...)` -> a comparison on six users."""
+    write_inter([(f"u{user}", f"i{(user + step) % 6}", step) for user in range(6) for step in range(6)])
+
+    def make(models: list[str], seeds: list[int], **settings: Any) -> Experiment:
+        return comparison(models, ["tiny"], seeds, {**TINY, "data_path": str(tmp_path), **settings})
+
+    return make
+
+
+def slots_of(experiment: Experiment, folder: Path) -> list[Slot]:
+    return [slot_of(planned, folder) for planned in experiment.runs()]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_experiment_that_comes_along_has_arms_that_can_be_run(name: str):
+    experiment = read_experiment(name)
+    planned = list(experiment.runs())
+    assert len(planned) == len(experiment.arms) >= 3
+    keys = [key_of(each) for each in planned]
+    assert len(set(keys)) == len(keys)  # no two arms are the same run
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("titel: x\n", "x.yaml:1: unknown 'titel' in an experiment; did you mean 'title'?"),
+        ("title: x\n", "x.yaml:1: an experiment has arms, 'label: {model: NAME, setting: value}' each"),
+        ("title: x\narms: [SIGMA]\n", "x.yaml:2: arms must be a mapping, got ['SIGMA']"),
+        ("arms:\n  a: SIGMA\n", "x.yaml:1: arm 'a' must be {model: NAME, setting: value, ...}, got 'SIGMA'"),
+        ("arms: {}\n", "x: arms: none is given"),
+        ("arms: {a: {model: SIGMA}}\nseeds: 0\n", "seeds must be how many (5), or a list of different ones"),
+        ("arms: {a: {model: SIGMA}}\ndatasets: ml-100k\n", "x.yaml:2: datasets must be a list of names"),
+        ("arms: {a: {model: SIGMA}}\ndatasets: [d, d]\n", "x: datasets: 'd' is given twice"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, says: str):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        read_experiment(str(tmp_path / "x.yaml"))
+    assert says in str(error.value)
+
+
+def test_an_unknown_experiment_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown experiment 'ablatoin'; did you mean 'ablation'\?"):
+        read_experiment("ablatoin")
+
+
+def test_a_setting_that_an_arm_cannot_have_is_refused_before_the_first_run(tiny: Callable[..., Experiment]):
+    with pytest.raises(UserError, match=r"arm 'SIGMA': unknown setting 'learning_rat'; did you mean"):
+        list(tiny(["SIGMA"], [1], learning_rat=1).runs())
+
+
+@pytest.mark.parametrize(("given", "seeds"), [(3, (2020, 2021, 2022)), ([7, 1], (7, 1)), (1, (2020,))])
+def test_seeds_are_counted_or_listed(given: Any, seeds: tuple[int, ...]):
+    assert seeds_of(given) == seeds
+
+
+@pytest.mark.parametrize("given", [0, -1, True, [], [1, 1], ["1"], "5", None, [1.5], {}])
+def test_what_is_no_seeds_is_refused(given: Any):
+    with pytest.raises(UserError, match="seeds must be how many"):
+        seeds_of(given)
+
+
+def test_changes_are_for_all_arms():
+    changed = with_changes(read_experiment("ablation"), ["a", "b"], 2, {"epochs": 3})
+    assert (changed.datasets, changed.seeds, changed.settings) == (("a", "b"), (2020, 2021), {"epochs": 3})
+
+
+def test_what_determines_a_run_decides_where_it_is(tiny: Callable[..., Experiment], tmp_path: Path):
+    def key(**settings: Any) -> str:
+        (planned,) = tiny(["Mamba4Rec"], [1], **settings).runs()
+        return key_of(planned)
+
+    first = key()
+    assert key(threads=2, show_progress=False, checkpoint_dir="elsewhere", eval_batch_size=7) == first
+    others = [key(learning_rate=0.01), key(epochs=3), key(stopping_step=3), key(d_conv=3)]
+    (planned,) = tiny(["Mamba4Rec"], [2]).runs()
+    (tmp_path / "tiny" / "tiny.inter").open("a").write("u9\ti1\t3\n")
+    others += [key_of(planned), key()]
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_every_run_is_trained_once(tiny: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    slots = slots_of(tiny(["GRU4Rec", "Mamba4Rec"], [1]), tmp_path / "runs")
+    assert run_missing(slots, 2, SPEED) == []
+    done = [slot.complete() for slot in slots]
+    assert all(done)
+
+    wider = slots_of(tiny(["Mamba4Rec", "GRU4Rec"], [1]), tmp_path / "runs")
+    monkeypatch.setattr(local.subprocess, "Popen", None)
+    assert run_missing(wider, 1, SPEED) == []
+    assert [slot.complete() for slot in wider] == done[::-1]
+
+
+def test_a_run_that_fails_is_told_with_its_reason_and_takes_no_other_with_it(
+    tiny: Callable[..., Experiment], tmp_path: Path
+):
+    experiment = tiny(["Mamba4Rec", "GRU4Rec"], [1], learning_rate=1e9)
+    slots = slots_of(experiment, tmp_path / "runs")
+    (failure,) = run_missing(slots, 1, SPEED)
+    assert failure.slot is slots[0] and "try a lower learning_rate" in failure.reason
+    assert slots[1].complete()
+
+
+def test_a_killed_run_is_told_and_gone_on_with_the_next_time(tiny: Callable[..., Experiment], tmp_path: Path):
+    slots = slots_of(tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300), tmp_path / "runs")
+    pids: list[int] = []
+    start = local.subprocess.Popen
+
+    def noted(*args: Any, **more: Any) -> Any:
+        process = start(*args, **more)
+        pids.append(process.pid)
+        return process
+
+    def kill() -> None:
+        while slots[0].ended() is None or not (slots[0].ended() / "state.pt").exists():
+            time.sleep(0.05)
+        os.kill(pids[0], signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.subprocess, "Popen", noted)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        (failure,) = run_missing(slots, 1, SPEED)
+        killer.join()
+    assert failure.reason == f"ended by SIGKILL; see {slots[0].log}"
+    folder = slots[0].ended()
+    assert run_missing(slots, 1, SPEED) == []
+    assert slots[0].complete() == folder
+
+
+def test_costs_are_measured_of_every_arm(tiny: Callable[..., Experiment]):
+    costs, machine = efficiency(tiny(["Mamba4Rec", "GRU4Rec"], [1], threads=1), rounds=2)
+    assert [cost.label for cost in costs] == ["Mamba4Rec", "GRU4Rec"]
+    for cost, row in zip(costs, ratios(costs), strict=True):
+        assert len(cost.train) == len(cost.inference) == 2 and min(cost.train + cost.inference) > 0
+        assert cost.n_parameters > 0 and len(row) == len(HEADERS)
+    assert ratios(costs)[0][2].endswith("(1.00)") and "threads" in machine
