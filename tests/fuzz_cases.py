@@ -6,6 +6,7 @@ replayed.
 
 import base64
 import json
+import math
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,9 +35,12 @@ SMALL = {
     "MAX_ITEM_LIST_LENGTH": 6,  # FEARec needs an even one
 }  # fmt: skip
 # Right values of these are legitimately slow, or start processes and threads: more of them is what the user asked for.
-# A case draws wrong ones freely and right ones up to here.
+# A case draws wrong ones freely and right ones up to here. `epochs` is always small: any number of them is right.
 MODERATE = {"epochs": 2, "threads": 2, "worker": 0, "nproc": 1, "world_size": 1, "n_layers": 2, "num_layers": 2}
-IGNORED_ABOVE = 1024  # what no machine has: a larger number must be refused, and is not made moderate
+MODERATE |= dict.fromkeys(("hidden_size", "embedding_size", "inner_size", "d_state", "d_conv", "expand"), 64)
+# What no machine has: a larger number must be refused, and is not made moderate.
+TOO_MUCH = dict.fromkeys(("threads", "worker", "nproc", "n_layers", "num_layers"), 1024)
+TOO_MUCH |= dict.fromkeys(("hidden_size", "embedding_size", "inner_size", "d_state", "d_conv", "expand"), 10**8)
 
 
 @dataclass(frozen=True)
@@ -265,7 +269,7 @@ def _moderate(key: str, given: Any) -> Any:
     limit = MODERATE.get(key)
     if limit is None or isinstance(given, bool) or not isinstance(given, (int, float)) or given <= limit:
         return given
-    return limit if key in ("epochs", "world_size") or given <= IGNORED_ABOVE else given
+    return limit if given <= TOO_MUCH.get(key, math.inf) else given
 
 
 def _defaults() -> dict[str, Any]:
@@ -363,6 +367,3 @@ def commands(draw: st.DrawFn) -> Case:
 def _modest_argument(text: str) -> str:
     key, _, given = text.removeprefix("--").partition("=")
     return "--epochs=2" if key in MODERATE and given.strip().isdecimal() and int(given[:9]) > 2 else text
-
-
-KINDS = {"files": files(), "settings": settings(), "commands": commands()}
