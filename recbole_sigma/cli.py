@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from recbole_sigma import __version__
 from recbole_sigma.errors import Interrupted, UserError
+from recbole_sigma.experiment.commands import add_compare, add_experiment
 from recbole_sigma.settings import parse_overrides, read_config_files
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     except Interrupted as end:
-        print(f"{_PROGRAM}: interrupted; go on with: {_PROGRAM} train --resume={end.folder}", file=sys.stderr)
+        print(f"{_PROGRAM}: interrupted; go on with: {end.how}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: interrupted", file=sys.stderr)
@@ -93,6 +94,8 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=_Parser)
     _add_train(commands)
     _add_models(commands)
+    add_compare(commands)
+    add_experiment(commands)
     return parser
 
 

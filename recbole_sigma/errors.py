@@ -31,8 +31,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run: `folder` says where it can be taken up again."""
+    """Ctrl-C during work that can be taken up again: `how` says how, the same command if nothing else."""
 
-    def __init__(self, folder: object) -> None:
+    def __init__(self, folder: object, how: str = "") -> None:
         super().__init__(str(folder))
         self.folder = folder
+        self.how = how or f"recbole-sigma train --resume={folder}"

@@ -14,7 +14,7 @@ from recbole_sigma.quick_start import MAY_CHANGE
 
 # Where a run is, how fast it goes and what it tells on the way do not determine what it comes to; when it ends does.
 _DETERMINE = ("epochs", "stopping_step")
-_IRRELEVANT = frozenset(MAY_CHANGE) - set(_DETERMINE)
+IRRELEVANT = frozenset(MAY_CHANGE) - set(_DETERMINE)
 _KEY_LENGTH = 16  # hexadecimal digits
 
 
@@ -50,7 +50,7 @@ def slot_of(planned: Planned, checkpoint_dir: Path) -> Slot:
 
 def key_of(planned: Planned) -> str:
     """Hash of the settings that determine a run, of its data, and of the version of this package."""
-    settings = {key: value for key, value in planned.config.settings().items() if key not in _IRRELEVANT}
+    settings = {key: value for key, value in planned.config.settings().items() if key not in IRRELEVANT}
     data = Path(planned.config["data_path"]) / f"{planned.dataset}.inter"
     determines = {
         "settings": settings,

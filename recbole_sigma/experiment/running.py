@@ -1,0 +1,64 @@
+"""An experiment, start to finish: what is missing is run, and what there is becomes a report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma.errors import Interrupted
+from recbole_sigma.evaluation.groups import BOUNDS
+from recbole_sigma.experiment.local import Failure, run_missing
+from recbole_sigma.experiment.plan import Slot, slot_of
+from recbole_sigma.experiment.recorded import RecordedRun
+from recbole_sigma.experiment.report import Report, report_of, write_report
+from recbole_sigma.experiment.spec import Experiment
+
+
+def carry_out(experiment: Experiment, checkpoint_dir: Path, jobs: int, speed: Mapping[str, Any]) -> list[RecordedRun]:
+    """Every run of the experiment, as its folder has it; those that are not complete are trained first.
+
+    Args:
+        experiment: refused before the first run, where a run of it cannot be.
+        checkpoint_dir: where the folders of runs are, for all experiments.
+        jobs: runs at the same time.
+        speed: settings that do not determine what a run comes to: threads, use_gpu ...
+
+    Raises:
+        UserError: for arms that cannot be.
+        Interrupted: for Ctrl-C; the same call goes on.
+    """
+    slots = [slot_of(planned, checkpoint_dir) for planned in experiment.runs()]
+    try:
+        failures = run_missing(slots, jobs, dict(speed))
+    except KeyboardInterrupt:
+        raise Interrupted(checkpoint_dir, "the same command") from None
+    return recorded(slots, failures)
+
+
+def recorded(slots: Sequence[Slot], failures: Sequence[Failure] = ()) -> list[RecordedRun]:
+    """The runs of slots; one without a result says why."""
+    reasons = {failure.slot.path: failure.reason for failure in failures}
+    runs = []
+    for slot in slots:
+        arm, folder = slot.planned.arm, slot.complete()
+        runs.append(
+            RecordedRun(
+                label=arm.label,
+                model=arm.model,
+                dataset=slot.planned.dataset,
+                seed=slot.planned.seed,
+                folder=folder or slot.ended(),
+                settings=slot.planned.config.settings(),
+                varied=dict(arm.settings),
+                problem="" if folder else reasons.get(slot.path, "not run"),
+            )
+        )
+    return runs
+
+
+def write_reports(runs: Sequence[RecordedRun], title: str, command: str, out: Path, groups: bool) -> Report:
+    """Markdown, HTML, CSV and LaTeX beside each other: `out` with four endings."""
+    report = report_of(runs, title, command, bounds=BOUNDS if groups else ())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for form in ("md", "html", "csv", "tex"):
+        write_report(report, out.with_suffix(f".{form}"), form)
+    return report
