@@ -38,7 +38,7 @@ if str(ROOT) not in sys.path:
 from recbole_sigma import cli  # noqa: E402
 from recbole_sigma.config import Config  # noqa: E402
 from recbole_sigma.settings import read_config_file  # noqa: E402
-from tests import fuzz_cases  # noqa: E402
+from tests import fuzz_cases, fuzz_folders  # noqa: E402
 from tests.fuzz_cases import SMALL, Case, tiny_inter  # noqa: E402
 from tests.fuzz_words import CANARY  # noqa: E402
 
@@ -47,12 +47,12 @@ KINDS = {
     "files": fuzz_cases.files(),
     "settings": fuzz_cases.settings(),
     "commands": fuzz_cases.commands(),
+    "folders": fuzz_folders.folder_cases(),
 }
 SECONDS = 10
 BYTES = 2**30  # that a case may add to the memory of the process
-ADDRESS_SPACE = (
-    3 * 2**30
-)  # beyond what the process has at the start: what it cannot get is a refusal, not a full machine
+# Beyond what the process has at the start: what it cannot get is a refusal, not a full machine.
+ADDRESS_SPACE = 3 * 2**30
 LONGEST_LINE = 1000
 PREFIX = "recbole-sigma: error: "
 RUN_FOLDER = re.compile(r"[\w-]+-.*-\d{8}-\d{6}-[0-9a-f]{6}")
@@ -201,6 +201,8 @@ def _wrong_result(case: Case, here: Path, out: str) -> str:
     """What is wrong with the folder of a training that ended well, or nothing."""
     if case.argv[0] != "train":
         return ""
+    if case.kind == "folders":
+        return fuzz_folders.wrong_resume(case, here, out)
     folder = here / out.splitlines()[-1]
     return _wrong_config(folder / "config.yaml") or _wrong_metrics(case, folder)
 

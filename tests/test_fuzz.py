@@ -55,6 +55,12 @@ def test_any_command_line_is_obeyed_or_refused_in_one_line(case: Case) -> None:
     check(case)
 
 
+@few
+@given(KINDS["folders"])
+def test_any_folder_is_resumed_right_or_refused_in_one_line(case: Case) -> None:
+    check(case)
+
+
 def test_a_case_can_be_replayed() -> None:
     case = Case("files", ["train"], {"a": "\xff\0"}, links={"b": "a"}, right=True)
     assert Case.unpacked(case.packed()) == case
