@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from recbole_sigma import __version__
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.commands import add_compare, add_experiment
+from recbole_sigma.experiment.report_command import add_report
 from recbole_sigma.settings import parse_overrides, read_config_files
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def _parser() -> _Parser:
     _add_models(commands)
     add_compare(commands)
     add_experiment(commands)
+    add_report(commands)
     return parser
 
 

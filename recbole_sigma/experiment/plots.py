@@ -83,13 +83,14 @@ def plots_of(report: "Report") -> list[Plot]:
 def varied_number(table: Table) -> str | None:
     """The one setting, a number in all of them, by which the arms of one model differ; None if there is no such one."""
     runs = [run for arm in table.arms for run in arm.runs]
-    keys = {key for run in runs for key in run.varied}
-    if len({run.model for run in runs}) > 1 or len(keys) != 1:
+    values: dict[str, list[Any]] = {key: [each.varied.get(key) for each in runs] for run in runs for key in run.varied}
+    differing = [key for key, each in values.items() if any(value != each[0] for value in each)]
+    if len({run.model for run in runs}) > 1 or len(differing) != 1:
         return None
-    (key,) = keys
-    values = [run.varied.get(key) for run in runs]
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    return key if numbers else None
+    (key,) = differing
+    return (
+        key if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values[key]) else None
+    )
 
 
 def _curves(table: Table) -> tuple[str, Figure] | None:

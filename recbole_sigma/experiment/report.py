@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from recbole_sigma.experiment.plots import Plot
 
-FORMATS = ("md", "html", "csv", "tex")
 COLUMNS = 100  # of the summary
 _NAMES = {"hit": "HR", "ndcg": "NDCG", "mrr": "MRR", "valid": "validation", "test": "test"}
 _COST_NAMES = {
@@ -53,7 +52,8 @@ def report_of(
 
     Raises UserError for runs that do not belong side by side.
     """
-    by_dataset = {dataset: [run for run in runs if run.dataset == dataset] for dataset in _unique(runs, "dataset")}
+    datasets = dict.fromkeys(run.dataset for run in runs)
+    by_dataset = {dataset: [run for run in runs if run.dataset == dataset] for dataset in datasets}
     tables = tuple(table_of(same, k, bounds) for same in by_dataset.values())
     return Report(title or " and ".join(by_dataset), tables, command)
 
@@ -61,8 +61,9 @@ def report_of(
 def write_report(report: Report, out: Path, form: str) -> None:
     """Write the file; plots of Markdown stand beside it, `<name>-<plot>.png`. Raises UserError if that cannot be."""
     plots = _plots(report) if form in ("md", "html") else []
-    links = {plot.name: f"{out.stem}-{plot.name}.png" for plot in plots} if form == "md" else {}
+    links = {}
     for plot in plots if form == "md" else []:
+        links[plot.name] = f"{out.stem}-{plot.name}.png"
         _write(out.with_name(links[plot.name]), plot.png)
     _write(out, render(report, form, plots, links).encode())
 
@@ -74,8 +75,15 @@ def _write(path: Path, content: bytes) -> None:
     write_whole(path, write)
 
 
-def render(report: Report, form: str, plots: "Sequence[Plot]" = (), links: dict[str, str] | None = None) -> str:
-    """The report as text in one of FORMATS. `links` are the files of plots, for Markdown; HTML holds them itself."""
+def render(
+    report: Report, form: str, plots: "Sequence[Plot] | None" = None, links: Mapping[str, str] | None = None
+) -> str:
+    """The report as text of a format: md, html, csv, tex.
+
+    HTML holds its plots, drawn if they are not given; Markdown has those for which `links` names a file.
+    """
+    if plots is None:
+        plots = _plots(report) if form == "html" else []
     if form == "csv":
         return _csv(report)
     template = _environment(form).get_template(f"report.{form}.j2")
@@ -270,10 +278,6 @@ def _percent(value: float) -> str:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
-
-
-def _unique(runs: Iterable[RecordedRun], name: str) -> list[str]:
-    return list(dict.fromkeys(getattr(run, name) for run in runs))
 
 
 def _plots(report: Report) -> "list[Plot]":

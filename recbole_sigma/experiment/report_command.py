@@ -1,0 +1,89 @@
+"""`recbole-sigma report`: its options, and what it calls. Light: what is slow is imported late."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma.errors import UserError, did_you_mean
+
+_FORMATS = ("md", "html", "csv", "tex")
+_EXAMPLES = """
+examples:
+  recbole-sigma report saved
+      the table of all runs in saved/, on the terminal
+  recbole-sigma report saved/SIGMA-* saved/SASRec-* --out=results/beauty.html --title="amazon-beauty, 3 seeds"
+      one page with plots; .md has its plots beside it, .csv full precision, .tex a table (booktabs)
+  recbole-sigma report saved --format=md --groups
+"""
+
+
+def add_report(commands: Any) -> None:
+    """The parser of `report`."""
+    parser = commands.add_parser(
+        "report",
+        help="a table of recorded runs, with significance, plots and all that is needed to cite it",
+        description="Side by side what runs came to. Reads their folders; trains nothing.",
+        usage="recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--title=TEXT] [--groups]",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="the folder of a run, or a folder of such folders")
+    parser.add_argument("--format", metavar="NAME", help="md, html, csv or tex (the ending of FILE)")
+    parser.add_argument("--out", metavar="FILE", help="where to write (the text itself is printed)")
+    parser.add_argument("--title", default="", metavar="TEXT", help="heading (the data sets' names)")
+    parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
+    parser.add_argument("--groups", action="store_true", help="also by the users' history length: 0-5, 5-20, 20+")
+    parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
+    parser.set_defaults(run=_report)
+
+
+def _report(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    if rest:
+        raise UserError(
+            f"report takes folders of runs and the options of 'recbole-sigma report --help', got {rest[0]!r}"
+        )
+    form, bounds = _format(args), _bounds(args)
+    if args.k < 1:
+        raise UserError(f"--k must be at least 1, got {args.k}")
+    out = Path(args.out) if args.out else None
+    if out and not out.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no folder {str(out.parent)!r}")
+    from recbole_sigma.experiment.recorded import read_runs
+    from recbole_sigma.experiment.report import render, report_of, summary, write_report
+
+    command = shlex.join(["recbole-sigma", *sys.argv[1:]])
+    report = report_of(read_runs(args.runs), args.title, command, args.k, bounds)
+    if out and form:
+        write_report(report, out, form)
+        print(f"{summary(report)}\n\n{out}")
+    elif form:
+        print(render(report, form), end="")
+    else:
+        print(summary(report))
+
+
+def _format(args: argparse.Namespace) -> str | None:
+    """As given, or as the file's name ends; None for the terminal."""
+    if args.format is None and args.out is None:
+        return None
+    form = str(args.format or Path(args.out).suffix.lstrip("."))
+    if form not in _FORMATS:
+        what = "--format" if args.format else "--out: the ending"
+        raise UserError(f"{what} must be one of {', '.join(_FORMATS)}, got {form!r}{did_you_mean(form, _FORMATS)}")
+    return form
+
+
+def _bounds(args: argparse.Namespace) -> tuple[int, ...]:
+    from recbole_sigma.evaluation.groups import BOUNDS
+
+    if args.bounds is None:
+        return BOUNDS if args.groups else ()
+    try:
+        bounds = tuple(int(each) for each in args.bounds.split(","))
+    except ValueError:
+        raise UserError(f"--bounds are whole numbers with commas, as 5,20; got {args.bounds!r}") from None
+    return bounds
