@@ -19,6 +19,7 @@ from recbole_sigma.checks import check, check_together
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model
 from recbole_sigma.settings import Given, SettingsLoader, parse_overrides, plain, read_config_file, read_config_files
+from recbole_sigma.shapes import is_number
 
 __all__ = ["Config", "parse_overrides", "properties_path", "read_config_files"]
 
@@ -63,6 +64,14 @@ def _recbole_refusals(setting: str) -> Iterator[None]:
         raise UserError(message if named else f"{setting}: {message}") from None
 
 
+def _as_interval(given: Given) -> Given:
+    """`[5, 40]` is a list in YAML, and an interval to whoever writes it."""
+    value = given.value
+    if isinstance(value, list) and len(value) == 2 and all(map(is_number, value)):
+        return Given(f"[{value[0]},{value[1]}]", given.origin)
+    return given
+
+
 class Config(RecBoleConfig):
     """The settings of one run; read as RecBole's Config, `config["learning_rate"]`.
 
@@ -94,6 +103,9 @@ class Config(RecBoleConfig):
                 self._given[key] = Given(plain(value))
             except TypeError as error:
                 raise UserError(f"{key} must be a plain value (number, text, list, mapping), got a {error}") from None
+        for key in ("user_inter_num_interval", "item_inter_num_interval"):
+            if key in self._given:
+                self._given[key] = _as_interval(self._given[key])
         self._need_data = need_data
         if need_data or dataset:
             _check_dataset_name(dataset)

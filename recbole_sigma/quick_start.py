@@ -13,6 +13,7 @@ import torch
 from recbole.utils import init_seed
 
 from recbole_sigma import distributed
+from recbole_sigma.capacity import build_model, memory_told
 from recbole_sigma.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.distributed import ALONE, Group, Plan
@@ -28,7 +29,7 @@ from recbole_sigma.settings import read_config_file
 from recbole_sigma.trainer import SequenceTrainer
 from recbole_sigma.training_state import Progress
 
-__all__ = ["RunResult", "resume", "run"]
+__all__ = ["RunResult", "Trial", "resume", "run"]
 
 # Settings that a resumed run may be given anew: where things are, how fast they go, and when training ends.
 MAY_CHANGE = (
@@ -43,14 +44,25 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Trial:
+    """A run that is compared with others on validation: test is not evaluated, and result.json has no `test`.
+
+    `after_epoch` is called with each complete epoch's row of metrics.csv, and may end the run by raising.
+    """
+
+    after_epoch: Callable[[Mapping[str, float]], None] | None = None
+
+
+@dataclass(frozen=True)
 class _Job:
-    """What to train; `folder` is that of a run to go on with."""
+    """What to train; `folder` is that of a run to go on with. `trial` makes it one of a sweep."""
 
     model: str | type
     dataset: str
     config_files: Sequence[str | Path]
     settings: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    trial: Trial | None = None
 
     def config(self) -> Config:
         return Config(self.model, self.dataset, config_files=self.config_files, settings=self.settings)
@@ -61,6 +73,7 @@ def run(
     dataset: str,
     config_files: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
+    trial: Trial | None = None,
 ) -> RunResult:
     """Train one model on one data set, choose the epoch on validation, evaluate test once, write the run's folder.
 
@@ -69,21 +82,28 @@ def run(
         dataset: a folder in `data_path`, or `ml-100k`.
         config_files: YAML files of settings.
         settings: settings by name; they win over the files.
+        trial: for a run of a sweep, which leaves test alone.
 
     Raises:
         UserError: for settings, data or a training that cannot be right.
         Interrupted: for Ctrl-C once the folder is there.
     """
-    return _start(_Job(model, dataset, config_files, dict(settings or {})))
+    return _start(_Job(model, dataset, config_files, dict(settings or {}), trial=trial))
 
 
-def resume(folder: str | Path, settings: Mapping[str, Any] | None = None, model: type | None = None) -> RunResult:
+def resume(
+    folder: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    model: type | None = None,
+    trial: Trial | None = None,
+) -> RunResult:
     """Go on with a run that was ended, after its last complete epoch; on CPU to the last bit as if it had not been.
 
     Args:
         folder: the run's; that of a complete run gives its result.
         settings: those of MAY_CHANGE, by name.
         model: the class, where the registry does not know it.
+        trial: for a run of a sweep. Without, what one has left out is done: test, by the best epoch's weights.
 
     Raises:
         UserError: for a folder that cannot be resumed, and for data or settings that are not the run's.
@@ -101,8 +121,10 @@ def resume(folder: str | Path, settings: Mapping[str, Any] | None = None, model:
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     if (folder / "result.json").exists():
-        return _finished(folder)
-    return _start(_Job(model, saved["dataset"], [file], settings, folder))
+        result = RunFolder(folder, lock=False).read_json("result.json", dict)
+        if trial or not result.get("trial"):
+            return _finished(folder, result)
+    return _start(_Job(model, saved["dataset"], [file], settings, folder, trial))
 
 
 def _check_changes(file: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -116,18 +138,18 @@ def _check_changes(file: Path, saved: Mapping[str, Any], settings: Mapping[str, 
             raise UserError(f"{key} is {saved.get(key)!r} in {file}, got {value!r}; {kept}")
 
 
-def _finished(folder: Path) -> RunResult:
+def _finished(folder: Path, result: Mapping[str, Any]) -> RunResult:
     """The result of a complete run, of which every number must follow from its ranks."""
-    result = RunFolder(folder, lock=False).read_json("result.json", dict)
     try:
-        best_epoch, parts = int(result["best_epoch"]), {part: dict(result[part]) for part in ("valid", "test")}
+        named = ("valid",) if result.get("trial") else ("valid", "test")
+        best_epoch, parts = int(result["best_epoch"]), {part: dict(result[part]) for part in named}
         topk = sorted({int(str(name).partition("@")[2]) for name in parts["valid"]})
     except (KeyError, TypeError, ValueError, OverflowError):
         raise UserError(f"{folder / 'result.json'}: not the result of a run") from None
     for part, metrics in parts.items():
         if metrics != metrics_of_ranks(Ranks.load(folder / f"ranks-{part}.npz").rank, topk):
             raise UserError(f"{folder / 'result.json'}: {part} is not what ranks-{part}.npz gives")
-    return RunResult(folder, best_epoch, parts["valid"], parts["test"])
+    return RunResult(folder, best_epoch, parts["valid"], parts.get("test", {}))
 
 
 def _start(job: _Job) -> RunResult:
@@ -136,7 +158,8 @@ def _start(job: _Job) -> RunResult:
         return _train_in_group(int(os.environ["LOCAL_RANK"]), None, lambda _: None, job)
     config = job.config()
     if config["nproc"] == 1 and (config["world_size"] or 1) <= 1:
-        return _train(config, job, ALONE)
+        with memory_told(config):
+            return _train(config, job, ALONE)
     try:
         return RunResult(**distributed.launch(Plan.of(config), _train_in_group, job)[-1])
     except distributed.EndedError as ended:
@@ -154,7 +177,8 @@ def _raise_ended(ended: distributed.EndedError) -> NoReturn:
 def _train_in_group(local_rank: int, plan: Plan | None, report: Callable[[Any], None], job: _Job) -> RunResult:
     config = job.config()
     group = distributed.join(config, local_rank, plan)
-    result = _train(config, job, group, report)
+    with memory_told(config):
+        result = _train(config, job, group, report)
     if local_rank == 0:
         report(vars(result))
     distributed.leave()
@@ -166,7 +190,7 @@ def _train(config: Config, job: _Job, group: Group, report: Callable[[Any], None
     backend = _prepare(config, group)
     data = create_dataset(config)
     train_data, valid_data, test_data = _loaders(config, data, group)
-    network = config.model_class(config, train_data.dataset).to(config["device"])
+    network = build_model(config, train_data.dataset)
     group.copy_from_first(network)
     folder = _folder(config, job, group, [str(token) for token in data.field2id_token[data.iid_field]])
     with _told(folder):
@@ -181,12 +205,23 @@ def _train(config: Config, job: _Job, group: Group, report: Callable[[Any], None
         progress = Progress(trainer, train_data, {**facts, **_fixed(config)}, started)
         if job.folder:
             progress.restore()
-        trainer.fit(train_data, valid_data, progress.save)
-        metrics = _evaluate(trainer, {"valid": valid_data, "test": test_data})
+        trainer.fit(train_data, valid_data, _after_epoch(progress, trainer, job.trial))
+        metrics = _evaluate(trainer, {"valid": valid_data} if job.trial else {"valid": valid_data, "test": test_data})
         if group.first:
-            result = result_of(config, facts, trainer, metrics)
+            result = result_of(config, facts, trainer, metrics) | ({"trial": True} if job.trial else {})
             folder.write_json("result.json", {**result, "backend": backend, **progress.times()})
-    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics["test"])
+    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics.get("test", {}))
+
+
+def _after_epoch(progress: Progress, trainer: SequenceTrainer, trial: Trial | None) -> Callable[[], None]:
+    """What happens when an epoch is complete: it is saved, then told to whoever compares."""
+
+    def save() -> None:
+        progress.save()
+        if trial and trial.after_epoch and trainer.group.first:
+            trial.after_epoch(trainer.rows[-1])
+
+    return save
 
 
 def _prepare(config: Config, group: Group) -> str:

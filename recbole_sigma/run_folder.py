@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_sigma.errors import UserError
+from recbole_sigma.settings import dump_settings
 
 _DIGEST = "sha256"
 _FORMAT = 1  # of state.pt; counts up when its content changes
@@ -115,7 +115,7 @@ class RunFolder:
             partial = path.with_name(f".{path.name}.{os.getpid()}.part")
             try:
                 partial.mkdir(parents=True)
-                (partial / "config.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=True), encoding="utf-8")
+                (partial / "config.yaml").write_text(dump_settings(settings), encoding="utf-8")
                 (partial / "items.json").write_text(_json(items), encoding="utf-8")
                 partial.rename(path)
                 return cls(path)
@@ -142,9 +142,9 @@ class RunFolder:
         """A JSON file; NaN is an error in it."""
         self.write_text(name, _json(content))
 
-    def write_yaml(self, name: str, content: Any) -> None:
+    def write_yaml(self, name: str, content: Mapping[str, Any]) -> None:
         """A YAML file of plain values."""
-        self.write_text(name, yaml.safe_dump(content, sort_keys=True))
+        self.write_text(name, dump_settings(content))
 
     def read_json(self, name: str, kind: type) -> Any:
         """What `write_json` wrote, a `kind`. Raises UserError for anything else."""

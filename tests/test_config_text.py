@@ -169,3 +169,9 @@ def test_settings_that_are_written_are_read_back(tmp_path: Path, text: str) -> N
     given = {"wandb_project": text, "topk": [10**18 - 1, 1e-300], "val_interval": {text: [text]}}
     path.write_text(dump_settings(given))
     assert {key: each.value for key, each in read_config_files([path]).items()} == given
+
+
+@pytest.mark.parametrize("given", [[5, 40], "[5,40]"])
+def test_a_closed_interval_may_be_written_as_the_list_that_it_is_in_yaml(given: Any):
+    config = Config("GRU4Rec", "ml-100k", settings={"user_inter_num_interval": given})
+    assert config["user_inter_num_interval"] == config.settings()["user_inter_num_interval"] == "[5,40]"

@@ -27,7 +27,7 @@ from tests.test_resume import environment
 ROOT = Path(__file__).parents[1]
 TINY = {
     "dataset": "ml-100k", "MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "epochs": 3, "threads": 1,
-    "user_inter_num_interval": "'[0,25]'", "use_gpu": False, "show_progress": False, "dropout_prob": 0.0,
+    "user_inter_num_interval": "[0,25]", "use_gpu": False, "show_progress": False, "dropout_prob": 0.0,
 }  # fmt: skip
 TRAIN = ["-m", "recbole_sigma.cli", "train"]
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.plan import Slot
+from recbole_sigma.settings import dump_settings
 
 _PROGRAM = "recbole-sigma: "
 
@@ -62,7 +63,7 @@ def _start(slot: Slot, settings: dict[str, Any]) -> "subprocess.Popen[bytes]":
             arguments = {"resume": folder, **settings}
         else:
             file = slot.path / "settings.yaml"
-            file.write_text(yaml.safe_dump({**planned.config.settings(), **settings}), encoding="utf-8")
+            file.write_text(dump_settings({**planned.config.settings(), **settings}), encoding="utf-8")
             arguments = {"config_files": file, "checkpoint_dir": slot.path}
         command = [sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)]
         with slot.log.open("ab") as log:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.padding import last_real, zero_padding
 
+EPSILON = 1e-6  # least norm: where dropout has left nothing, torch's 1e-12 makes gradients that overflow
+
 
 class LinearAttention(nn.Module):
     """Heads of rho1(elu(Q)) (rho2(elu(K))^T V), with the dense output layer of SASRec (eqs. 7-9).
@@ -31,9 +33,9 @@ class LinearAttention(nn.Module):
             part.unflatten(-1, (self.n_heads, -1))
             for part in (F.elu(self.query(asking)), F.elu(self.key(hidden)), self.value(hidden))
         )
-        query = F.normalize(query, dim=-1) / math.sqrt(query.shape[-1])  # rho1
+        query = F.normalize(query, dim=-1, eps=EPSILON) / math.sqrt(query.shape[-1])  # rho1
         key = zero_padding(key.flatten(2), lengths).view_as(key)
-        key = F.normalize(key, dim=1) / lengths.to(key.dtype).sqrt()[:, None, None, None]  # rho2
+        key = F.normalize(key, dim=1, eps=EPSILON) / lengths.to(key.dtype).sqrt()[:, None, None, None]  # rho2
         context = torch.einsum("blhd,blhe->bhde", key, value)  # K^T V
         output = self.output(torch.einsum("blhd,bhde->blhe", query, context).flatten(2))
         return output[:, 0] if last else output

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from recbole_sigma.errors import UserError
 
+LARGEST_BATCH = 8192  # RecBole makes a mask of all pairs of twice the rows, in a Python loop
+
 
 class FEARec(RecBoleFEARec):
     """RecBole's FEARec: the same function, loss and random draws, but for the two cases where RecBole's cannot go on.
@@ -67,5 +69,8 @@ def _check(config: Any) -> None:
         raise UserError(f"MAX_ITEM_LIST_LENGTH must be even and at least 4 for FEARec's spectrum, got {length}")
     if n_layers < 2:
         raise UserError(f"n_layers must be at least 2 for FEARec, whose frequency bands slide, got {n_layers}")
+    if config["train_batch_size"] > LARGEST_BATCH:
+        size = config["train_batch_size"]
+        raise UserError(f"train_batch_size must be at most {LARGEST_BATCH} for FEARec's contrasts, got {size}")
     if int(factor * math.log(length)) > length:
         raise UserError(f"topk_factor * log(MAX_ITEM_LIST_LENGTH) delays must be at most {length}, got factor {factor}")
