@@ -181,7 +181,8 @@ def _read(folder: Path) -> RecordedRun:
     if not begun:
         return replace(run, problem=_last_line(folder / "log.txt") or "never began")
     if not (folder / "result.json").is_file():
-        return replace(run, problem=f"not complete: {len(run.curve)} epochs")
+        n_epochs = len(run.curve)
+        return replace(run, problem=f"not complete: {n_epochs} epoch{'s' * (n_epochs != 1)}")
     return run
 
 
