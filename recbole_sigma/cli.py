@@ -15,6 +15,7 @@ from recbole_sigma import __version__
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.commands import add_compare, add_experiment
 from recbole_sigma.experiment.report_command import add_report
+from recbole_sigma.experiment.tune_command import add_tune
 from recbole_sigma.settings import parse_overrides, read_config_files
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def _parser() -> _Parser:
     _add_models(commands)
     add_compare(commands)
     add_experiment(commands)
+    add_tune(commands)
     add_report(commands)
     return parser
 
