@@ -234,6 +234,19 @@ def test_a_missing_seed_is_told_unless_it_was_run_again(seeds: Path):
     assert arm.problems == ["seed 4: not complete: 0 epochs"]
 
 
+def test_a_trial_that_was_not_tested_has_its_validation_only(seeds: Path):
+    write_run(seeds, "SASRec", random_ranks(99), seed=1, result={"test": None})
+    for file in seeds.glob("SASRec-*/result.json"):
+        file.write_text(file.read_text(encoding="utf-8").replace('"test": null, ', ""), encoding="utf-8")
+    found = report(seeds, bounds=(5, 20))
+    arm = next(arm for arm in found.tables[0].arms if arm.label == "SASRec")
+    assert {part for part, _ in arm.cells} == {"valid"}
+    assert arm.problems == ["seed 1: not tested"]
+    assert set(found.tables[0].significance["mrr"].users) == {"SIGMA r=2", "SIGMA r=5"}
+    for form in ("md", "html", "csv", "tex"):
+        assert "seed 1: not tested" in render(found, form)
+
+
 def test_a_report_of_nothing_but_failures_can_be_made(tmp_path: Path):
     found = report_of([RecordedRun("A", "SIGMA", "tiny", 1, problem="failed: no memory")], bounds=(5, 20))
     for form in ("md", "html", "csv", "tex"):

@@ -118,7 +118,7 @@ def _curves(table: Table) -> tuple[str, Figure] | None:
 
 def _metrics(table: Table) -> tuple[str, Figure] | None:
     """Bars of each metric on test, with deviations."""
-    arms = [arm for arm in table.arms if arm.cells]
+    arms = [arm for arm in table.arms if ("test", "ndcg") in arm.cells]
     if not arms:
         return None
     figure, axes = _figure(7, 3.4)
@@ -151,10 +151,11 @@ def _setting(table: Table) -> tuple[str, Figure] | None:
     for place, metric in enumerate(METRICS):
         axes = figure.add_subplot(1, len(METRICS), place + 1)
         for part, line in (("valid", ":"), ("test", "-")):
-            found = [arm.cells[part, metric] for arm in arms]
+            found = [arm.cells[part, metric] for arm in arms if (part, metric) in arm.cells]
+            at = [place for place, arm in enumerate(arms) if (part, metric) in arm.cells]
             spread = [cell.deviation or 0 for cell in found] if any(cell.deviation for cell in found) else None
             axes.errorbar(
-                range(len(arms)), [cell.mean for cell in found], spread, label={"valid": "validation"}.get(part, part),
+                at, [cell.mean for cell in found], spread, label={"valid": "validation"}.get(part, part),
                 color=_COLOURS[part == "test"], marker="so"[part == "test"], linestyle=line, markersize=4, capsize=2,
             )  # fmt: skip
         axes.set(xlabel=key, title=f"{_NAMES[metric]}@{table.k}")

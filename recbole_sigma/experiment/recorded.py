@@ -20,7 +20,7 @@ from recbole_sigma.settings import read_config_file
 _NO_DIFFERENCE = (set(MAY_CHANGE) - {"epochs", "stopping_step"}) | {"model", "dataset", "seed", "nproc", "world_size"}
 _RESULT = {
     "model": str, "dataset": dict, "seed": int, "protocol": dict, "epochs": int, "best_epoch": int, "valid": dict,
-    "test": dict, "versions": dict, "device": str, "command": str,
+    "versions": dict, "device": str, "command": str,
 }  # fmt: skip
 _LONGEST_VALUE = 40  # characters of a setting in a label
 
@@ -52,6 +52,11 @@ class RecordedRun:
         return not self.problem
 
     @property
+    def parts(self) -> list[str]:
+        """`valid`, and `test` unless the run was a trial of a sweep, which is not tested."""
+        return [part for part in ("valid", "test") if part in self.result] if self.complete else []
+
+    @property
     def name(self) -> str:
         """The folder's name, without the folders above it."""
         return self.folder.name if self.folder else ""
@@ -64,6 +69,8 @@ class RecordedRun:
         for key, kind in _RESULT.items():
             if not isinstance(content.get(key), kind):
                 raise UserError(f"{file}: not the result of a run: {key} must be a {kind.__name__}")
+        if not isinstance(content.get("test", {}), dict):
+            raise UserError(f"{file}: not the result of a run: test must be a dict")
         recorded = content["model"], content["dataset"].get("name"), content["seed"]
         if recorded != (self.model, self.dataset, self.seed):
             raise UserError(f"{file}: is of {_words(*recorded)}, config.yaml of {_words(*self._identity)}")

@@ -43,9 +43,10 @@ class Arm:
 
     @property
     def problems(self) -> list[str]:
-        """What seeds without a result came to."""
+        """What seeds without a result, or without one on test, came to."""
         done = {run.seed for run in self.complete}
-        return [f"seed {run.seed}: {run.problem}" for run in self.runs if run.seed not in done]
+        problems = [f"seed {run.seed}: {run.problem}" for run in self.runs if run.seed not in done]
+        return [*problems, *(f"seed {run.seed}: not tested" for run in self.complete if "test" not in run.parts)]
 
     def costs(self) -> dict[str, float]:
         """Means over runs, as far as they are recorded."""
@@ -110,14 +111,14 @@ class Table:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Ranks of one arm: `rank[part]` is (seeds, users), users in the same order in all arms."""
+    """Ranks of one arm on one part: `rank` is (seeds, users), users in the same order in all arms."""
 
     seeds: list[int]
-    rank: Mapping[str, np.ndarray]
+    rank: np.ndarray
 
-    def gains(self, part: str, metric: str, k: int) -> np.ndarray:
+    def gains(self, metric: str, k: int) -> np.ndarray:
         """(seeds, users)"""
-        return gains_of_ranks(self.rank[part], k)[metric]
+        return gains_of_ranks(self.rank, k)[metric]
 
 
 def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = ()) -> Table:
@@ -131,7 +132,8 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
     _check_protocol([run for run in runs if run.complete])
     measured, history_length = _measured(arms)
     columns = [(part, metric) for part in PARTS for metric in METRICS]
-    cells = {column: _cells(_by_seed(measured, column, k)) for column in columns}
+    cells = {(part, metric): _cells(_by_seed(measured[part], metric, k)) for part, metric in columns}
+    tested = measured["test"]
     groups = [] if history_length is None or not bounds else user_groups(history_length, bounds)
     return Table(
         dataset=runs[0].dataset,
@@ -140,9 +142,9 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
             Arm(label, tuple(same), {column: cells[column][label] for column in columns if label in cells[column]})
             for label, same in arms.items()
         ),
-        improvement={column: _improvement(cells[column].values()) for column in columns if len(measured) > 1},
-        significance={metric: _significance(measured, metric, k) for metric in METRICS if len(measured) > 1},
-        groups=tuple(GroupRow(each.title, each.count, _group_cells(measured, each.members, k)) for each in groups),
+        improvement={column: _improvement(cells[column].values()) for column in columns if len(cells[column]) > 1},
+        significance={metric: _significance(tested, metric, k) for metric in METRICS if len(tested) > 1},
+        groups=tuple(GroupRow(each.title, each.count, _group_cells(tested, each.members, k)) for each in groups),
     )
 
 
@@ -170,21 +172,25 @@ def _check_protocol(runs: Sequence[RecordedRun]) -> None:
                 raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}")
 
 
-def _measured(arms: Mapping[str, Sequence[RecordedRun]]) -> tuple[dict[str, _Measured], np.ndarray | None]:
-    """Ranks of the arms with a result, and the users' history lengths on test. Keeps of each run only its ranks."""
-    first: dict[str, tuple[str, Ranks]] = {}
-    measured = {}
-    for label, same in arms.items():
-        runs = [run for run in same if run.complete]
-        rank: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
-        for run in runs:
-            for part in PARTS:
+def _measured(
+    arms: Mapping[str, Sequence[RecordedRun]],
+) -> tuple[dict[str, dict[str, _Measured]], np.ndarray | None]:
+    """By part, the arms with a result on it; and the users' history lengths on test. Of each run only ranks are kept."""
+    measured: dict[str, dict[str, _Measured]] = {part: {} for part in PARTS}
+    history_length = None
+    for part in PARTS:
+        first: tuple[str, Ranks] | None = None
+        for label, same in arms.items():
+            runs, rank = [run for run in same if part in run.parts], []
+            for run in runs:
                 ranks = run.ranks(part)
-                _check_users(part, *first.setdefault(part, (run.name, ranks)), run.name, ranks)
-                rank[part].append(ranks.rank)
-        if runs:
-            measured[label] = _Measured([run.seed for run in runs], {part: np.stack(rank[part]) for part in PARTS})
-    return measured, first["test"][1].history_length if first else None
+                first = first or (run.name, ranks)
+                _check_users(part, *first, run.name, ranks)
+                rank.append(ranks.rank)
+            if runs:
+                measured[part][label] = _Measured([run.seed for run in runs], np.stack(rank))
+        history_length = first[1].history_length if first else None
+    return measured, history_length
 
 
 def _check_users(part: str, name: str, ranks: Ranks, other: str, others: Ranks) -> None:
@@ -202,11 +208,10 @@ def _check_users(part: str, name: str, ranks: Ranks, other: str, others: Ranks) 
 
 
 def _by_seed(
-    measured: Mapping[str, _Measured], column: Column, k: int, members: np.ndarray | slice = slice(None)
+    measured: Mapping[str, _Measured], metric: str, k: int, members: np.ndarray | slice = slice(None)
 ) -> dict[str, np.ndarray]:
     """Each arm's metric, (seeds,)."""
-    part, metric = column
-    return {label: each.gains(part, metric, k)[:, members].mean(axis=1) for label, each in measured.items()}
+    return {label: each.gains(metric, k)[:, members].mean(axis=1) for label, each in measured.items()}
 
 
 def _cells(values: Mapping[str, np.ndarray]) -> dict[str, Cell]:
@@ -233,7 +238,7 @@ def _improvement(cells: Iterable[Cell]) -> float | None:
 
 def _significance(measured: Mapping[str, _Measured], metric: str, k: int) -> Significance:
     """The best on test against each other; a user's gain is the mean over the arm's seeds."""
-    gains = {label: each.gains("test", metric, k) for label, each in measured.items()}
+    gains = {label: each.gains(metric, k) for label, each in measured.items()}
     best = max(gains, key=lambda label: round(float(gains[label].mean()), _DIGITS))
 
     def of_seeds(label: str, seeds: Iterable[int]) -> np.ndarray:
@@ -255,7 +260,7 @@ def _group_cells(measured: Mapping[str, _Measured], members: np.ndarray, k: int)
     """Cells by label, then metric, of the users that are members; none without users."""
     if not members.any():
         return {}
-    cells = {metric: _cells(_by_seed(measured, ("test", metric), k, members)) for metric in METRICS}
+    cells = {metric: _cells(_by_seed(measured, metric, k, members)) for metric in METRICS}
     return {label: {metric: cells[metric][label] for metric in METRICS} for label in measured}
 
 
