@@ -21,6 +21,7 @@ from recbole_sigma.run_folder import write_whole
 if TYPE_CHECKING:
     import jinja2
 
+    from recbole_sigma.experiment.case_study import CaseStudy
     from recbole_sigma.experiment.plots import Plot
 
 COLUMNS = 100  # of the summary
@@ -38,24 +39,35 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a reader is shown: a table for each data set, and the command that makes the report again."""
+    """Everything that a reader is shown: a table for each data set, the command that makes it again, case studies."""
 
     title: str
     tables: tuple[Table, ...]
     command: str = ""
+    cases: "tuple[CaseStudy, ...]" = ()
 
 
 def report_of(
-    runs: Sequence[RecordedRun], title: str = "", command: str = "", k: int = 10, bounds: Sequence[int] = ()
+    runs: Sequence[RecordedRun],
+    title: str = "",
+    command: str = "",
+    k: int = 10,
+    bounds: Sequence[int] = (),
+    user: str | None = None,
 ) -> Report:
-    """A table of each data set's runs, metrics at `k`; with `bounds` also by user groups.
+    """A table of each data set's runs, metrics at `k`; with `bounds` also by user groups, with `user` a case study.
 
-    Raises UserError for runs that do not belong side by side.
+    Raises UserError for runs that do not belong side by side, and for a user that a data set does not have.
     """
     datasets = dict.fromkeys(run.dataset for run in runs)
     by_dataset = {dataset: [run for run in runs if run.dataset == dataset] for dataset in datasets}
     tables = tuple(table_of(same, k, bounds) for same in by_dataset.values())
-    return Report(title or " and ".join(by_dataset), tables, command)
+    cases: list[CaseStudy] = []
+    if user is not None:
+        from recbole_sigma.experiment.case_study import case_study  # models and data: slow
+
+        cases = [case_study(same, user, k) for same in by_dataset.values()]
+    return Report(title or " and ".join(by_dataset), tables, command, tuple(cases))
 
 
 def write_report(report: Report, out: Path, form: str) -> None:
@@ -91,6 +103,7 @@ def render(
         {
             "table": table,
             "facts": facts(table),
+            "cases": [case for case in report.cases if case.dataset == table.dataset],
             "plots": [plot for plot in plots if plot.dataset == table.dataset],
             "columns": [(part, metric) for part in PARTS for metric in METRICS],
             "costs": [key for key in COSTS if any(key in arm.costs() for arm in table.arms)],
@@ -105,8 +118,8 @@ def render(
 
 
 def summary(report: Report) -> str:
-    """Means on validation, means and deviations on test, in at most COLUMNS columns."""
-    return "\n\n".join(_summary(table) for table in report.tables)
+    """Means on validation, means and deviations on test, case studies, in at most COLUMNS columns."""
+    return "\n\n".join([*map(_summary, report.tables), *(case.text(COLUMNS) for case in report.cases)])
 
 
 def _summary(table: Table) -> str:

@@ -17,6 +17,7 @@ examples:
   recbole-sigma report saved/SIGMA-* saved/SASRec-* --out=results/beauty.html --title="amazon-beauty, 3 seeds"
       one page with plots; .md has its plots beside it, .csv full precision, .tex a table (booktabs)
   recbole-sigma report saved --format=md --groups
+  recbole-sigma report saved --case-study=196
 """
 
 
@@ -26,7 +27,7 @@ def add_report(commands: Any) -> None:
         "report",
         help="a table of recorded runs, with significance, plots and all that is needed to cite it",
         description="Side by side what runs came to. Reads their folders; trains nothing.",
-        usage="recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--title=TEXT] [--groups]",
+        usage="recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--case-study=USER]",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -38,6 +39,9 @@ def add_report(commands: Any) -> None:
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
     parser.add_argument("--groups", action="store_true", help="also by the users' history length: 0-5, 5-20, 20+")
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
+    parser.add_argument(
+        "--case-study", metavar="USER", help="one user's history and each model's list (terminal, md, html)"
+    )
     parser.set_defaults(run=_report)
 
 
@@ -56,7 +60,7 @@ def _report(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from recbole_sigma.experiment.report import render, report_of, summary, write_report
 
     command = shlex.join(["recbole-sigma", *sys.argv[1:]])
-    report = report_of(read_runs(args.runs), args.title, command, args.k, bounds)
+    report = report_of(read_runs(args.runs), args.title, command, args.k, bounds, args.case_study)
     if out and form:
         write_report(report, out, form)
         print(f"{summary(report)}\n\n{out}")

@@ -175,7 +175,7 @@ def _check_protocol(runs: Sequence[RecordedRun]) -> None:
 def _measured(
     arms: Mapping[str, Sequence[RecordedRun]],
 ) -> tuple[dict[str, dict[str, _Measured]], np.ndarray | None]:
-    """By part, the arms with a result on it; and the users' history lengths on test. Of each run only ranks are kept."""
+    """By part, the arms with a result on it; and the users' history lengths on test. Of runs only ranks are kept."""
     measured: dict[str, dict[str, _Measured]] = {part: {} for part in PARTS}
     history_length = None
     for part in PARTS:
