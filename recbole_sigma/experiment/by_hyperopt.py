@@ -47,7 +47,7 @@ def _nothing_more(*_: Any) -> list[Any]:
     return []
 
 
-def search(sweep: Sweep, algo: str, max_evals: int | None, seed: int, ended: Callable[[Outcome], None]) -> None:
+def search(sweep: Sweep, algo: str, max_evals: int, seed: int, ended: Callable[[Outcome], None]) -> None:
     """Try settings by `exhaustive`, `random` or `bayes`; `ended` is told of each trial."""
 
     def objective(samples: dict[str, Any], _: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def search(sweep: Sweep, algo: str, max_evals: int | None, seed: int, ended: Cal
 
     points = sweep.space.places(max_evals, seed) if algo == "exhaustive" else []
     tuning = SeededTuning(
-        objective, space=sweep.space.hyperopt(), algo=algo, max_evals=max_evals or len(points), points=points, seed=seed
+        objective, space=sweep.space.hyperopt(), algo=algo, max_evals=max_evals, points=points, seed=seed
     )
     with contextlib.redirect_stdout(io.StringIO()):  # RecBole prints each trial's settings
         tuning.run()

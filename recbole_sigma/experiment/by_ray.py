@@ -70,7 +70,7 @@ class _Told(tune.Callback):
 def search(
     sweep: Sweep,
     algo: str,
-    max_evals: int | None,
+    max_evals: int,
     seed: int,
     ended: Callable[[Outcome], None],
     options: RayOptions,
@@ -90,7 +90,7 @@ def search(
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode="max",
-                num_samples=len(points) if algo == "exhaustive" else max_evals or 1,
+                num_samples=len(points) if algo == "exhaustive" else max_evals,
                 max_concurrent_trials=options.jobs,
                 search_alg=_searcher(sweep, algo, points, seed),
                 scheduler=_scheduler(options, epochs),
@@ -145,6 +145,7 @@ def _scheduler(options: RayOptions, epochs: int) -> Any:
 @contextlib.contextmanager
 def _ray(options: RayOptions) -> Iterator[None]:
     """A Ray to run in: the caller's, the cluster that RAY_ADDRESS names, or one of our own until the end."""
+    logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
         return
@@ -157,7 +158,6 @@ def _ray(options: RayOptions) -> Iterator[None]:
     else:
         cpus = math.ceil(options.jobs * options.cpus_per_trial) if options.jobs else None
         ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
-    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         _check_room(options)
         yield

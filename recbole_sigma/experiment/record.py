@@ -46,10 +46,19 @@ class Records:
             sweep.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"checkpoint_dir: cannot make the folder {sweep.folder}: {error.strerror}") from None
-        self.write()
 
-    def write(self, best: Outcome | None = None, winner: RunResult | None = None) -> None:
-        """tuning.json and trials.csv, with the winner when there is one."""
+    @property
+    def finished(self) -> int:
+        """How many trials the sweep has had when it came to its end, 0 if it has not: failed ones are tried again."""
+        try:
+            number = json.loads((self._sweep.folder / _FILE).read_text(encoding="utf-8"))["finished"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0
+        left = any(not each.done for each in self._sweep.outcomes())
+        return number if isinstance(number, int) and not left else 0
+
+    def write(self, best: Outcome | None = None, winner: RunResult | None = None, finished: int = 0) -> None:
+        """tuning.json and trials.csv; at the end with the winner, and how many trials it is the best of."""
         outcomes = self._sweep.outcomes()
         record = {
             **{name: getattr(self._sweep, name) for name in ("model", "dataset", "given")},
@@ -57,6 +66,7 @@ class Records:
             **asdict(self._search),
             "key": self._key,
             "chosen_by": f"validation {self._sweep.metric}",
+            "finished": finished,
             "trials": [self._described(each) for each in outcomes],
             "winner": best and winner and {**self._described(best), "test": winner.test},
         }

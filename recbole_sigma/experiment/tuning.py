@@ -147,35 +147,36 @@ def _go(sweep: Sweep, search: Search) -> TuneResult:
     n_trials = _number_of_trials(sweep, search)
     records = Records(sweep, search, _key(sweep, search))
     try:
-        if search.tool == "ray":
-            _by_ray(sweep, search, n_trials, base, records)
-        else:
-            from recbole_sigma.experiment import by_hyperopt
-
-            with records.progress(n_trials, base["show_progress"]) as ended:
-                by_hyperopt.search(sweep, search.algo, n_trials, base["seed"], ended)
+        if records.finished < n_trials:
+            records.write()
+            engine = _by_ray if search.tool == "ray" else _by_hyperopt
+            engine(sweep, search, n_trials, base, records)
         best = _best(sweep)
         winner = finish(sweep, best)
-        records.write(best, winner)
+        records.write(best, winner, max(n_trials, records.finished))
     except KeyboardInterrupt:
         raise Interrupted(sweep.folder, f"recbole-sigma tune --resume={sweep.folder}") from None
     return TuneResult(sweep.folder, sweep.metric, sweep.outcomes(), best, winner)
+
+
+def _by_hyperopt(sweep: Sweep, search: Search, n_trials: int, base: Config, records: Records) -> None:
+    from recbole_sigma.experiment import by_hyperopt
+
+    with records.progress(n_trials, base["show_progress"]) as ended:
+        by_hyperopt.search(sweep, search.algo, n_trials, base["seed"], ended)
 
 
 def _by_ray(sweep: Sweep, search: Search, n_trials: int, base: Config, records: Records) -> None:
     from recbole_sigma.experiment import by_ray
 
     options = _ray_options(search, base)
-    if _all_done(sweep, search, n_trials, base["seed"]):
-        return
     machine = {"threads": max(int(options.cpus_per_trial), 1), **sweep.given}
     machine |= {} if options.gpus_per_trial else {"use_gpu": False}
     most = [each.extremes() for each in sweep.space.parameters if each.name == "epochs"]
     epochs = int(max([base["epochs"], *(most[0] if most else ())]))
+    on_machine = replace(sweep, given=machine)
     with records.progress(n_trials, base["show_progress"]) as ended:
-        by_ray.search(
-            replace(sweep, given=machine), search.algo, n_trials, base["seed"], ended, options, epochs
-        )  # fmt: skip
+        by_ray.search(on_machine, search.algo, n_trials, base["seed"], ended, options, epochs)
 
 
 def _ray_options(search: Search, base: Config) -> "RayOptions":
@@ -197,15 +198,6 @@ def _number_of_trials(sweep: Sweep, search: Search) -> int:
     if search.max_evals is None and size > _LARGEST_GRID:
         raise UserError(f"{size} settings would be tried: say how many by max_evals")
     return min(search.max_evals or size, size)
-
-
-def _all_done(sweep: Sweep, search: Search, n_trials: int, seed: int) -> bool:
-    """Whether nothing is left to train."""
-    done = [sweep.place(each.values) for each in sweep.outcomes() if each.done]
-    if search.algo != "exhaustive":
-        return len(done) >= n_trials
-    places = sweep.space.places(n_trials, seed)
-    return {sweep.place(sweep.space.values(sweep.space.samples(each))) for each in places} <= {*done}
 
 
 def _best(sweep: Sweep) -> Outcome:
