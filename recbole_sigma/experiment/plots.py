@@ -177,6 +177,7 @@ def _bars(axes: "Axes", cells: Mapping[str, list[Cell]], ticks: list[str], place
             hatch="//" * (places[label] // len(_COLOURS)), ecolor=_INK, capsize=2,
         )  # fmt: skip
     axes.set_xticks(range(len(ticks)), ticks)
+    axes.set_ylim(bottom=0)
     axes.grid(visible=False, axis="x")
     _legend(axes, len(cells))
 

@@ -67,7 +67,7 @@ def report_of(
         from recbole_sigma.experiment.case_study import case_study  # models and data: slow
 
         cases = [case_study(same, user, k) for same in by_dataset.values()]
-    return Report(title or " and ".join(by_dataset), tables, command, tuple(cases))
+    return Report(title or f"Runs on {', '.join(by_dataset)}", tables, command, tuple(cases))
 
 
 def write_report(report: Report, out: Path, form: str) -> None:
@@ -278,7 +278,7 @@ def _latex(text: object) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.2f}"
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
 
 
 def _p(value: float) -> str:

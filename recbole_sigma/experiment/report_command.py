@@ -35,7 +35,7 @@ def add_report(commands: Any) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="the folder of a run, or a folder of such folders")
     parser.add_argument("--format", metavar="NAME", help="md, html, csv or tex (the ending of FILE)")
     parser.add_argument("--out", metavar="FILE", help="where to write (the text itself is printed)")
-    parser.add_argument("--title", default="", metavar="TEXT", help="heading (the data sets' names)")
+    parser.add_argument("--title", default="", metavar="TEXT", help="heading (Runs on DATASET)")
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
     parser.add_argument("--groups", action="store_true", help="also by the users' history length: 0-5, 5-20, 20+")
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
