@@ -83,7 +83,7 @@ def search(
         points = [each.samples for each in sweep.outcomes()][:max_evals]
     trainable = tune.with_parameters(train_in_ray, sweep=sweep)
     resources = {"cpu": options.cpus_per_trial, "gpu": options.gpus_per_trial}
-    with _ray(options), _no_state(sweep) as storage:
+    with cluster(options), _no_state(sweep) as storage:
         tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space=None if algo == "bayes" else sweep.space.ray(),
@@ -92,7 +92,7 @@ def search(
                 mode="max",
                 num_samples=len(points) if algo == "exhaustive" else max_evals,
                 max_concurrent_trials=options.jobs,
-                search_alg=_searcher(sweep, algo, points, seed),
+                search_alg=_searcher(sweep, algo, points, seed, options.jobs),
                 scheduler=_scheduler(options, epochs),
                 reuse_actors=True,
             ),
@@ -121,10 +121,10 @@ def train_in_ray(samples: Mapping[str, Any], sweep: Sweep) -> None:
         tune.report({"epochs": outcome.epochs, "score": sweep.score(outcome)})
 
 
-def _searcher(sweep: Sweep, algo: str, points: list[dict[str, Any]], seed: int) -> Any:
+def _searcher(sweep: Sweep, algo: str, points: list[dict[str, Any]], seed: int, jobs: int | None) -> Any:
     """What draws settings: `points` first, then what no earlier part of the sweep has drawn."""
     if algo != "bayes":
-        return BasicVariantGenerator(points_to_evaluate=points or None, random_state=seed + len(points))
+        return BasicVariantGenerator(points or None, max_concurrent=jobs or 0, random_state=seed + len(points))
     from ray.tune.search.hyperopt import HyperOptSearch
 
     return HyperOptSearch(sweep.space.hyperopt(), "score", "max", points or None, random_state_seed=seed + len(points))
@@ -143,7 +143,7 @@ def _scheduler(options: RayOptions, epochs: int) -> Any:
 
 
 @contextlib.contextmanager
-def _ray(options: RayOptions) -> Iterator[None]:
+def cluster(options: RayOptions) -> Iterator[None]:
     """A Ray to run in: the caller's, the cluster that RAY_ADDRESS names, or one of our own until the end."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
