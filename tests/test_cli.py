@@ -15,6 +15,7 @@ from recbole_sigma import __version__, cli, quick_start
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_recbole_sigma.py"
+COMMANDS = "train, models, compare, experiment, tune, report"
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_the_result_is_a_table_and_the_folder_last(
         (["train", "--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
         (["train", "--model=3"], "--model must be a name, got 3"),
         (["train", "--config_files=none.yaml"], "config file 'none.yaml' does not exist"),
-        (["trane"], "argument <command>: invalid choice: 'trane' (choose from train, models)"),
+        (["trane"], f"argument <command>: invalid choice: 'trane' (choose from {COMMANDS})"),
         ([], "the following arguments are required: <command>"),
     ],
 )
@@ -100,9 +101,7 @@ def test_a_mistake_ends_with_2_and_one_line(
 ) -> None:
     assert cli.main(args) == 2
     shown = capsys.readouterr()
-    assert (
-        shown.err.replace("'train', 'models'", "train, models") == f"recbole-sigma: error: {line}\n"
-    )  # quotes differ by Python
+    assert shown.err.replace("'", "") == f"recbole-sigma: error: {line}\n".replace("'", "")  # quotes differ by Python
     assert (shown.out, runs) == ("", [])
 
 

@@ -72,6 +72,13 @@ def test_a_wheel_has_one_top_level_name_and_the_command(built: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_a_wheel_has_the_templates_of_reports(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "recbole_sigma").rglob("*.j2")}
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name for name in archive.namelist() if name.endswith(".j2")} == ours
+
+
 def test_an_sdist_has_what_a_checkout_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

@@ -106,6 +106,8 @@ def test_settings_of_no_run_are_refused_by_name(tmp_path: Path):
     [
         ({"seed": 3}, r"result\.json: is of SIGMA on tiny_50%, seed 3, config\.yaml of SIGMA on tiny_50%, seed 2020"),
         ({"protocol": None}, r"result\.json: not the result of a run: protocol must be a dict"),
+        ({"peak_memory_mb": "much"}, r"result\.json: not the result of a run: peak_memory_mb must be a number"),
+        ({"dataset": {"name": "tiny_50%", "users": None}}, r"not the result of a run: users must be a number"),
         ({"test": {"hit@10": 0.9}}, r"result\.json: test hit@10 is not what ranks-test\.npz gives"),
         ({"test": {"hit@ten": 0.9}}, r"result\.json: test hit@ten is not what ranks-test\.npz gives"),
     ],

@@ -97,7 +97,11 @@ def _curves(table: Table) -> tuple[str, Figure] | None:
     """Validation NDCG of each epoch, a line for each run, unfinished ones included."""
     name = f"ndcg@{table.k}"
     lines = {
-        arm.label: [[(row["epoch"], row[name]) for row in run.curve if name in row] for run in arm.runs if run.folder]
+        arm.label: [
+            [(row["epoch"], row[name]) for row in run.curve if row.keys() >= {"epoch", name}]
+            for run in arm.runs
+            if run.folder
+        ]
         for arm in table.arms
     }
     if not any(points for each in lines.values() for points in each):

@@ -15,6 +15,7 @@ from recbole_sigma.evaluation.ranks import METRICS, Ranks, metrics_of_ranks
 from recbole_sigma.quick_start import MAY_CHANGE
 from recbole_sigma.run_folder import RunFolder
 from recbole_sigma.settings import read_config_file
+from recbole_sigma.shapes import is_number
 
 # What does not make two runs different arms: where and how fast they ran, and what a table keeps apart anyway.
 _NO_DIFFERENCE = (set(MAY_CHANGE) - {"epochs", "stopping_step"}) | {"model", "dataset", "seed", "nproc", "world_size"}
@@ -22,6 +23,8 @@ _RESULT = {
     "model": str, "dataset": dict, "seed": int, "protocol": dict, "epochs": int, "best_epoch": int, "valid": dict,
     "versions": dict, "device": str, "command": str,
 }  # fmt: skip
+_NUMBERS = ("n_parameters", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")  # where they are recorded
+_STATISTICS = ("users", "items", "interactions", "mean_length")
 _LONGEST_VALUE = 40  # characters of a setting in a label
 
 
@@ -71,6 +74,10 @@ class RecordedRun:
                 raise UserError(f"{file}: not the result of a run: {key} must be a {kind.__name__}")
         if not isinstance(content.get("test", {}), dict):
             raise UserError(f"{file}: not the result of a run: test must be a dict")
+        numbers = [*((content, key) for key in _NUMBERS), *((content["dataset"], key) for key in _STATISTICS)]
+        for where, key in numbers:
+            if key in where and not is_number(where[key]):
+                raise UserError(f"{file}: not the result of a run: {key} must be a number")
         recorded = content["model"], content["dataset"].get("name"), content["seed"]
         if recorded != (self.model, self.dataset, self.seed):
             raise UserError(f"{file}: is of {_words(*recorded)}, config.yaml of {_words(*self._identity)}")
