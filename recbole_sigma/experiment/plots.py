@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from recbole_sigma.evaluation.ranks import METRICS
+from recbole_sigma.experiment.recorded import RecordedRun
 from recbole_sigma.experiment.table import Cell, Table
 
 if TYPE_CHECKING:
@@ -96,14 +97,11 @@ def varied_number(table: Table) -> str | None:
 def _curves(table: Table) -> tuple[str, Figure] | None:
     """Validation NDCG of each epoch, a line for each run, unfinished ones included."""
     name = f"ndcg@{table.k}"
-    lines = {
-        arm.label: [
-            [(row["epoch"], row[name]) for row in run.curve if row.keys() >= {"epoch", name}]
-            for run in arm.runs
-            if run.folder
-        ]
-        for arm in table.arms
-    }
+
+    def points_of(run: RecordedRun) -> list[tuple[float, float]]:
+        return [(row["epoch"], row[name]) for row in run.curve if row.keys() >= {"epoch", name}]
+
+    lines = {arm.label: [points_of(run) for run in arm.runs if run.folder] for arm in table.arms}
     if not any(points for each in lines.values() for points in each):
         return None
     figure, axes = _figure(7, 3.6)
