@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from recbole_sigma import cli
 from recbole_sigma.errors import UserError
 from recbole_sigma.experiment import local
 from recbole_sigma.experiment.efficiency import HEADERS, efficiency, ratios
@@ -168,3 +169,77 @@ def test_costs_are_measured_of_every_arm(tiny: Callable[..., Experiment]):
         assert len(cost.train) == len(cost.inference) == 2 and min(cost.train + cost.inference) > 0
         assert cost.n_parameters > 0 and len(row) == len(HEADERS)
     assert ratios(costs)[0][2].endswith("(1.00)") and "threads" in machine
+
+
+def compare(*arguments: str) -> int:
+    return cli.main(["compare", "--checkpoint_dir=runs", "--threads=1", *arguments])
+
+
+@pytest.fixture
+def six_users(write_inter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options for six users' data, in an empty working directory."""
+    write_inter([(f"u{user}", f"i{(user + step) % 6}", step) for user in range(6) for step in range(6)])
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return [f"--data_path={tmp_path}", *(f"--{key}={value}" for key, value in TINY.items())]
+
+
+@pytest.mark.parametrize("engine", [["--engine=local", "--jobs=2"], ["--engine=ray", "--jobs=2"]], ids=["local", "ray"])
+def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], capsys: Any, engine: list[str]):
+    if "ray" in engine[0]:
+        pytest.importorskip("ray")
+    assert compare("--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--seeds=2", *engine, *six_users) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "runs/compare.html" and max(map(len, lines)) <= 100
+    assert [line.split()[:2] for line in lines if line.startswith(("GRU4Rec", "Mamba4Rec"))] == [
+        ["GRU4Rec", "2"],
+        ["Mamba4Rec", "2"],
+    ]
+    results = sorted(Path("runs").glob("*/*/result.json"))
+    assert len(results) == 4 and all(Path("runs", f"compare.{form}").stat().st_size for form in ("md", "csv", "tex"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local.subprocess, "Popen", None)
+        assert compare("--models=Mamba4Rec", "--datasets=tiny", "--seeds=[2021]", "--out=one", *six_users) == 0
+    assert sorted(Path("runs").glob("*/*/result.json")) == results and Path("one.html").exists()
+
+
+def test_an_arm_that_fails_stands_in_the_table_with_its_reason(six_users: list[str], capsys: Any):
+    six_users = [each for each in six_users if "epochs" not in each]
+    assert (
+        compare("--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users) == 0
+    )
+    assert "try a lower learning_rate" in Path("runs/compare.md").read_text()
+    assert any(line.startswith("Mamba4Rec") for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare"], "--models: name at least one, as in --models=SIGMA,Mamba4Rec"),
+        (["compare", "--models=SIGMA,SIGMA"], "compare: arms: 'SIGMA' is given twice"),
+        (["compare", "--models=Sigm"], "arm 'Sigm': unknown model 'Sigm'; did you mean 'SIGMA'?"),
+        (["compare", "--models=SIGMA", "--jobs=0"], "--jobs must be a whole number, at least 1, got 0"),
+        (["compare", "--models=SIGMA", "--engine=spark"], "--engine must be one of local, ray, got 'spark'"),
+        (["compare", "--models=SIGMA", "--seeds=x"], "seeds must be how many (5), or a list of different ones"),
+        (["compare", "--models=SIGMA", "--datasets=nowhere"], "arm 'SIGMA': unknown data set 'nowhere'"),
+        (["experiment", "ablatoin"], "unknown experiment 'ablatoin'; did you mean 'ablation'?"),
+        (["experiment", "depth", "--num_layer=2"], "arm 'SIGMA, 1 layer': unknown setting 'num_layer'; did you mean"),
+        (["experiment", "efficiency", "--rounds=few"], "--rounds must be a whole number, at least 1, got 'few'"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: list[str], says: str
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("recbole-sigma: error: ") and says in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_experiment_of_costs_writes_its_table(six_users: list[str], capsys: Any):
+    six_users = [each for each in six_users if "hidden_size" not in each]
+    assert cli.main(["experiment", "efficiency", "--dataset=tiny", "--rounds=2", "--out=costs", *six_users]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "costs.md"
+    assert "| SIGMA " in Path("costs.md").read_text()

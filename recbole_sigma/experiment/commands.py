@@ -12,8 +12,10 @@ from recbole_sigma.errors import UserError
 from recbole_sigma.settings import parse_overrides
 
 _PROGRAM = "recbole-sigma"
+ENGINES = ("local", "ray")
 _SHARED = """
   --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
+  --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
   --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
   --SETTING=VALUE          any setting, for all arms
@@ -103,7 +105,7 @@ def _report(experiment: Any, options: dict[str, Any], groups: bool = False) -> N
     from recbole_sigma.experiment.report import summary
     from recbole_sigma.experiment.running import carry_out, write_reports
 
-    runs = carry_out(experiment, options["checkpoint_dir"], options["jobs"], options["speed"])
+    runs = carry_out(experiment, *(options[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
     report = write_reports(runs, experiment.title, options["command"], options["out"], groups)
     print(summary(report))
     print(f"\n{options['out'].with_suffix('.html')}")
@@ -143,7 +145,11 @@ def _options(settings: dict[str, Any], name: str) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     speed = {"threads": max(cores // jobs, 1), "show_progress": False}
     speed |= {key: value for key, value in settings.items() if key in IRRELEVANT and key != "checkpoint_dir"}
+    engine = settings.pop("engine", "local")
+    if engine not in ENGINES:
+        raise UserError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
     return {
+        "engine": engine,
         "jobs": jobs,
         "checkpoint_dir": Path(folder),
         "out": Path(out),

@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from tqdm import tqdm
@@ -27,20 +27,40 @@ class Failure:
     reason: str
 
 
-def run_missing(slots: Sequence[Slot], jobs: int, settings: dict[str, Any]) -> list[Failure]:
+class Process(Protocol):
+    """What is asked of a run's process, wherever it is; as of subprocess.Popen."""
+
+    returncode: Any
+
+    def poll(self) -> Any: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def wait(self, seconds: float, /) -> Any: ...
+    def kill(self) -> None: ...
+
+
+Start = Callable[[list[str], Path], Process]
+
+
+def start_here(command: list[str], log: Path) -> Process:
+    """The command as a process of this machine."""
+    with log.open("ab") as file:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # noqa: S603 - our own
+
+
+def run_missing(slots: Sequence[Slot], jobs: int, settings: dict[str, Any], start: Start = start_here) -> list[Failure]:
     """Train, or go on with, the runs that are not complete, `jobs` at a time. `settings` say where and how fast.
 
     A run that fails is told at the end and not tried again; Ctrl-C ends all, each after its last complete epoch.
     """
     waiting = [slot for slot in slots if slot.complete() is None]
-    running: dict[subprocess.Popen[bytes], Slot] = {}
+    running: dict[Process, Slot] = {}
     failures: list[Failure] = []
     with tqdm(total=len(slots), initial=len(slots) - len(waiting), unit="run", ncols=100, disable=None) as progress:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     slot = waiting.pop(0)
-                    running[_start(slot, settings)] = slot
+                    running[_begin(slot, settings, start)] = slot
                 time.sleep(0.1)
                 progress.set_postfix_str(" | ".join(_state(slot) for slot in running.values())[:60])
                 for process in [each for each in running if each.poll() is not None]:
@@ -54,20 +74,18 @@ def run_missing(slots: Sequence[Slot], jobs: int, settings: dict[str, Any]) -> l
     return failures
 
 
-def _start(slot: Slot, settings: dict[str, Any]) -> "subprocess.Popen[bytes]":
+def _begin(slot: Slot, settings: dict[str, Any], start: Start) -> Process:
     """The process of a run: a new one, or the rest of one that was ended."""
     planned, folder = slot.planned, slot.ended()
     try:
         slot.path.mkdir(parents=True, exist_ok=True)
         if folder:
-            arguments = {"resume": folder, **settings}
+            arguments: dict[str, Any] = {"resume": folder, **settings}
         else:
             file = slot.path / "settings.yaml"
             file.write_text(dump_settings({**planned.config.settings(), **settings}), encoding="utf-8")
             arguments = {"config_files": file, "checkpoint_dir": slot.path}
-        command = [sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)]
-        with slot.log.open("ab") as log:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - our own program
+        return start([sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)], slot.log)
     except OSError as error:
         raise UserError(f"{slot.path}: cannot be written: {error.strerror or error}") from None
 
@@ -104,7 +122,7 @@ def _last_lines(file: Path) -> list[str]:
         return []
 
 
-def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+def _end(processes: list[Process]) -> None:
     """As Ctrl-C does, which reaches them, too, unless this process alone was told."""
     for process in processes:
         process.send_signal(signal.SIGTERM)

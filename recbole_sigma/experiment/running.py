@@ -13,7 +13,9 @@ from recbole_sigma.experiment.report import Report, report_of, write_report
 from recbole_sigma.experiment.spec import Experiment
 
 
-def carry_out(experiment: Experiment, checkpoint_dir: Path, jobs: int, speed: Mapping[str, Any]) -> list[RecordedRun]:
+def carry_out(
+    experiment: Experiment, checkpoint_dir: Path, jobs: int, speed: Mapping[str, Any], engine: str = "local"
+) -> list[RecordedRun]:
     """Every run of the experiment, as its folder has it; those that are not complete are trained first.
 
     Args:
@@ -21,14 +23,22 @@ def carry_out(experiment: Experiment, checkpoint_dir: Path, jobs: int, speed: Ma
         checkpoint_dir: where the folders of runs are, for all experiments.
         jobs: runs at the same time.
         speed: settings that do not determine what a run comes to: threads, use_gpu ...
+        engine: `local`, processes of this machine; `ray`, tasks of the cluster that RAY_ADDRESS names, or of one of
+            our own with `jobs` workers. A cluster's machines share the folders.
 
     Raises:
         UserError: for arms that cannot be.
         Interrupted: for Ctrl-C; the same call goes on.
     """
-    slots = [slot_of(planned, checkpoint_dir) for planned in experiment.runs()]
+    slots = [slot_of(planned, checkpoint_dir.absolute()) for planned in experiment.runs()]
     try:
-        failures = run_missing(slots, jobs, dict(speed))
+        if engine == "ray" and any(slot.complete() is None for slot in slots):
+            from recbole_sigma.experiment.on_ray import starting_on_ray
+
+            with starting_on_ray(jobs, speed) as start:
+                failures = run_missing(slots, len(slots), dict(speed), start)
+        else:
+            failures = run_missing(slots, jobs, dict(speed))
     except KeyboardInterrupt:
         raise Interrupted(checkpoint_dir, "the same command") from None
     return recorded(slots, failures)
