@@ -191,7 +191,9 @@ def tests_note(table: Table, short: bool = False) -> str:
         return f"{marks} (t-test, Holm)"
     n_seeds = sorted({test.n for test in found.seeds.values()})
     seeds = (
-        f" and over {', '.join(map(str, n_seeds))} seeds" if n_seeds else f", not over seeds (less than {FEWEST_SEEDS}: what another seed would change is not tested)"
+        f" and over {', '.join(map(str, n_seeds))} seeds"
+        if n_seeds
+        else f", not over seeds (less than {FEWEST_SEEDS}: what another seed would change is not tested)"
     )
     return (
         "One-sided paired t-tests of each metric's best arm (the highest mean on test) against each other, on test "
