@@ -225,6 +225,8 @@ def test_an_arm_that_fails_stands_in_the_table_with_its_reason(six_users: list[s
         (["compare", "--models=SIGMA", "--datasets=nowhere"], "arm 'SIGMA': unknown data set 'nowhere'"),
         (["experiment", "ablatoin"], "unknown experiment 'ablatoin'; did you mean 'ablation'?"),
         (["experiment", "depth", "--num_layer=2"], "arm 'SIGMA, 1 layer': unknown setting 'num_layer'; did you mean"),
+        (["experiment", "case-study"], "--user: case-study shows one user, as in --user=196; no other experiment does"),
+        (["experiment", "groups", "--user=1"], "--user: case-study shows one user"),
         (["experiment", "efficiency", "--rounds=few"], "--rounds must be a whole number, at least 1, got 'few'"),
     ],
 )
@@ -236,6 +238,15 @@ def test_mistakes_are_told_before_anything_is_run(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("recbole-sigma: error: ") and says in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_case_study_shows_one_users_history_and_lists(six_users: list[str], capsys: Any):
+    file = Path("case-study.yaml")
+    file.write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
+    options = ["--dataset=tiny", "--user=u3", "--out=case", "--checkpoint_dir=runs", *six_users]
+    assert cli.main(["experiment", str(file), *options]) == 0
+    page = Path("case.md").read_text()
+    assert "u3" in page and "i2" in page
 
 
 def test_the_experiment_of_costs_writes_its_table(six_users: list[str], capsys: Any):

@@ -35,11 +35,13 @@ _EXPERIMENT = f"""
   --dataset=D              data sets, with commas (as the experiment says)
   --seeds=N                how many, or which (as the experiment says)
 {_SHARED.lstrip(chr(10))}  --rounds=N               efficiency: steps of each arm that are timed (20)
+  --user=U                 case-study: the user, as in the data
 
 examples:
   recbole-sigma experiment ablation --dataset=amazon-beauty --data_path=data --seeds=3
   recbole-sigma experiment flip-range --jobs=2
   recbole-sigma experiment efficiency --dataset=amazon-beauty --data_path=data --threads=2
+  recbole-sigma experiment case-study --user=196
   recbole-sigma experiment mine.yaml
 """
 
@@ -92,21 +94,24 @@ def _experiment(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
     experiment = read_experiment(args.name)
     rounds = _count(settings, "rounds", 20)
+    user = settings.pop("user", None)
+    if (experiment.name == "case-study") != (user is not None):
+        raise UserError("--user: case-study shows one user, as in --user=196; no other experiment does")
     options = _options(settings, experiment.name)
     experiment = with_changes(experiment, datasets, settings.pop("seeds", None), settings)
     if experiment.name == "efficiency":
         _efficiency(experiment, rounds, options)
     else:
-        _report(experiment, options, groups=experiment.name == "groups")
+        _report(experiment, options, groups=experiment.name == "groups", user=str(user or ""))
 
 
-def _report(experiment: Any, options: dict[str, Any], groups: bool = False) -> None:
+def _report(experiment: Any, options: dict[str, Any], groups: bool = False, user: str = "") -> None:
     """Train what is missing, write the reports, print the summary and the page's name."""
     from recbole_sigma.experiment.report import summary
     from recbole_sigma.experiment.running import carry_out, write_reports
 
     runs = carry_out(experiment, *(options[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
-    report = write_reports(runs, experiment.title, options["command"], options["out"], groups)
+    report = write_reports(runs, experiment.title, options["command"], options["out"], groups, user)
     print(summary(report))
     print(f"\n{options['out'].with_suffix('.html')}")
 

@@ -65,9 +65,14 @@ def recorded(slots: Sequence[Slot], failures: Sequence[Failure] = ()) -> list[Re
     return runs
 
 
-def write_reports(runs: Sequence[RecordedRun], title: str, command: str, out: Path, groups: bool) -> Report:
-    """Markdown, HTML, CSV and LaTeX beside each other: `out` with four endings."""
-    report = report_of(runs, title, command, bounds=BOUNDS if groups else ())
+def write_reports(
+    runs: Sequence[RecordedRun], title: str, command: str, out: Path, groups: bool = False, user: str = ""
+) -> Report:
+    """Markdown, HTML, CSV and LaTeX beside each other: `out` with four endings.
+
+    With `groups` also by users' history lengths; with `user` also that one's history and lists.
+    """
+    report = report_of(runs, title, command, bounds=BOUNDS if groups else (), user=user or None)
     out.parent.mkdir(parents=True, exist_ok=True)
     for form in ("md", "html", "csv", "tex"):
         write_report(report, out.with_suffix(f".{form}"), form)
