@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -285,13 +286,24 @@ def test_a_trial_of_another_process_is_waited_for(
 # Ray
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once(
+    begin: Callable[..., TuneResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(UserError, match=rf"^RAY_ADDRESS: cannot join '{address}': .*refused"):
+            begin("ray")
+
+
 @pytest.fixture(scope="module")
 def own_ray() -> Iterator[None]:
     """One local Ray with two workers, which the sweeps of this module join."""
     import recbole_sigma.experiment.by_ray  # noqa: F401 - its environment is read when ray is imported
 
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
 

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -131,12 +132,12 @@ def _searcher(sweep: Sweep, algo: str, points: list[dict[str, Any]], seed: int, 
 
 
 def _scheduler(options: RayOptions, epochs: int) -> Any:
-    if not options.asha:
+    if not options.asha or options.grace_period >= epochs:
         return FIFOScheduler()
     return ASHAScheduler(
         time_attr="epochs",
-        max_t=epochs,
-        grace_period=min(options.grace_period, epochs),
+        max_t=epochs - 1,  # nothing is saved by stopping a trial after its last
+        grace_period=options.grace_period,
         reduction_factor=options.reduction_factor,
         stop_last_trials=False,  # a trial at its last epoch ends by itself, and leaves a result
     )
@@ -152,17 +153,26 @@ def cluster(options: RayOptions) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
+            _check_address(address)
             ray.init(**quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"RAY_ADDRESS: cannot join {address!r}: {' '.join(str(error).split())}") from None
     else:
         cpus = math.ceil(options.jobs * options.cpus_per_trial) if options.jobs else None
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+        # "local": without it Ray joins whatever cluster somebody has started on this machine.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
     try:
         _check_room(options)
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise an OSError for a host and port where nobody listens: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _check_room(options: RayOptions) -> None:
