@@ -180,7 +180,7 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
         ({"eval_args": {"mode": "uni"}}, "eval_args: invalid literal for int() with base 10: ''"),
         (
             {"valid_metric": "NDCG@20"},
-            "valid_metric must be one that is computed (Hit@10, NDCG@10, MRR@10), got 'NDCG@20'",
+            "valid_metric must be one that metrics and topk give (Hit@10, NDCG@10, MRR@10), got 'NDCG@20'",
         ),
         ({"seed": torch.nn.ReLU()}, "seed must be a plain value (number, text, list, mapping), got a ReLU"),
     ],

@@ -129,7 +129,7 @@ def test_the_same_value_may_be_given_twice() -> None:
         ("? [a]\n: 1\n", "{path}:1: while constructing a mapping, found unhashable key"),
         ("a: 1\n---\nb: 2\n", "{path}:2: expected a single document in the stream, but found another document"),
         ("a: '\x07'\n", "{path}: unacceptable character #x0007: special characters are not allowed in"),
-        ("valid_metric: NDCG@5\n", "{path}:1: valid_metric must be one that is computed (Hit@10"),
+        ("valid_metric: NDCG@5\n", "{path}:1: valid_metric must be one that metrics and topk give (Hit@10"),
         ("eval_args:\n  ordr: TO\n", "{path}:1: unknown 'ordr' in eval_args; did you mean 'order'?"),
     ],
 )
