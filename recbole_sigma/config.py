@@ -207,7 +207,8 @@ class Config(RecBoleConfig):
         wrong = self.final_config_dict["valid_metric"]
         if wrong.lower() not in (each.lower() for each in right):
             given = self._given.get("valid_metric", Given(wrong))
-            raise given.error(f"valid_metric must be one that metrics and topk give ({', '.join(right)}), got {wrong!r}")
+            there = ", ".join(right)
+            raise given.error(f"valid_metric must be one that metrics and topk give ({there}), got {wrong!r}")
 
     def _data_folder(self, data_path: Path) -> Path:
         """The data set's folder. ml-100k is RecBole's own copy, unless `data_path` has one."""
