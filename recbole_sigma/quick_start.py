@@ -121,6 +121,9 @@ def resume(
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     if (folder / "result.json").exists():
+        for key in ("epochs", "stopping_step"):
+            if settings.get(key, saved.get(key)) != saved.get(key):
+                raise UserError(f"{key}: {folder} is complete, its test seen; train anew to train longer")
         result = RunFolder(folder, lock=False).read_json("result.json", dict)
         if trial or not result.get("trial"):
             return _finished(folder, result)

@@ -131,6 +131,12 @@ def test_a_complete_run_gives_its_result_without_training(start: Callable[..., P
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Callable[..., Path]):
+    folder = start()
+    assert refusal(folder, epochs=9) == f"epochs: {folder} is complete, its test seen; train anew to train longer"
+    assert resume(folder, {"epochs": 3, "threads": 2}).folder == folder
+
+
 def test_more_epochs_may_be_asked_of_a_run_that_was_ended(start: Callable[..., Path]):
     folder = start(stop_after=2, epochs=3)
     resume(folder, {"epochs": 5})

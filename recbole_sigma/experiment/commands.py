@@ -102,7 +102,7 @@ def _experiment(args: argparse.Namespace, rest: Sequence[str]) -> None:
     if experiment.name == "efficiency":
         _efficiency(experiment, rounds, options)
     else:
-        _report(experiment, options, groups=experiment.name == "groups", user=str(user or ""))
+        _report(experiment, options, groups=experiment.name == "groups", user="" if user is None else str(user))
 
 
 def _report(experiment: Any, options: dict[str, Any], groups: bool = False, user: str = "") -> None:

@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import math
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ _NOT_TUNED = {
 
 
 @dataclass(frozen=True)
-class Parameter:
+class Parameter(ABC):
     """One line of a file: the setting's name and the values it may take; `origin` is `file:line`."""
 
     kind: ClassVar[str]
@@ -48,24 +49,25 @@ class Parameter:
         """The line of a file that gives this parameter."""
         return f"{self.name} {self.kind} {self._range()}"
 
+    @abstractmethod
     def _range(self) -> str:
-        raise NotImplementedError
+        """The values, as a file has them."""
 
+    @abstractmethod
     def extremes(self) -> Sequence[Any]:
         """Values that are right if every value is."""
-        raise NotImplementedError
 
     def value(self, sample: Any) -> Any:
         """The setting's value for what Hyperopt or Ray drew."""
         return float(sample)
 
+    @abstractmethod
     def hyperopt(self) -> Any:
         """As Hyperopt's expression."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ray(self) -> Any:
         """As Ray Tune's domain."""
-        raise NotImplementedError
 
     def error(self, message: str) -> UserError:
         """A UserError that begins with the place."""
