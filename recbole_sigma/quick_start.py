@@ -22,6 +22,7 @@ from recbole_sigma.evaluation.ranks import METRICS, Ranks, metrics_of_ranks
 from recbole_sigma.memory import keep_freed_memory
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
+from recbole_sigma.ops.cuda import MOST_STATES
 from recbole_sigma.registry import find_model
 from recbole_sigma.result import RunResult, data_facts, result_of
 from recbole_sigma.run_folder import RunFolder
@@ -194,6 +195,8 @@ def _train(config: Config, job: _Job, group: Group, report: Callable[[Any], None
     data = create_dataset(config)
     train_data, valid_data, test_data = _loaders(config, data, group)
     network = build_model(config, train_data.dataset)
+    if config["device"].type == "cuda":
+        torch.cuda.reset_peak_memory_stats(config["device"])  # that of a run before in this process
     group.copy_from_first(network)
     folder = _folder(config, job, group, [str(token) for token in data.field2id_token[data.iid_field]])
     with _told(folder):
@@ -321,9 +324,12 @@ def _check_settings(config: Config) -> None:
 
 
 def _backend(config: Config) -> str:
-    """What does the scans of our models; RecBole's own models need torch only."""
-    if not issubclass(config.model_class, SequenceModel):
+    """What does the scans of our models; those without one, and RecBole's own, need torch only."""
+    states = config["d_state"]
+    if not issubclass(config.model_class, SequenceModel) or states is None:
         return "torch"
+    if config["device"].type == "cuda" and states > MOST_STATES:
+        raise UserError(f"d_state must be at most {MOST_STATES} on a GPU, got {states}; or run on CPU: use_gpu=False")
     try:
         return active_backend(config["device"])
     except CudaExtensionError as error:

@@ -1,5 +1,7 @@
 """The fused causal convolution: its values and gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -142,11 +144,35 @@ def test_a_wrong_argument_is_named_with_what_would_be_right(change, error, text)
 
 
 def test_the_path_for_cuda_without_causal_conv1d_is_torchs_convolution(monkeypatch):
-    monkeypatch.setattr(cuda, "_causal_conv1d_installed", lambda: False)
+    monkeypatch.setattr(cuda, "causal_conv1d_missing", lambda: "it is not installed")
     tensors = arguments(3, 7, 5, 4)
     lengths = torch.tensor([7, 0, 3])
     got = cuda.causal_conv1d_cuda(**tensors, activation="silu", lengths=lengths)
     torch.testing.assert_close(got, causal_conv1d(**tensors, lengths=lengths))
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "takes"),
+    [(16, 4, True), (16, 2, True), (16, 1, False), (16, 5, False), (20, 4, False)],
+)
+def test_causal_conv1d_gets_what_it_takes_in_its_own_layout_and_torch_the_rest(monkeypatch, channels, width, takes):
+    def stand_in(x, weight, bias, activation):
+        # what its C++ code checks where channels lie next to each other
+        assert x.stride(1) == 1 and x.shape[1] % 8 == x.stride(0) % 8 == x.stride(2) % 8 == 0
+        seen.append(tuple(x.shape))
+        return cuda.causal_conv1d_torch(x.transpose(1, 2), weight, bias, activation).transpose(1, 2)
+
+    seen = []
+    monkeypatch.setattr(cuda, "causal_conv1d_missing", lambda: None)
+    monkeypatch.setattr(cuda, "import_module", lambda name: SimpleNamespace(causal_conv1d_fn=stand_in))
+    tensors = arguments(3, 7, channels, width)
+    lengths = torch.tensor([7, 0, 3])
+    wide = torch.cat([tensors["x"], tensors["x"] + 1], -1)
+    got = cuda.causal_conv1d_cuda(**{**tensors, "x": wide.chunk(2, -1)[0]}, activation="silu", lengths=lengths)
+    torch.testing.assert_close(got, causal_conv1d(**tensors, lengths=lengths))
+    assert seen == [(3, channels, 7)] * takes
+    got = cuda.causal_conv1d_cuda(**{**tensors, "x": wide[..., 3 : channels + 3]}, activation=None, lengths=None)
+    assert got.shape == tensors["x"].shape and len(seen) == takes  # not aligned: torch's
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -11,7 +11,7 @@ import torch
 from test_scan import arguments, outputs_and_gradients, weights_for
 
 import recbole_sigma.ops as ops
-from recbole_sigma.ops import cuda, selective_scan, selective_scan_reference
+from recbole_sigma.ops import cuda, scan, selective_scan, selective_scan_reference
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available() or ops.cuda_extension_missing() is not None,
@@ -87,6 +87,29 @@ def test_mamba_ssm_gets_its_own_layout_and_padding_is_masked(monkeypatch):
     torch.testing.assert_close(got, selective_scan_reference(**tensors, lengths=lengths))
     with pytest.raises(TypeError, match="selective_scan_reference"):
         cuda.selective_scan_cuda(*(x.double() for x in tensors.values()), True, lengths)
+    with pytest.raises(ValueError, match="at most 256 states, not 257"):
+        cuda.selective_scan_cuda(*arguments(3, 5, 4, 257).values(), True, lengths)
+    nothing = cuda.selective_scan_cuda(*arguments(3, 0, 4, 8).values(), True, torch.tensor([0, 0, 0]))
+    assert nothing.shape == (3, 0, 4)
+
+
+def test_an_extension_without_the_module_that_calls_it_is_missing(monkeypatch):
+    def without_dependencies(name):
+        if name != "selective_scan_cuda":
+            raise ModuleNotFoundError("No module named 'einops'")
+
+    monkeypatch.setattr(cuda, "import_module", without_dependencies)
+    assert cuda.cuda_extension_missing.__wrapped__() == "ModuleNotFoundError: No module named 'einops'"
+    monkeypatch.setattr(cuda, "import_module", lambda name: None)
+    assert cuda.cuda_extension_missing.__wrapped__() is None
+
+
+@pytest.mark.parametrize(("missing", "name"), [(None, "causal-conv1d 1.5"), ("not there", "torch's convolution")])
+def test_the_backend_on_cuda_names_what_convolves(monkeypatch, missing, name):
+    monkeypatch.setattr(scan, "require_cuda_extension", lambda: None)
+    monkeypatch.setattr(scan, "causal_conv1d_missing", lambda: missing)
+    monkeypatch.setattr(scan, "version", {"mamba-ssm": "2.2", "causal-conv1d": "1.5"}.__getitem__)
+    assert ops.active_backend("cuda") == f"mamba-ssm 2.2, {name}"
 
 
 @needs_cuda

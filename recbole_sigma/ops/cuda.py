@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 INSTALL = (
-    "MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE "
+    "CAUSAL_CONV1D_FORCE_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE "
     "pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
 )
+_INTERFACE = "mamba_ssm.ops.selective_scan_interface"
 # what a missing or half-built extension raises while it loads
 LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)
 WIDEST_KERNEL = 4  # causal-conv1d knows widths 2 to 4
+ALIGNED = 8  # and, where channels lie next to each other, reads so many at a time
+MOST_STATES = 256  # mamba-ssm's kernels have no room for more
 
 
 class CudaExtensionError(RuntimeError):
@@ -25,12 +28,14 @@ class CudaExtensionError(RuntimeError):
 
 @cache
 def cuda_extension_missing() -> str | None:
-    """Why the extension `selective_scan_cuda` cannot be loaded, or None if it can.
+    """Why the extension `selective_scan_cuda`, or what calls it, cannot be loaded; None if both can.
 
-    The extension is what matters: newer mamba-ssm imports without it and fails at the first call.
+    The extension is what matters: newer mamba-ssm imports without it and fails at the first call. The other way
+    round, the extension loads where mamba-ssm was installed without what it imports (`--no-deps`).
     """
     try:
         import_module("selective_scan_cuda")
+        import_module(_INTERFACE)
     except LOADING_FAILS as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -68,13 +73,18 @@ def selective_scan_cuda(
     Raises:
         CudaExtensionError: mamba-ssm or its extension is not installed
         TypeError: float64, which the extension does not know
+        ValueError: more than MOST_STATES states
     """
     require_cuda_extension()
     if u.dtype == torch.float64:
         raise TypeError(
             "selective_scan on CUDA takes float32, float16 or bfloat16; for float64 there is selective_scan_reference"
         )
-    scan = import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+    if A.shape[1] > MOST_STATES:
+        raise ValueError(f"selective_scan on CUDA takes at most {MOST_STATES} states, not {A.shape[1]}")
+    if u.numel() == 0:  # no kernel starts for nothing
+        return torch.zeros_like(u)
+    scan = import_module(_INTERFACE).selective_scan_fn
     # mamba-ssm wants (B, E, L), the parameters in float32 and all else in one dtype
     inputs, steps, to_state, from_state = (x.to(u.dtype).transpose(1, 2) for x in (u, delta, B, C))
     gate = None if z is None else z.to(u.dtype).transpose(1, 2)
@@ -84,20 +94,27 @@ def selective_scan_cuda(
 
 
 @cache
-def _causal_conv1d_installed() -> bool:
+def causal_conv1d_missing() -> str | None:
+    """Why causal-conv1d cannot be loaded, or None if it can. Without it torch's convolution does the same work."""
     try:
         import_module("causal_conv1d_cuda")
-    except LOADING_FAILS:  # torch's convolution does the same work
-        return False
-    return True
+        import_module("causal_conv1d")
+    except LOADING_FAILS as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _kernel_takes(x: Tensor, width: int) -> bool:
+    """Whether causal-conv1d can convolve x (B, L, E) as it lies in memory."""
+    aligned = all(n % ALIGNED == 0 for n in (x.shape[2], x.stride(0), x.stride(1), x.storage_offset()))
+    return aligned and x.stride(2) == 1 and 2 <= width <= WIDEST_KERNEL and x.dtype != torch.float64
 
 
 def causal_conv1d_cuda(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None
 ) -> Tensor:
     """`recbole_sigma.ops.causal_conv1d` for CUDA tensors: causal-conv1d where it is installed and can, else torch."""
-    width = weight.shape[1]
-    if _causal_conv1d_installed() and 2 <= width <= WIDEST_KERNEL and x.dtype != torch.float64:
+    if x.numel() and _kernel_takes(x, weight.shape[1]) and causal_conv1d_missing() is None:
         convolve = import_module("causal_conv1d").causal_conv1d_fn
         y = convolve(x.transpose(1, 2), weight.to(x.dtype), bias.to(x.dtype), activation=activation).transpose(1, 2)
     else:

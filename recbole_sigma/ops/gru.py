@@ -74,12 +74,14 @@ def gru_torch(
     hidden = weight_hh.shape[1]
     if x.numel() == 0:
         return x.new_zeros(rows, length, hidden)
-    no_bias = x.new_zeros(3 * hidden)
-    biases = [no_bias if bias is None else bias for bias in (bias_ih, bias_hh)]
+    weights = [weight_ih, weight_hh]  # as nn.GRU keeps them, in one piece of memory, which cuDNN wants
+    has_bias = bias_ih is not None or bias_hh is not None
+    if has_bias:
+        weights += [x.new_zeros(3 * hidden) if bias is None else bias for bias in (bias_ih, bias_hh)]
     start = x.new_zeros(1, rows, hidden)
     # cuDNN keeps what its backward pass needs only when told that it trains
     training = torch.is_grad_enabled()
-    states = torch._VF.gru(x, start, [weight_ih, weight_hh, *biases], True, 1, 0.0, training, False, True)[0]
+    states = torch._VF.gru(x, start, weights, has_bias, 1, 0.0, training, False, True)[0]
     if lengths is None:
         return states
     padding = torch.arange(length, device=x.device) >= lengths.to(x.device)[:, None]

@@ -5,7 +5,7 @@ from importlib.metadata import version
 import torch
 from torch import Tensor
 
-from recbole_sigma.ops.cuda import require_cuda_extension, selective_scan_cuda
+from recbole_sigma.ops.cuda import causal_conv1d_missing, require_cuda_extension, selective_scan_cuda
 
 
 def selective_scan(
@@ -63,14 +63,15 @@ def selective_scan(
 def active_backend(device: torch.device | str) -> str:
     """The library that does the scan on `device`, with its version, for logs and results.
 
-    For instance "numba 0.61.2" or "mamba-ssm 2.2.4".
+    For instance "numba 0.61.2" or "mamba-ssm 2.2.4, causal-conv1d 1.5.0".
 
     Raises:
         CudaExtensionError: a CUDA device without mamba-ssm's extension, with the command that installs it
     """
     if torch.device(device).type == "cuda":
         require_cuda_extension()
-        return f"mamba-ssm {version('mamba-ssm')}"
+        convolution = "torch's convolution" if causal_conv1d_missing() else f"causal-conv1d {version('causal-conv1d')}"
+        return f"mamba-ssm {version('mamba-ssm')}, {convolution}"
     return f"numba {version('numba')}"
 
 
