@@ -4,6 +4,7 @@ Exit status: 0 done, 2 a mistake of the user's (one line on stderr), 130 interru
 """
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -50,6 +51,14 @@ examples:
   recbole-sigma models
   recbole-sigma models SIGMA
   recbole-sigma models --items=50000
+"""
+
+
+_ENV_EXAMPLES = """
+examples:
+  recbole-sigma env
+  recbole-sigma env --json
+      for a program, or for a report of a problem
 """
 
 
@@ -100,6 +109,7 @@ def _parser() -> _Parser:
     add_experiment(commands)
     add_tune(commands)
     add_report(commands)
+    _add_env(commands)
     return parser
 
 
@@ -139,6 +149,29 @@ def _models(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
     items = args.items or AMAZON_BEAUTY_ITEMS
     print(model_page(args.name, items) if args.name else models_table(items))
+
+
+def _add_env(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    env = commands.add_parser(
+        "env",
+        help="versions, devices, and whether the kernels answer",
+        description="Tell what a run would find here: versions, devices, and whether scan and convolution work on "
+        "each, called on a few numbers and compared with their reference; where not, the command that mends it.",
+        epilog=_ENV_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    env.add_argument("--json", action="store_true", help="as JSON")
+    env.set_defaults(run=_env)
+
+
+def _env(args: argparse.Namespace, rest: Sequence[str]) -> None:
+    if rest:
+        raise UserError(f"env takes --json, got {rest[0]!r}")
+    from recbole_sigma.environment import as_text, environment
+
+    found = environment()
+    print(json.dumps(found, indent=2) if args.json else as_text(found))
 
 
 def _train(args: argparse.Namespace, rest: Sequence[str]) -> None:

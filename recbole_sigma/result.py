@@ -1,7 +1,5 @@
 """result.json: what a run came to, and all that one must know to cite it."""
 
-import importlib.metadata
-import platform
 import resource
 import shlex
 import sys
@@ -12,9 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_sigma.environment import device_name, versions
 from recbole_sigma.trainer import SequenceTrainer
-
-_PACKAGES = ("recbole-sigma", "recbole", "torch", "numpy", "pandas", "numba", "mamba-ssm", "causal-conv1d")
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,10 @@ def result_of(
         **metrics,
         "n_parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         **_cost(trainer),
-        "device": _device_name(config["device"]),
+        "device": device_name(config["device"]),
         "processes": trainer.group.size,
         "threads": torch.get_num_threads(),
-        "versions": _versions(),
+        "versions": versions(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
@@ -81,18 +78,3 @@ def _cost(trainer: SequenceTrainer) -> dict[str, float]:
         "eval_seconds": round(per_evaluation, 3),
         "peak_memory_mb": round(peak, 1),
     }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-
-
-def _versions() -> dict[str, str]:
-    """Of Python and of what decides the numbers, as far as it is installed."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions

@@ -15,7 +15,7 @@ from recbole_sigma import __version__, cli, quick_start
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "run_recbole_sigma.py"
-COMMANDS = "train, models, compare, experiment, tune, report"
+COMMANDS = "train, models, compare, experiment, tune, report, env"
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def require_cuda_extension() -> None:
         )
 
 
-def _padding(lengths: Tensor, x: Tensor) -> Tensor:
+def padding(lengths: Tensor, x: Tensor) -> Tensor:
     """(B,) and (B, L, E) -> (B, L, 1), true beyond each row's end"""
     return (torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device)[:, None])[..., None]
 
@@ -90,7 +90,7 @@ def selective_scan_cuda(
     gate = None if z is None else z.to(u.dtype).transpose(1, 2)
     skip, bias = (None if x is None else x.float() for x in (D, delta_bias))
     y = scan(inputs, steps, A.float(), to_state, from_state, skip, gate, bias, delta_softplus).transpose(1, 2)
-    return y if lengths is None else y.masked_fill(_padding(lengths, y), 0)
+    return y if lengths is None else y.masked_fill(padding(lengths, y), 0)
 
 
 @cache
@@ -119,7 +119,7 @@ def causal_conv1d_cuda(
         y = convolve(x.transpose(1, 2), weight.to(x.dtype), bias.to(x.dtype), activation=activation).transpose(1, 2)
     else:
         y = causal_conv1d_torch(x, weight, bias, activation)
-    return y if lengths is None else y.masked_fill(_padding(lengths, y), 0)
+    return y if lengths is None else y.masked_fill(padding(lengths, y), 0)
 
 
 def causal_conv1d_torch(x: Tensor, weight: Tensor, bias: Tensor, activation: str | None) -> Tensor:

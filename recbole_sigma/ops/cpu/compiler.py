@@ -58,6 +58,14 @@ class _SafeCache(caching.FunctionCache):
             super().save_overload(sig, data)
 
 
+def cache_folder() -> str | None:
+    """Where compiled kernels are kept; None where nothing can be written, and every process compiles for itself."""
+    try:
+        return str(_SafeCache(_digest_of_sources).cache_path)
+    except (RuntimeError, OSError):
+        return None
+
+
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
     """Compile `function` on its first call, once per combination of argument types; it runs without the GIL.
 
