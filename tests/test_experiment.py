@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -162,6 +164,15 @@ def test_a_killed_run_is_told_and_gone_on_with_the_next_time(tiny: Callable[...,
     assert slots[0].complete() == folder
 
 
+def test_an_experiment_tells_each_run_that_ended_and_the_time_left(
+    tiny: Callable[..., Experiment], tmp_path: Path, capsys: Any
+):
+    run_missing(slots_of(tiny(["GRU4Rec", "SASRec"], [1]), tmp_path / "runs"), 1, SPEED)
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("1 of 2 runs; GRU4Rec, tiny, seed 1: done; about 00:") and first.endswith(" left")
+    assert last == "2 of 2 runs; SASRec, tiny, seed 1: done"
+
+
 def test_costs_are_measured_of_every_arm(tiny: Callable[..., Experiment]):
     costs, machine = efficiency(tiny(["Mamba4Rec", "GRU4Rec"], [1], threads=1), rounds=2)
     assert [cost.label for cost in costs] == ["Mamba4Rec", "GRU4Rec"]
@@ -204,13 +215,33 @@ def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], ca
     assert sorted(Path("runs").glob("*/*/result.json")) == results and Path("one.html").exists()
 
 
+def test_a_run_that_another_experiment_trains_is_waited_for_and_not_trained_twice(six_users: list[str], capsys: Any):
+    """Of two experiments the first is killed: its run's process keeps the place until it ends."""
+    six_users = [each for each in six_users if "epochs" not in each]
+    asked = ["--models=GRU4Rec", "--datasets=tiny", "--stopping_step=300", "--epochs=60", "--threads=1", *six_users]
+    asked += ["--checkpoint_dir=runs"]
+    other = subprocess.Popen([sys.executable, "-m", "recbole_sigma.cli", "compare", *asked])
+    while not list(Path("runs").glob("*/[!.]*/config.yaml")):
+        assert other.poll() is None
+        time.sleep(0.02)
+    other.kill()
+    other.wait()
+    assert cli.main(["compare", *asked]) == 0
+    (folder,) = (file.parent for file in Path("runs").glob("*/*/config.yaml"))
+    assert (folder / "result.json").exists()
+    log = (folder.parent / "log.txt").read_text()
+    assert log.count("epoch  59") == 1 and log.count("folder ") == 1  # by one process
+
+
 def test_an_arm_that_fails_stands_in_the_table_with_its_reason(six_users: list[str], capsys: Any):
     six_users = [each for each in six_users if "epochs" not in each]
     assert (
-        compare("--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users) == 0
+        compare("--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users) == 2
     )
     assert "try a lower learning_rate" in Path("runs/compare.md").read_text()
-    assert any(line.startswith("Mamba4Rec") for line in capsys.readouterr().out.splitlines())
+    said = capsys.readouterr()
+    assert any(line.startswith("Mamba4Rec") for line in said.out.splitlines())
+    assert said.err.splitlines()[-1].startswith("recbole-sigma: error: 1 of 2 runs have no result, as the report says")
 
 
 @pytest.mark.parametrize(

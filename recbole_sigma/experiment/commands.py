@@ -114,6 +114,10 @@ def _report(experiment: Any, options: dict[str, Any], groups: bool = False, user
     report = write_reports(runs, experiment.title, options["command"], options["out"], groups, user)
     print(summary(report))
     print(f"\n{options['out'].with_suffix('.html')}")
+    if missing := [run for run in runs if run.problem]:
+        raise UserError(
+            f"{len(missing)} of {len(runs)} runs have no result, as the report says; the same command tries again"
+        )
 
 
 def _efficiency(experiment: Any, rounds: int, options: dict[str, Any]) -> None:

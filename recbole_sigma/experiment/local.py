@@ -1,5 +1,6 @@
 """Running what an experiment lacks, in processes of this machine: one that is killed takes no other with it."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -38,54 +39,87 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-Start = Callable[[list[str], Path], Process]
+Start = Callable[[list[str], Path, int], Process]
 
 
-def start_here(command: list[str], log: Path) -> Process:
-    """The command as a process of this machine."""
+def start_here(command: list[str], log: Path, lock: int) -> Process:
+    """The command as a process of this machine. It keeps its place's lock, should this process be killed before it."""
     with log.open("ab") as file:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)  # noqa: S603 - our own
+        return subprocess.Popen(  # noqa: S603 - our own
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=(lock,)
+        )
 
 
 def run_missing(slots: Sequence[Slot], jobs: int, settings: dict[str, Any], start: Start = start_here) -> list[Failure]:
     """Train, or go on with, the runs that are not complete, `jobs` at a time. `settings` say where and how fast.
 
-    A run that fails is told at the end and not tried again; Ctrl-C ends all, each after its last complete epoch.
+    A run that fails is told at the end and not tried again; one that another experiment trains is waited for. Ctrl-C
+    ends all, each after its last complete epoch.
     """
-    waiting = [slot for slot in slots if slot.complete() is None]
-    running: dict[Process, Slot] = {}
+    places = {slot.path: slot for slot in slots}  # two arms may be the same run
+    waiting = [slot for slot in places.values() if slot.complete() is None]
+    running: dict[Process, tuple[Slot, int]] = {}
     failures: list[Failure] = []
-    with tqdm(total=len(slots), initial=len(slots) - len(waiting), unit="run", ncols=100, disable=None) as progress:
+    clock = _Clock(len(places), len(waiting))
+    with tqdm(total=len(places), initial=len(places) - len(waiting), unit="run", ncols=100, disable=None) as progress:
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
-                    slot = waiting.pop(0)
-                    running[_begin(slot, settings, start)] = slot
+                for slot in list(waiting):
+                    if len(running) < jobs and (lock := _take(slot)) is not None:
+                        waiting.remove(slot)
+                        if slot.complete():  # by another experiment, a moment ago
+                            os.close(lock)
+                            progress.update()
+                        else:
+                            running[_begin(slot, settings, start, lock)] = slot, lock
                 time.sleep(0.1)
-                progress.set_postfix_str(" | ".join(_state(slot) for slot in running.values())[:60])
+                progress.set_postfix_str(_states([slot for slot, _ in running.values()])[:60])
                 for process in [each for each in running if each.poll() is not None]:
-                    slot = running.pop(process)
+                    slot, lock = running.pop(process)
+                    os.close(lock)
                     if slot.complete() is None:
                         failures.append(Failure(slot, _reason(slot, process.returncode)))
                     progress.update()
+                    tqdm.write(clock.line(slot, len(waiting) + len(running)), file=sys.stderr)
         except BaseException:
             _end(list(running))
             raise
     return failures
 
 
-def _begin(slot: Slot, settings: dict[str, Any], start: Start) -> Process:
+class _Clock:
+    """How far an experiment is, and for how long it may go on: as long a run as those of this call took."""
+
+    def __init__(self, total: int, missing: int) -> None:
+        self._total, self._missing, self._begun = total, missing, time.monotonic()
+
+    def line(self, slot: Slot, left: int) -> str:
+        """Of a run that ended: which, and what is left."""
+        planned, seconds = slot.planned, time.monotonic() - self._begun
+        end = "done" if slot.complete() else "FAILED"
+        rest = tqdm.format_interval(seconds / (self._missing - left) * left)
+        run = f"{planned.arm.label}, {planned.dataset}, seed {planned.seed}: {end}"
+        return f"{self._total - left} of {self._total} runs; {run}" + (f"; about {rest} left" if left else "")
+
+
+def _take(slot: Slot) -> int | None:
+    try:
+        return slot.take()
+    except OSError as error:
+        raise UserError(f"{slot.path}: cannot be written: {error.strerror or error}") from None
+
+
+def _begin(slot: Slot, settings: dict[str, Any], start: Start, lock: int) -> Process:
     """The process of a run: a new one, or the rest of one that was ended."""
     planned, folder = slot.planned, slot.ended()
     try:
-        slot.path.mkdir(parents=True, exist_ok=True)
         if folder:
             arguments: dict[str, Any] = {"resume": folder, **settings}
         else:
             file = slot.path / "settings.yaml"
             file.write_text(dump_settings({**planned.config.settings(), **settings}), encoding="utf-8")
             arguments = {"config_files": file, "checkpoint_dir": slot.path}
-        return start([sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)], slot.log)
+        return start([sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)], slot.log, lock)
     except OSError as error:
         raise UserError(f"{slot.path}: cannot be written: {error.strerror or error}") from None
 
@@ -99,10 +133,16 @@ def _options(arguments: dict[str, Any]) -> list[str]:
     return [f"--{key}={text.removesuffix('...' + chr(10)).strip()}" for key, text in texts.items()]
 
 
-def _state(slot: Slot) -> str:
-    """A few words of where a run is."""
+def _states(running: Sequence[Slot]) -> str:
+    """A few words of where runs are."""
+    if not running:
+        return "waits for runs of another experiment"
+    return " | ".join(f"{slot.planned.arm.label}: {_epoch(slot)}" for slot in running)
+
+
+def _epoch(slot: Slot) -> str:
     epochs = [line for line in _last_lines(slot.log) if line.startswith("epoch ")]
-    return f"{slot.planned.arm.label}: {epochs[-1].split('  ')[0] if epochs else 'begins'}"
+    return epochs[-1].split("  ")[0] if epochs else "begins"
 
 
 def _reason(slot: Slot, status: int) -> str:

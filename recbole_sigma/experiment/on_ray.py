@@ -53,7 +53,7 @@ def starting_on_ray(jobs: int, speed: Mapping[str, Any]) -> Iterator[Start]:
         gpus = 1 if speed.get("use_gpu", True) and ray.cluster_resources().get("GPU") else 0
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_run)
 
-        def start(command: list[str], log: Path) -> Process:
+        def start(command: list[str], log: Path, _lock: int) -> Process:
             return _Task(task.remote(command, str(log)))
 
         yield start

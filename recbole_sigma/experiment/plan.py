@@ -3,8 +3,10 @@
 Whatever experiment asks for a run, in whatever order, after whatever interruption: it is trained once.
 """
 
+import fcntl
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +35,19 @@ class Slot:
         """The folder of a run that can be gone on with; of several, the one that got furthest."""
         folders = [folder for folder in self._folders() if not (folder / "result.json").is_file()]
         return max(folders, key=_epochs, default=None)
+
+    def take(self) -> int | None:
+        """A lock on the place, an open file that its process keeps; None while another experiment trains there."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:
+            pass  # a file system without locks
+        return lock
 
     @property
     def log(self) -> Path:
