@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from recbole_sigma.experiment.plots import Plot
 
 COLUMNS = 100  # of the summary
+_TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "epochs")  # that one must know to cite
 _NAMES = {"hit": "HR", "ndcg": "NDCG", "mrr": "MRR", "valid": "validation", "test": "test"}
 _COST_NAMES = {
     "n_parameters": "parameters", "epochs": "epochs", "seconds_per_epoch": "s an epoch",
@@ -169,6 +170,7 @@ def facts(table: Table) -> list[tuple[str, str]]:
         ("data", f"{table.dataset}: {size}{length}"),
         ("checksum (SHA-256)", str(data.get("sha256", "not recorded"))),
         *((key.replace("_", " "), _alike(runs, "protocol", key)) for key in protocol),
+        ("training", _grouped(runs, _training)),
         ("seeds", ", ".join(map(str, sorted({run.seed for run in runs})))),
         ("device", _alike(runs, "device")),
         *((key, _alike(runs, key)) for key in ("backend", "threads", "processes") if key in runs[0].result),
@@ -184,7 +186,7 @@ def tests_note(table: Table, short: bool = False) -> str:
     """How significance was tested, and what the marks mean."""
     found = table.significance.get(METRICS[0])
     if not found or not found.users:
-        return "no significance test: it takes two arms with results"
+        return "No significance test: it takes two arms with results."
     n_users, n_others = next(iter(found.users.values())).n, len(found.users)
     marks = f"* p < {LEVEL} against every other arm over users, † over seeds"
     if short:
@@ -204,17 +206,30 @@ def tests_note(table: Table, short: bool = False) -> str:
 
 def _alike(runs: Sequence[RecordedRun], *keys: str) -> str:
     """A recorded value; where runs differ, each value with its arms."""
+
+    def value(run: RecordedRun) -> str:
+        found: Any = run.result
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        return "not recorded" if found is None else str(found)
+
+    return _grouped(runs, value)
+
+
+def _grouped(runs: Sequence[RecordedRun], value: Callable[[RecordedRun], str]) -> str:
     arms: dict[str, list[str]] = {}
     for run in runs:
-        value: Any = run.result
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        labels = arms.setdefault("not recorded" if value is None else str(value), [])
+        labels = arms.setdefault(value(run), [])
         if run.label not in labels:
             labels.append(run.label)
     if len(arms) == 1:
         return next(iter(arms))
-    return "; ".join(f"{value} ({', '.join(labels)})" for value, labels in arms.items())
+    return "; ".join(f"{found} ({', '.join(labels)})" for found, labels in arms.items())
+
+
+def _training(run: RecordedRun) -> str:
+    """What was asked of training."""
+    return ", ".join(f"{key} {run.settings[key]}" for key in _TRAINING if run.settings.get(key) is not None)
 
 
 def _csv(report: Report) -> str:
