@@ -1,5 +1,6 @@
 """Experiments as data, and their runs: each trained once, whatever happens on the way."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -174,12 +175,13 @@ def test_an_experiment_tells_each_run_that_ended_and_the_time_left(
 
 
 def test_costs_are_measured_of_every_arm(tiny: Callable[..., Experiment]):
-    costs, machine = efficiency(tiny(["Mamba4Rec", "GRU4Rec"], [1], threads=1), rounds=2)
+    (measured,) = efficiency(tiny(["Mamba4Rec", "GRU4Rec"], [1], threads=1), rounds=2)
+    costs = measured.costs
     assert [cost.label for cost in costs] == ["Mamba4Rec", "GRU4Rec"]
     for cost, row in zip(costs, ratios(costs), strict=True):
         assert len(cost.train) == len(cost.inference) == 2 and min(cost.train + cost.inference) > 0
         assert cost.n_parameters > 0 and len(row) == len(HEADERS)
-    assert ratios(costs)[0][2].endswith("(1.00)") and "threads" in machine
+    assert ratios(costs)[0][2].endswith("(1.00)") and "threads" in measured.machine[0]
 
 
 def compare(*arguments: str) -> int:
@@ -284,6 +286,12 @@ def test_a_case_study_shows_one_users_history_and_lists(six_users: list[str], ca
 
 def test_the_experiment_of_costs_writes_its_table(six_users: list[str], capsys: Any):
     six_users = [each for each in six_users if "hidden_size" not in each]
-    assert cli.main(["experiment", "efficiency", "--dataset=tiny", "--rounds=2", "--out=costs", *six_users]) == 0
+    first = next(Path("..").glob("*/tiny.inter"))
+    (first.parent.parent / "other").mkdir()
+    (first.parent.parent / "other" / "other.inter").write_bytes(first.read_bytes())
+    options = ["--dataset=tiny,other", "--rounds=2", "--out=costs", *six_users]
+    assert cli.main(["experiment", "efficiency", *options]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "costs.md"
-    assert "| SIGMA " in Path("costs.md").read_text()
+    page = Path("costs.md").read_text()
+    assert page.count("| SIGMA ") == 2 and "## other" in page
+    assert page.count(f"SHA-256 {hashlib.sha256(first.read_bytes()).hexdigest()}") == 2

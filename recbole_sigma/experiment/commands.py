@@ -121,23 +121,18 @@ def _report(experiment: Any, options: dict[str, Any], groups: bool = False, user
 
 
 def _efficiency(experiment: Any, rounds: int, options: dict[str, Any]) -> None:
-    from tabulate import tabulate
-
-    from recbole_sigma.experiment.efficiency import HEADERS, efficiency, ratios
+    from recbole_sigma.experiment.efficiency import efficiency
     from recbole_sigma.run_folder import write_whole
 
-    costs, machine = efficiency(experiment, rounds)
-    table = tabulate(ratios(costs), headers=HEADERS, tablefmt="github", colalign=("left", *["right"] * 5))
+    text = "\n".join(measured.as_text() for measured in efficiency(experiment, rounds))
     out = options["out"].with_suffix(".md")
-    note = f"{experiment.datasets[0]}, {machine}, medians of {rounds} steps of each in turn; in brackets the multiple"
-    text = f"# {experiment.title}\n\n{note} of {costs[0].label}.\n\n{table}\n\n    {options['command']}\n"
 
     def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(f"# {experiment.title}\n\n{text}\nMade by\n\n    {options['command']}\n", encoding="utf-8")
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(out, write)
-    print(f"{table}\n{note} of {costs[0].label}\n\n{out}")
+    print(f"{text}\n{out}")
 
 
 def _options(settings: dict[str, Any], name: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ does not count. Memory is measured in a round of its own, in which freed memory 
 """
 
 import ctypes
-import platform
 import statistics
 import sys
 import time
@@ -16,11 +15,14 @@ from typing import Any
 
 import torch
 from recbole.utils import init_seed
+from tabulate import tabulate
 from tqdm import tqdm
 
 from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.environment import device_name, versions
 from recbole_sigma.experiment.spec import Experiment, Planned
 from recbole_sigma.memory import keep_freed_memory
+from recbole_sigma.result import data_facts
 
 HEADERS = ("", "parameters", "seconds an epoch", "inference, ms a batch", "training, MB", "inference, MB")
 
@@ -44,11 +46,31 @@ class Cost:
         return [self.label, self.n_parameters, epoch, inference, self.train_mb, self.inference_mb]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The arms' costs on one data set: its statistics and checksum, what it was measured on, steps of each arm."""
+
+    dataset: str
+    data: dict[str, Any]
+    costs: list[Cost]
+    machine: list[str]
+    rounds: int
+
+    def as_text(self) -> str:
+        """In Markdown, with all that one must know to cite it."""
+        table = tabulate(ratios(self.costs), HEADERS, tablefmt="github", colalign=("left", *["right"] * 5))
+        size = ", ".join(f"{self.data[key]:,} {key}" for key in ("users", "items", "interactions"))
+        facts = [f"{self.dataset}: {size}, SHA-256 {self.data['sha256']}", *self.machine]
+        note = f"Medians of {self.rounds} steps of each in turn; in brackets the multiple of {self.costs[0].label}."
+        lines = "\n".join(f"- {fact}" for fact in facts)
+        return f"## {self.dataset}\n\n{table}\n\n{note}\n\n{lines}\n"
+
+
 class _Racer:
     """An arm, its data and optimiser."""
 
     def __init__(self, planned: Planned) -> None:
-        config = planned.config
+        config = self.config = planned.config
         init_seed(config["seed"], config["reproducibility"])
         self.train_data, _, self.test_data = data_preparation(config, create_dataset(config))
         self.device = config["device"]
@@ -75,14 +97,19 @@ class _Racer:
         self.model.full_sort_predict(next(self._testing)[0].to(self.device))
 
 
-def efficiency(experiment: Experiment, rounds: int) -> tuple[list[Cost], str]:
-    """Costs of the arms on the first data set, and what they were measured on."""
-    plans = [each for each in experiment.runs() if each.dataset == experiment.datasets[0]]
-    racers = [_Racer(planned) for planned in plans if planned.seed == experiment.seeds[0]]
+def efficiency(experiment: Experiment, rounds: int) -> list[Measured]:
+    """Costs of the arms on each data set, the first seed's."""
+    plans = [planned for planned in experiment.runs() if planned.seed == experiment.seeds[0]]
     if plans[0].config["threads"]:
         torch.set_num_threads(plans[0].config["threads"])
     keep_freed_memory()
+    return [_measured([each for each in plans if each.dataset == name], rounds) for name in experiment.datasets]
+
+
+def _measured(plans: Sequence[Planned], rounds: int) -> Measured:
+    racers = [_Racer(planned) for planned in plans]
     with tqdm(total=(rounds + 2) * len(racers), unit="step", ncols=100, disable=None) as progress:
+        progress.set_description(plans[0].dataset)
         for number in range(rounds + 1):
             for racer in racers:
                 seconds = [_seconds(work, racer.device) for work in (racer.train, racer.infer)]
@@ -94,9 +121,18 @@ def efficiency(experiment: Experiment, rounds: int) -> tuple[list[Cost], str]:
             racer.cost.train_mb = _peak_mb(racer.train, racer.device)
             racer.cost.inference_mb = _peak_mb(racer.infer, racer.device)
             progress.update()
-    device = racers[0].device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
-    return [racer.cost for racer in racers], f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    data = data_facts(racers[0].train_data.dataset)
+    return Measured(plans[0].dataset, data, [racer.cost for racer in racers], _machine(racers[0]), rounds)
+
+
+def _machine(racer: _Racer) -> list[str]:
+    config = racer.config
+    longest, batches = config["MAX_ITEM_LIST_LENGTH"], (config["train_batch_size"], config["eval_batch_size"])
+    return [
+        f"{device_name(racer.device)}, {torch.get_num_threads()} threads",
+        ", ".join(f"{name} {version}" for name, version in versions().items()),
+        f"histories of at most {longest} items, batches of {batches[0]:,} in training and {batches[1]:,} in inference",
+    ]
 
 
 def _forever(loader: Any) -> Iterator[Any]:
