@@ -1,7 +1,6 @@
 """result.json: what a run came to, and all that one must know to cite it."""
 
 import resource
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from recbole_sigma.environment import device_name, versions
+from recbole_sigma.settings import command_line
 from recbole_sigma.trainer import SequenceTrainer
 
 
@@ -45,7 +45,7 @@ def result_of(
         "processes": trainer.group.size,
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

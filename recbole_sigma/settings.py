@@ -5,6 +5,8 @@ YAML is read by a loader that knows plain values only. A number is what a reader
 """
 
 import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,3 +201,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     raise TypeError(type(value).__name__)
+
+
+def command_line() -> str:
+    """What this process was called with, as one would type it."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["recbole-sigma" if program == "cli.py" else program, *sys.argv[1:]])  # cli.py: of python -m

@@ -2,14 +2,12 @@
 
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.settings import parse_overrides
+from recbole_sigma.settings import command_line, parse_overrides
 
 _PROGRAM = "recbole-sigma"
 ENGINES = ("local", "ray")
@@ -158,7 +156,7 @@ def _options(settings: dict[str, Any], name: str) -> dict[str, Any]:
         "checkpoint_dir": Path(folder),
         "out": Path(out),
         "speed": speed,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -1,13 +1,12 @@
 """`recbole-sigma report`: its options, and what it calls. Light: what is slow is imported late."""
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from recbole_sigma.errors import UserError, did_you_mean
+from recbole_sigma.settings import command_line
 
 _FORMATS = ("md", "html", "csv", "tex")
 _EXAMPLES = """
@@ -59,7 +58,7 @@ def _report(args: argparse.Namespace, rest: Sequence[str]) -> None:
     from recbole_sigma.experiment.recorded import read_runs
     from recbole_sigma.experiment.report import render, report_of, summary, write_report
 
-    command = shlex.join(["recbole-sigma", *sys.argv[1:]])
+    command = command_line()
     report = report_of(read_runs(args.runs), args.title, command, args.k, bounds, args.case_study)
     if out and form:
         write_report(report, out, form)
