@@ -1,4 +1,4 @@
-# make install | demo | test | lint: everything goes into .venv
+# make install | demo | test | cuda | lint: everything goes into .venv
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 DEMO := --model=SIGMA --dataset=ml-100k --MAX_ITEM_LIST_LENGTH=10 --train_batch_size=512 --learning_rate=0.003 \
 	--epochs=4 --use_gpu=False
 
-.PHONY: install demo test lint
+.PHONY: install demo test cuda lint
 install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
@@ -28,3 +28,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# In the environment of BIN, which must have mamba-ssm and causal-conv1d: docs/cuda.md. Fails where there is no GPU.
+cuda:
+	RECBOLE_SIGMA_CUDA_TESTS_ON=cuda $(BIN)/python -m pytest tests/test_cuda.py tests/test_cuda_kernels.py \
+		tests/test_scan_devices.py tests/test_conv.py tests/test_gru.py tests/test_environment.py

@@ -55,7 +55,7 @@ def device_name(device: torch.device) -> str:
 def environment() -> dict[str, Any]:
     """All that `env` tells, as plain values."""
     found = versions((*PACKAGES, *_TOOLS))
-    reason = _no_gpu()
+    reason = no_gpu()
     return {
         "platform": platform.platform(),
         "cpu": {"name": _cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
@@ -103,7 +103,7 @@ def _cpu_name() -> str:
     return f"{names[0]} ({platform.machine()})" if names else platform.machine()
 
 
-def _no_gpu() -> str | None:
+def no_gpu() -> str | None:
     """Why torch sees no GPU, in one line; None if it sees one."""
     if torch.cuda.is_available():
         return None

@@ -1,10 +1,11 @@
 """Tiny data sets, written where a test can see every line."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 
 from recbole_sigma.config import Config
@@ -54,3 +55,15 @@ def sample_config() -> Callable[..., Config]:
         return Config(model, "sample", settings={"data_path": str(folder), "use_gpu": False, **settings})
 
     return make
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """Float32 is float32 on CUDA: TF32 is off."""
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in switches]
+    for each in switches:
+        each.allow_tf32 = False
+    yield
+    for each, kept in zip(switches, before, strict=True):
+        each.allow_tf32 = kept
