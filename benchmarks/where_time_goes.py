@@ -153,7 +153,8 @@ def _of_events(averages: Any, device: torch.device, steps: int, step_ms: float) 
 
 
 def _is_kernel(event: Any) -> bool:
-    return event.device_type == DeviceType.CUDA
+    """Not what a range of code took on the device, such as the optimiser's: its kernels count already."""
+    return event.device_type == DeviceType.CUDA and not getattr(event, "is_user_annotation", False)
 
 
 def part_of(name: str) -> str:
