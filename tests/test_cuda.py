@@ -60,23 +60,27 @@ def built(name: str, settings: Any, sample_config: Any, use_gpu: bool) -> tuple[
     """A model, dropout off, and a training batch; the same whatever the device."""
     if name not in RECBOLES:
         model = build(sample_config, name, use_gpu=use_gpu, **settings)
-        return model, batch(*histories(LENGTHS, width=12))
+        return without_dropout(model), batch(*histories(LENGTHS, width=12))
     given = {**TINY, "hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "use_gpu": use_gpu}
     config = Config(name, "ml-100k", settings={**given, **settings})
     train, _, _ = data_preparation(config, create_dataset(config))
     torch.manual_seed(0)
     random.seed(0)  # BERT4Rec's masks
-    model = config.model_class(config, train.dataset)
+    return without_dropout(config.model_class(config, train.dataset)), next(iter(train))
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-    return model, next(iter(train))
+    return model
 
 
 def scores_and_gradients(model: nn.Module, rows: Any, device: torch.device, **autocast: Any) -> dict[str, Tensor]:
     """On the CPU, in float64: scores of all items, loss, and the gradient of each parameter."""
     model, rows = model.to(device), rows.to(device)
     random.seed(1)  # FEARec's samples of the same target
+    torch.seed()  # whatever else were drawn would differ
     with torch.autocast(device.type, enabled=bool(autocast), **autocast):
         with torch.no_grad():
             scores = model.eval().full_sort_predict(rows)
