@@ -92,7 +92,7 @@ def scores_and_gradients(model: nn.Module, rows: Any, device: torch.device, **au
     return {name: each.detach().double().cpu() for name, each in found.items()}
 
 
-@pytest.mark.parametrize(("name", "settings"), cases())
+@pytest.mark.parametrize(("name", "settings"), list(cases()))
 def test_scores_and_gradients_are_those_of_the_cpu(sample_config: Any, name: str, settings: Any):
     expected = scores_and_gradients(*built(name, settings, sample_config, False), CPU)
     got = scores_and_gradients(*built(name, settings, sample_config, GPU), DEVICE)
