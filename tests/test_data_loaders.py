@@ -17,7 +17,7 @@ from recbole.model.sequential_recommender.sasrec import SASRec
 from recbole.trainer import Trainer
 
 from recbole_sigma.config import Config
-from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.data import create_dataset, data_preparation, prefixes
 from recbole_sigma.data.loaders import BatchSampler, UniformNegatives
 from recbole_sigma.errors import UserError
 
@@ -44,6 +44,38 @@ def assert_same_batches(ours, recboles):
             assert torch.equal(batch[2], expected[2]) and torch.equal(batch[3], expected[3])
             batch, expected = batch[0], expected[0]
         assert_same(batch, expected)
+
+
+# --- on the device ----------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_put_together_on_the_device(sample_config):
+    """Meta tensors stand in for a GPU's: an operation that also met one of the CPU would fail."""
+    config = sample_config("SIGMA")
+    expected = [next(iter(loader)) for loader in loaders(config)]
+    config["device"] = torch.device("meta")
+    for batch, same in zip(map(next, map(iter, loaders(config))), expected, strict=True):
+        batch, same = (each[0] if isinstance(each, tuple) else each for each in (batch, same))
+        assert batch.columns == same.columns
+        for field in same.columns:
+            assert batch[field].device.type == "meta"
+            assert (batch[field].shape, batch[field].dtype) == (same[field].shape, same[field].dtype)
+
+
+def test_batches_put_together_on_a_device_hold_the_same(sample_config, monkeypatch):
+    config = sample_config("SIGMA")
+    expected = [list(loader) for loader in loaders(config)]
+    monkeypatch.setattr(prefixes, "_positions", prefixes._positions_on_device)
+    for loader, batches in zip(loaders(config), expected, strict=True):
+        assert_same_batches(list(loader), batches)
+
+
+def test_batches_stay_on_the_cpu_where_negatives_or_masks_are_drawn_there(sample_config):
+    for model, settings in (("SIGMA", {"loss_type": "BPR"}), (GRU4Rec, {}), ("BERT4Rec", {}), ("SIGMA", {"worker": 1})):
+        config = sample_config(model, **settings)
+        config["device"] = torch.device("meta")
+        train = loaders(config)[0]
+        assert train.dataset.inter_feat.device.type == "cpu"
 
 
 # --- as RecBole -------------------------------------------------------------------------------------------------------
@@ -208,7 +240,7 @@ from pathlib import Path
 import numpy as np
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole_sigma.config import Config
-from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.data import create_dataset, data_preparation, prefixes
 
 def peak_mb():
     lines = Path("/proc/self/status").read_text().splitlines()

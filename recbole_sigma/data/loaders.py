@@ -17,6 +17,7 @@ from recbole.utils import ModelType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_sigma.data.dataset import SequenceDataset
+from recbole_sigma.data.prefixes import Prefixes
 from recbole_sigma.errors import UserError
 
 
@@ -111,6 +112,8 @@ class _LeanLoader(AbstractDataLoader):
         self.generator.manual_seed(config["seed"])
         self.transform = construct_transform(config)
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
+        if _made_on_device(config, dataset.inter_feat, sampler):
+            dataset.inter_feat.device = config["device"]
         sizes = getattr(dataset.inter_feat, "n_targets", None)  # of windows
         self.batches = BatchSampler(self.sample_size, self.step, self.generator if shuffle else None, sizes)
         DataLoader.__init__(
@@ -134,6 +137,12 @@ class _LeanLoader(AbstractDataLoader):
         """Go on as the loader that gave `state` would."""
         self.batches.epoch = state["epoch"]
         self.generator.set_state(state["generator"])
+
+
+def _made_on_device(config: Any, samples: Any, sampler: Any) -> bool:
+    """Whether batches are put together on the device: nothing that works on the CPU, or elsewhere, has a part in it."""
+    plain = isinstance(samples, Prefixes) and samples.any_length
+    return plain and sampler is None and not config["transform"] and not config["worker"]
 
 
 class TrainLoader(TrainDataLoader, _LeanLoader):

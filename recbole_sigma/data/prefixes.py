@@ -1,7 +1,7 @@
 """Samples of a sequential data set as index ranges over flat arrays; a row is padded only when it is asked for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -31,6 +31,15 @@ class FlatHistories:
 
     columns: dict[str, Tensor]
     user_start: np.ndarray
+    _copies: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+
+    def column(self, name: str, device: torch.device) -> Tensor:
+        """A column on `device`, copied there once for all splits."""
+        if self.columns[name].device == device:
+            return self.columns[name]
+        if (name, device) not in self._copies:
+            self._copies[name, device] = self.columns[name].to(device)
+        return self._copies[name, device]
 
 
 class Prefixes:
@@ -41,7 +50,11 @@ class Prefixes:
 
     `any_length` says what a batch is: user, item, item list and length, padded to the batch's longest row; without it
     every loaded field with its list, padded to `max_length`, as RecBole's own models expect.
+
+    `device` is where batches are put together, from copies of the columns that they read.
     """
+
+    device = torch.device("cpu")
 
     def __init__(
         self, flat: FlatHistories, names: PrefixNames, targets: np.ndarray, max_length: int, any_length: bool
@@ -68,41 +81,33 @@ class Prefixes:
     def select(self, chosen: np.ndarray) -> "Prefixes":
         """The samples where `chosen` (n,) bool holds, over the same flat arrays."""
         part = Prefixes(self.flat, self.names, self.targets[chosen], self.max_length, self.any_length)
-        part._dropped = self._dropped
+        part._dropped, part.device = self._dropped, self.device
         return part
 
     def batch(self, rows: Rows) -> Interaction:
-        """`rows` as tensors, padded on the right with 0."""
-        start, stop = self.ranges(rows)
+        """`rows` as tensors on `device`, padded on the right with 0."""
+        ranges = np.stack(self.ranges(rows))
+        width = int((ranges[1] - ranges[0]).max(initial=1)) if self.any_length else self.max_length
+        start, stop = torch.from_numpy(ranges).to(self.device)  # all that a batch sends there
         length = stop - start
-        target = torch.from_numpy(stop)
-        plain = self._plain_fields()
-        where, padding = self._positions(start, length)
-        fields = {name: self.flat.columns[name][target] for name in plain}
+        where, padding = _positions(start, length, width)
+        fields = {name: self.flat.column(name, self.device)[stop] for name in self._plain_fields()}
         if self.names.list_length not in self._dropped:
-            fields[self.names.list_length] = torch.from_numpy(length)
-        for name, field in self._list_fields().items():
-            if not self.any_length or field == self.names.item:
-                fields[name] = _gather(self.flat.columns[field], where, padding)
+            fields[self.names.list_length] = length
+        for name, listed in self._list_fields().items():
+            if not self.any_length or listed == self.names.item:
+                fields[name] = _gather(self.flat.column(listed, self.device), where, padding)
         return Interaction(fields)
 
     def histories(self, field: str, rows: Rows) -> Tensor:
         """Histories of `field`, padded to `max_length`: (n, max_length, ...)."""
-        start, stop = self.ranges(rows)
-        where, padding = self._positions(start, stop - start, self.max_length)
+        start, stop = map(torch.from_numpy, self.ranges(rows))
+        where, padding = _positions(start, stop - start, self.max_length)
         return _gather(self.flat.columns[field], where, padding)
 
     def _user_start(self, positions: np.ndarray) -> np.ndarray:
         users = self.flat.columns[self.names.user].numpy()[positions]
         return self.flat.user_start[users]
-
-    def _positions(self, start: np.ndarray, length: np.ndarray, width: int | None = None) -> tuple[Tensor, Tensor]:
-        """Positions of histories in the flat arrays and where there is none, both (n, width)."""
-        if width is None:
-            width = int(length.max(initial=1)) if self.any_length else self.max_length
-        step = np.arange(width)
-        padding = step >= length[:, None]
-        return torch.from_numpy(np.where(padding, 0, start[:, None] + step)), torch.from_numpy(padding)
 
     # --- what RecBole asks of an Interaction ---------------------------------------------------------------------
 
@@ -178,6 +183,25 @@ class HistoryColumn:
         found = self._prefixes.histories(self._field, rows)
         several = isinstance(rows, slice | list) or np.asarray(rows).ndim > 0
         return found if several else found[0]
+
+
+def _positions(start: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Positions of histories in the flat arrays, 0 where there is none, and where that is: (n,) twice -> (n, width)
+
+    On CPU by NumPy, whose loops wait for no other thread.
+    """
+    if start.device.type != "cpu":
+        return _positions_on_device(start, length, width)
+    step = np.arange(width)
+    padding = step >= length.numpy()[:, None]
+    where = np.where(padding, 0, start.numpy()[:, None] + step)
+    return torch.from_numpy(where), torch.from_numpy(padding)
+
+
+def _positions_on_device(start: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    step = torch.arange(width, device=start.device)
+    padding = step >= length[:, None]
+    return (start[:, None] + step).masked_fill_(padding, 0), padding
 
 
 def _gather(column: Tensor, where: Tensor, padding: Tensor) -> Tensor:
