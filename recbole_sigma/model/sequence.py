@@ -171,6 +171,7 @@ def token_chunks(lengths: Tensor, ratio: float) -> list[tuple[slice, int, Callab
     If a batch has more positions than that, chunks are encoded once more in the backward pass instead of kept: memory
     is that of one chunk, whatever the batch.
     """
+    lengths = lengths.cpu()  # a GPU is waited for once, and not for every chunk
     chunks = []
     for rows in length_chunks(lengths, ratio):
         width = int(lengths[rows.stop - 1])
