@@ -49,7 +49,9 @@ def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 def device_name(device: torch.device) -> str:
     """As result.json has it."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {_cpu_name()}, {os.cpu_count()} cores"
 
 
 def environment() -> dict[str, Any]:
