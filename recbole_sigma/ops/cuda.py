@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# pip does nothing for a package that stands there without its extension
 INSTALL = (
+    "pip uninstall -y causal-conv1d mamba-ssm; "
     "CAUSAL_CONV1D_FORCE_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE "
     "pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
 )
@@ -115,8 +117,8 @@ def causal_conv1d_cuda(
 ) -> Tensor:
     """`recbole_sigma.ops.causal_conv1d` for CUDA tensors: causal-conv1d where it is installed and can, else torch."""
     if x.numel() and _kernel_takes(x, weight.shape[1]) and causal_conv1d_missing() is None:
-        convolve = import_module("causal_conv1d").causal_conv1d_fn
-        y = convolve(x.transpose(1, 2), weight.to(x.dtype), bias.to(x.dtype), activation=activation).transpose(1, 2)
+        convolve = import_module("causal_conv1d").causal_conv1d_fn  # takes float32 weights beside half precision
+        y = convolve(x.transpose(1, 2), weight, bias, activation=activation).transpose(1, 2)
     else:
         y = causal_conv1d_torch(x, weight, bias, activation)
     return y if lengths is None else y.masked_fill(padding(lengths, y), 0)
