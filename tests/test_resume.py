@@ -274,8 +274,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
     settings = {**TINY, "epochs": 1000, "stopping_step": 1000, "state": "INFO", "checkpoint_dir": str(tmp_path)}
     arguments = [f"--{key}={value}" for key, value in settings.items()]
     process = subprocess.Popen(
-        command("--model=GRU4Rec", *arguments), stderr=subprocess.PIPE, text=True, env=environment()
-    )
+        command("--model=GRU4Rec", *arguments), stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the suite is a background job
+    )  # fmt: skip
     for line in process.stderr:
         if line.startswith("epoch   2"):
             process.send_signal(number)
