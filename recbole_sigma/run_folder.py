@@ -4,6 +4,7 @@ What is read back is plain: safetensors, JSON, YAML, and a training state under 
 since neither format notices a changed byte.
 """
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -50,7 +51,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that is none
+            partial.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -273,6 +273,23 @@ def test_mistakes_are_told_before_anything_is_run(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--out=/dev/null/page"], "--out: /dev/null: cannot be written: File exists"),
+        (["--user=nobody"], "case study: tiny has no user 'nobody' on test"),
+    ],
+)
+def test_a_report_that_cannot_be_is_told_before_anything_is_trained(
+    six_users: list[str], capsys: Any, arguments: list[str], says: str
+):
+    Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
+    options = ["--dataset=tiny", "--checkpoint_dir=runs", *six_users]
+    options += [] if "--user=nobody" in arguments else ["--user=u1"]
+    assert cli.main(["experiment", "case-study.yaml", *options, *arguments]) == 2
+    assert says in capsys.readouterr().err and not list(Path().glob("runs/*/*"))
+
+
 def test_a_case_study_shows_one_users_history_and_lists(six_users: list[str], capsys: Any):
     inter = next(Path("..").glob("*/tiny.inter"))
     inter.write_text(inter.read_text().replace("u3\t", "0\t"))  # a name that is false in Python

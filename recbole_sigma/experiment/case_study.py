@@ -18,6 +18,7 @@ from recbole_sigma.data.loaders import Batch, EvalLoader
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.evaluation.ranks import target_ranks
 from recbole_sigma.experiment.recorded import RecordedRun
+from recbole_sigma.experiment.spec import Planned
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.run_folder import RunFolder
 
@@ -145,6 +146,13 @@ class _Seen:
         )
         length = int(loader.dataset.history_lengths(np.array([row]))[0])
         return cls(_named(tokens, items), length, str(tokens[int(target[0])]), ranked, _titles(loader.dataset))
+
+
+def check_user(runs: Sequence[Planned], user: str) -> None:
+    """Raises UserError for a user who is not in the test data of all of the planned runs' data sets."""
+    for planned in {planned.dataset: planned for planned in runs}.values():
+        _, _, test = data_preparation(planned.config, create_dataset(planned.config))
+        _row_of(test.dataset, user)
 
 
 def _made_again(run: RecordedRun) -> tuple[Config, Any, EvalLoader]:

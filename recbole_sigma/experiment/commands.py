@@ -105,10 +105,16 @@ def _experiment(args: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def _report(experiment: Any, options: dict[str, Any], groups: bool = False, user: str = "") -> None:
     """Train what is missing, write the reports, print the summary and the page's name."""
-    from recbole_sigma.experiment.report import summary
+    from recbole_sigma.experiment.report import check_report, summary
     from recbole_sigma.experiment.running import carry_out, write_reports
 
-    runs = carry_out(experiment, *(options[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
+    planned = list(experiment.runs())
+    check_report(options["out"])  # now, and not after hours of training
+    if user:
+        from recbole_sigma.experiment.case_study import check_user
+
+        check_user(planned, user)
+    runs = carry_out(planned, *(options[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
     report = write_reports(runs, experiment.title, options["command"], options["out"], groups, user)
     print(summary(report))
     print(f"\n{options['out'].with_suffix('.html')}")

@@ -6,7 +6,9 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
@@ -81,8 +83,22 @@ def write_report(report: Report, out: Path, form: str) -> None:
     _write(out, render(report, form, plots, links).encode())
 
 
+def check_report(out: Path) -> None:
+    """Raises UserError where a report could not be written: its packages are missing, or its folder cannot be."""
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            raise _missing(package)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--out: {out.parent}: cannot be written: {error.strerror}") from None
+
+
 def _write(path: Path, content: bytes) -> None:
     def write(partial: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)
 
     write_whole(path, write)

@@ -10,16 +10,16 @@ from recbole_sigma.experiment.local import Failure, run_missing
 from recbole_sigma.experiment.plan import Slot, slot_of
 from recbole_sigma.experiment.recorded import RecordedRun
 from recbole_sigma.experiment.report import Report, report_of, write_report
-from recbole_sigma.experiment.spec import Experiment
+from recbole_sigma.experiment.spec import Planned
 
 
 def carry_out(
-    experiment: Experiment, checkpoint_dir: Path, jobs: int, speed: Mapping[str, Any], engine: str = "local"
+    runs: Sequence[Planned], checkpoint_dir: Path, jobs: int, speed: Mapping[str, Any], engine: str = "local"
 ) -> list[RecordedRun]:
-    """Every run of the experiment, as its folder has it; those that are not complete are trained first.
+    """Every run of an experiment, as its folder has it; those that are not complete are trained first.
 
     Args:
-        experiment: refused before the first run, where a run of it cannot be.
+        runs: of `Experiment.runs`.
         checkpoint_dir: where the folders of runs are, for all experiments.
         jobs: runs at the same time.
         speed: settings that do not determine what a run comes to: threads, use_gpu ...
@@ -27,10 +27,9 @@ def carry_out(
             our own with `jobs` workers. A cluster's machines share the folders.
 
     Raises:
-        UserError: for arms that cannot be.
         Interrupted: for Ctrl-C; the same call goes on.
     """
-    slots = [slot_of(planned, checkpoint_dir.absolute()) for planned in experiment.runs()]
+    slots = [slot_of(planned, checkpoint_dir.absolute()) for planned in runs]
     try:
         if engine == "ray" and any(slot.complete() is None for slot in slots):
             from recbole_sigma.experiment.on_ray import starting_on_ray
@@ -73,7 +72,6 @@ def write_reports(
     With `groups` also by users' history lengths; with `user` also that one's history and lists.
     """
     report = report_of(runs, title, command, bounds=BOUNDS if groups else (), user=user or None)
-    out.parent.mkdir(parents=True, exist_ok=True)
     for form in ("md", "html", "csv", "tex"):
         write_report(report, out.with_suffix(f".{form}"), form)
     return report
