@@ -83,7 +83,7 @@ def test_the_race_measures_all_and_says_on_what(
         assert all(0 < one < math.inf for one in seconds)
         assert each["training_mb"] is None  # torch counts a GPU's memory alone
     assert len(got["data"]["sha256"]) == 64
-    assert got["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(got["versions"]["torch"])  # PyPI leaves +cu130 out
     assert got["backend"]["released"] == "a stand-in, not mamba-ssm"
     assert got["command"].startswith("python benchmarks/gpu.py --data_path")
     whole = {each["label"]: each["epoch_seconds"][0] for each in got["contestants"]}
