@@ -18,14 +18,12 @@ No script here is to be called cuda.py: it would hide NVIDIA's package `cuda`, w
 
 import argparse
 import json
-import platform
 import shlex
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 from where_time_goes import profile, profile_tables
 
+from recbole_sigma.environment import PACKAGES, device_name, versions
 from recbole_sigma.errors import UserError
 from recbole_sigma.memory import keep_freed_memory
 from recbole_sigma.ops import CudaExtensionError, active_backend
@@ -42,7 +41,6 @@ from recbole_sigma.settings import parse_overrides
 
 MODELS = ("SIGMA", "Mamba4Rec", "SASRec", "released:SIGMA", "released:Mamba4Rec", "recbole:SASRec")
 RIVAL, CHAMPION, GOAL = "released:SIGMA", "SIGMA", 1 / 3
-PACKAGES = ("recbole-sigma", "recbole", "torch", "mamba-ssm", "causal-conv1d", "triton", "numpy", "numba")
 HEADERS = (
     "", "s an epoch", f"of {RIVAL}", "whole epochs, s", "of it", "training, MB", "inference, ms a batch", "MB"
 )  # fmt: skip
@@ -235,28 +233,17 @@ def conditions(args: argparse.Namespace, backend: str) -> dict[str, Any]:
     cuda = args.device == "cuda"
     return {
         "command": shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
-        "device": torch.cuda.get_device_name() if cuda else f"CPU ({platform.machine()})",
+        "device": device_name(torch.device(args.device)),
         "capability": ".".join(map(str, torch.cuda.get_device_capability())) if cuda else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "threads": torch.get_num_threads(),
         "backend": {"ours": backend, "released": "mamba_ssm.Mamba" if cuda else "a stand-in, not mamba-ssm"},
-        "versions": {"python": platform.python_version(), **versions()},
+        "versions": versions((*PACKAGES, "triton")),
         "settings": {"train_batch_size": args.batch, **args.settings},
         "measured": {name: getattr(args, name) for name in ("rounds", "steps", "warm_up", "epochs")},
     }
-
-
-def versions() -> dict[str, str]:
-    """Of the packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def headline(facts: dict[str, Any]) -> str:
