@@ -12,8 +12,8 @@ DEMO := --model=SIGMA --dataset=ml-100k --MAX_ITEM_LIST_LENGTH=10 --train_batch_
 install: $(INSTALLED)
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' || \
-		{ echo "recbole-sigma needs Python 3.10 to 3.13: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || \
+		{ echo "recbole-sigma needs Python 3.11 to 3.14: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
@@ -31,5 +31,5 @@ lint: install
 
 # In the environment of BIN, which must have mamba-ssm and causal-conv1d: docs/cuda.md. Fails where there is no GPU.
 cuda:
-	RECBOLE_SIGMA_CUDA_TESTS_ON=cuda $(BIN)/python -m pytest tests/test_cuda.py tests/test_cuda_kernels.py \
-		tests/test_scan_devices.py tests/test_conv.py tests/test_gru.py tests/test_environment.py
+	RECBOLE_SIGMA_CUDA_TESTS_ON=cuda $(BIN)/python -m pytest tests/model/test_cuda.py tests/ops/test_cuda_kernels.py \
+		tests/ops/test_scan_devices.py tests/ops/test_conv.py tests/ops/test_gru.py tests/commands/test_environment.py

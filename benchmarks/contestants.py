@@ -22,11 +22,11 @@ from recbole.utils import init_seed
 from released import RELEASED, StandInMamba, mamba_ssm_block
 
 import recbole_sigma  # noqa: F401  makes RecBole work on today's packages
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
-from recbole_sigma.result import data_facts
-from recbole_sigma.run_folder import RunFolder
-from recbole_sigma.trainer import SequenceTrainer
+from recbole_sigma.runs.folder import RunFolder
+from recbole_sigma.runs.result import data_facts
+from recbole_sigma.training.trainer import SequenceTrainer
 
 OURS, RELEASED_AS, RECBOLE_AS = "", "released", "recbole"
 FIELDS = {"inter": ["user_id", "item_id", "timestamp"]}  # what the released configurations read

@@ -23,9 +23,9 @@ from recbole.utils import init_seed
 from tabulate import tabulate
 
 import recbole_sigma  # noqa: F401  makes RecBole work on today's packages
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
-from recbole_sigma.memory import keep_freed_memory
+from recbole_sigma.training.allocator import keep_freed_memory
 
 RIVAL = SASRec.__name__
 MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")

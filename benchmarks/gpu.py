@@ -33,11 +33,11 @@ from tabulate import tabulate
 from tqdm import tqdm
 from where_time_goes import profile, profile_tables
 
+from recbole_sigma.config.values import parse_overrides
 from recbole_sigma.environment import PACKAGES, device_name, versions
 from recbole_sigma.errors import UserError
-from recbole_sigma.memory import keep_freed_memory
 from recbole_sigma.ops import CudaExtensionError, active_backend
-from recbole_sigma.settings import parse_overrides
+from recbole_sigma.training.allocator import keep_freed_memory
 
 MODELS = ("SIGMA", "Mamba4Rec", "SASRec", "released:SIGMA", "released:Mamba4Rec", "recbole:SASRec")
 RIVAL, CHAMPION, GOAL = "released:SIGMA", "SIGMA", 1 / 3

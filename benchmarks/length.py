@@ -156,7 +156,7 @@ def measure(name: str, length: int, args: argparse.Namespace) -> dict[str, Any]:
     """Median seconds of a step, and MB that steps took; or `failure`, if they want more memory than there is."""
     import torch
 
-    from recbole_sigma.memory import keep_freed_memory
+    from recbole_sigma.training.allocator import keep_freed_memory
 
     began = time.monotonic()
     if args.threads:
@@ -192,7 +192,7 @@ def build(name: str, length: int, args: argparse.Namespace) -> Any:
     """A model on a data set that has nothing but its number of items. The rival is RecBole's class itself."""
     from recbole.model.sequential_recommender.sasrec import SASRec
 
-    from recbole_sigma.config import Config
+    from recbole_sigma.config.config import Config
     from recbole_sigma.registry import find_model
 
     class Items:

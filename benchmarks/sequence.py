@@ -16,9 +16,9 @@ from recbole.utils import init_seed
 from tabulate import tabulate
 from tqdm import tqdm
 
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
-from recbole_sigma.memory import keep_freed_memory
+from recbole_sigma.training.allocator import keep_freed_memory
 
 MODES = ("prefix", "sequence")
 WARM_UP = 2

@@ -15,7 +15,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
-from recbole_sigma.model.sequence import length_chunks
+from recbole_sigma.model.chunks import length_chunks
 from recbole_sigma.ops.softmax import softmax_loss
 
 STAGES = ("data", "to the device", "encoder, forward", "softmax, both ways", "encoder, backward", "optimiser")

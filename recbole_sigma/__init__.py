@@ -8,20 +8,16 @@ from typing import TYPE_CHECKING, Any
 # a training step). torch reads it once, when it is first imported; a value that the user has set stays.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from recbole_sigma import compat
-
 if TYPE_CHECKING:
-    from recbole_sigma.config import Config
+    from recbole_sigma.config.config import Config
     from recbole_sigma.errors import UserError
     from recbole_sigma.quick_start import resume, run
 
 __version__ = "0.1.0"
 __all__ = ["Config", "UserError", "__version__", "resume", "run"]
 
-compat.apply()
-
 _HOME = {
-    "Config": "recbole_sigma.config",
+    "Config": "recbole_sigma.config.config",
     "UserError": "recbole_sigma.errors",
     "resume": "recbole_sigma.quick_start",
     "run": "recbole_sigma.quick_start",

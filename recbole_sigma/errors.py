@@ -21,6 +21,11 @@ class UserError(Exception):
         super().__init__(line if len(line) <= _LONGEST else f"{line[:half]} ... {line[-half:]}")
 
 
+def one_line(text: object) -> str:
+    """The text of an exception, say, with every run of white space as one blank."""
+    return " ".join(str(text).split())
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'SIGMA'?` for the known name nearest to `name` (upper and lower case apart), or nothing."""
     if len(name) > _LONGEST_NAME:

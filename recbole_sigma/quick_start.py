@@ -12,25 +12,27 @@ from typing import Any, NoReturn
 import torch
 from recbole.utils import init_seed
 
-from recbole_sigma import distributed
 from recbole_sigma.capacity import build_model, memory_told
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
+from recbole_sigma.config.values import read_config_file
 from recbole_sigma.data import create_dataset, data_preparation
-from recbole_sigma.distributed import ALONE, Group, Plan
 from recbole_sigma.errors import Interrupted, UserError
-from recbole_sigma.evaluation.ranks import METRICS, Ranks, metrics_of_ranks
-from recbole_sigma.memory import keep_freed_memory
+from recbole_sigma.evaluation.metrics import METRICS, metrics_of_ranks
+from recbole_sigma.evaluation.ranks import Ranks
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.ops.cuda import MOST_STATES
 from recbole_sigma.registry import find_model
-from recbole_sigma.result import RunResult, data_facts, result_of
-from recbole_sigma.run_folder import RunFolder
-from recbole_sigma.settings import read_config_file
-from recbole_sigma.trainer import SequenceTrainer
-from recbole_sigma.training_state import Progress
+from recbole_sigma.runs.folder import RunFolder
+from recbole_sigma.runs.result import RunResult, data_facts, result_of
+from recbole_sigma.training import distributed
+from recbole_sigma.training.allocator import keep_freed_memory
+from recbole_sigma.training.callbacks import Callback
+from recbole_sigma.training.checkpoint import Progress
+from recbole_sigma.training.distributed import ALONE, Group, Plan
+from recbole_sigma.training.trainer import SequenceTrainer
 
-__all__ = ["RunResult", "Trial", "resume", "run"]
+__all__ = ["RunResult", "resume", "run"]
 
 # Settings that a resumed run may be given anew: where things are, how fast they go, and when training ends.
 MAY_CHANGE = (
@@ -45,25 +47,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trial:
-    """A run that is compared with others on validation: test is not evaluated, and result.json has no `test`.
-
-    `after_epoch` is called with each complete epoch's row of metrics.csv, and may end the run by raising.
-    """
-
-    after_epoch: Callable[[Mapping[str, float]], None] | None = None
-
-
-@dataclass(frozen=True)
 class _Job:
-    """What to train; `folder` is that of a run to go on with. `trial` makes it one of a sweep."""
+    """What to train; `folder` is that of a run to resume. Without `test` it is a trial of a sweep."""
 
     model: str | type
     dataset: str
     config_files: Sequence[str | Path]
     settings: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
-    trial: Trial | None = None
+    callbacks: Sequence[Callback] = ()
+    test: bool = True
 
     def config(self) -> Config:
         return Config(self.model, self.dataset, config_files=self.config_files, settings=self.settings)
@@ -74,7 +67,9 @@ def run(
     dataset: str,
     config_files: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
-    trial: Trial | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    test: bool = True,
 ) -> RunResult:
     """Train one model on one data set, choose the epoch on validation, evaluate test once, write the run's folder.
 
@@ -83,20 +78,23 @@ def run(
         dataset: a folder in `data_path`, or `ml-100k`.
         config_files: YAML files of settings.
         settings: settings by name; they win over the files.
-        trial: for a run of a sweep, which leaves test alone.
+        callbacks: called after each epoch.
+        test: False for a trial of a sweep: test is not evaluated.
 
     Raises:
         UserError: for settings, data or a training that cannot be right.
         Interrupted: for Ctrl-C once the folder is there.
     """
-    return _start(_Job(model, dataset, config_files, dict(settings or {}), trial=trial))
+    return _start(_Job(model, dataset, config_files, dict(settings or {}), None, callbacks, test))
 
 
 def resume(
     folder: str | Path,
     settings: Mapping[str, Any] | None = None,
     model: type | None = None,
-    trial: Trial | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    test: bool = True,
 ) -> RunResult:
     """Go on with a run that was ended, after its last complete epoch; on CPU to the last bit as if it had not been.
 
@@ -104,7 +102,8 @@ def resume(
         folder: the run's; that of a complete run gives its result.
         settings: those of MAY_CHANGE, by name.
         model: the class, where the registry does not know it.
-        trial: for a run of a sweep. Without, what one has left out is done: test, by the best epoch's weights.
+        callbacks: called after each further epoch.
+        test: False for a trial of a sweep. A trial that is resumed with True is tested, with its best epoch's weights.
 
     Raises:
         UserError: for a folder that cannot be resumed, and for data or settings that are not the run's.
@@ -126,9 +125,9 @@ def resume(
             if settings.get(key, saved.get(key)) != saved.get(key):
                 raise UserError(f"{key}: {folder} is complete, its test seen; train anew to train longer")
         result = RunFolder(folder, lock=False).read_json("result.json", dict)
-        if trial or not result.get("trial"):
+        if not test or not result.get("trial"):
             return _finished(folder, result)
-    return _start(_Job(model, saved["dataset"], [file], settings, folder, trial))
+    return _start(_Job(model, saved["dataset"], [file], settings, folder, callbacks, test))
 
 
 def _check_changes(file: Path, saved: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -211,21 +210,22 @@ def _train(config: Config, job: _Job, group: Group, report: Callable[[Any], None
         progress = Progress(trainer, train_data, {**facts, **_fixed(config)}, started)
         if job.folder:
             progress.restore()
-        trainer.fit(train_data, valid_data, _after_epoch(progress, trainer, job.trial))
-        metrics = _evaluate(trainer, {"valid": valid_data} if job.trial else {"valid": valid_data, "test": test_data})
+        trainer.fit(train_data, valid_data, _after_epoch(progress, trainer, job.callbacks))
+        metrics = _evaluate(trainer, {"valid": valid_data, "test": test_data} if job.test else {"valid": valid_data})
         if group.first:
-            result = result_of(config, facts, trainer, metrics) | ({"trial": True} if job.trial else {})
+            result = result_of(config, facts, trainer, metrics) | ({} if job.test else {"trial": True})
             folder.write_json("result.json", {**result, "backend": backend, **progress.times()})
     return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics.get("test", {}))
 
 
-def _after_epoch(progress: Progress, trainer: SequenceTrainer, trial: Trial | None) -> Callable[[], None]:
-    """What happens when an epoch is complete: it is saved, then told to whoever compares."""
+def _after_epoch(progress: Progress, trainer: SequenceTrainer, callbacks: Sequence[Callback]) -> Callable[[], None]:
+    """Save a complete epoch, then call the callbacks with its row."""
 
     def save() -> None:
         progress.save()
-        if trial and trial.after_epoch and trainer.group.first:
-            trial.after_epoch(trainer.rows[-1])
+        if trainer.group.first:
+            for callback in callbacks:
+                callback.on_epoch_end(trainer.rows[-1])
 
     return save
 

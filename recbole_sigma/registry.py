@@ -8,7 +8,10 @@ from typing import TypeGuard
 from recbole.model import sequential_recommender as recbole_models
 from recbole.model.abstract_recommender import SequentialRecommender
 
+from recbole_sigma import compat
 from recbole_sigma.errors import UserError, did_you_mean
+
+compat.apply()
 
 _OUR_MODELS = Path(__file__).parent / "model"
 

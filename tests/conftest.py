@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
 from recbole_sigma.data import SequenceDataset, create_dataset
 
 HEADER = ("user_id:token", "item_id:token", "timestamp:float")

@@ -36,11 +36,11 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from recbole_sigma import cli  # noqa: E402
-from recbole_sigma.config import Config  # noqa: E402
-from recbole_sigma.settings import read_config_file  # noqa: E402
-from tests import fuzz_cases, fuzz_folders  # noqa: E402
-from tests.fuzz_cases import SMALL, Case, tiny_inter  # noqa: E402
-from tests.fuzz_words import CANARY  # noqa: E402
+from recbole_sigma.config.config import Config  # noqa: E402
+from recbole_sigma.config.values import read_config_file  # noqa: E402
+from tests.helpers import fuzz_cases, fuzz_folders  # noqa: E402
+from tests.helpers.fuzz_cases import SMALL, Case, tiny_inter  # noqa: E402
+from tests.helpers.fuzz_words import CANARY  # noqa: E402
 
 # What is fuzzed: a name and a strategy of Cases. A further kind is one line here.
 KINDS = {

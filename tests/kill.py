@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from recbole_sigma import resume, run
 from recbole_sigma.evaluation.ranks import Ranks
-from recbole_sigma.run_folder import RunFolder, digest
+from recbole_sigma.runs.files import digest
+from recbole_sigma.runs.folder import RunFolder
 
 SETTINGS = {
     "MAX_ITEM_LIST_LENGTH": 10, "hidden_size": 16, "train_batch_size": 512, "epochs": 5, "stopping_step": 2,
@@ -132,7 +133,7 @@ def child(work: Callable[[], Any], seconds: float = LONGEST) -> tuple[int, list[
 
 def tell_complete_epochs(pipe: int) -> None:
     """In a child: a byte with the number of complete epochs after each."""
-    from recbole_sigma.training_state import Progress
+    from recbole_sigma.training.checkpoint import Progress
 
     save = Progress.save
 
@@ -145,8 +146,8 @@ def tell_complete_epochs(pipe: int) -> None:
 
 def arm(moment: str, plan: random.Random) -> None:
     """In a child: end it with SIGKILL at the `moment`, some time."""
-    from recbole_sigma import run_folder
-    from recbole_sigma.trainer import SequenceTrainer
+    from recbole_sigma.runs import files, folder
+    from recbole_sigma.training.trainer import SequenceTrainer
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -168,20 +169,20 @@ def arm(moment: str, plan: random.Random) -> None:
     elif moment == "making the folder":
         Path.rename = after(Path.rename, 0)  # type: ignore[method-assign]
     else:
-        run_folder.write_whole = killing_write(run_folder.write_whole, plan, kill)
+        files.write_file = folder.write_file = killing_write(files.write_file, plan, kill)
 
 
-def killing_write(write_whole: Callable[..., None], plan: random.Random, kill: Callable[[], None]) -> Any:
-    """`write_whole` that at one call ends the process before, within, or after."""
+def killing_write(write_file: Callable[..., None], plan: random.Random, kill: Callable[[], None]) -> Any:
+    """`write_file` that at one call ends the process before, within, or after."""
     calls, stage = plan.randrange(12), plan.choice(("before", "half", "written", "renamed"))
 
     def write(path: Path, fill: Callable[[Path], None]) -> None:
         nonlocal calls
         calls -= 1
         if calls >= 0:
-            return write_whole(path, fill)
+            return write_file(path, fill)
         if stage == "renamed":
-            write_whole(path, fill)
+            write_file(path, fill)
         elif stage != "before":
             partial = path.with_name(f".{path.name}.{os.getpid()}.part")
             fill(partial)

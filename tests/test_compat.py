@@ -12,7 +12,7 @@ from recbole.data import create_dataset
 from recbole.model.sequential_recommender import GRU4Rec
 
 from recbole_sigma import compat
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
 
 BLOCK = """
 import sys

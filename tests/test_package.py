@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import recbole_sigma
-from recbole_sigma.config import Config, properties_path
+from recbole_sigma.config.config import Config, properties_path
 from recbole_sigma.registry import model_names
 here = Path(sys.argv[1])
 assert Path(recbole_sigma.__file__).is_relative_to(here), recbole_sigma.__file__

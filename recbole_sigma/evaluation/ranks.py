@@ -13,7 +13,6 @@ from torch import Tensor
 from recbole_sigma.errors import UserError
 
 PADDING_ITEM = 0
-METRICS = ("hit", "ndcg", "mrr")
 # What NumPy and its zip reader raise for a file that is damaged or another's.
 _NOT_ARRAYS = (
     OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, RuntimeError, SyntaxError,
@@ -75,18 +74,3 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     better = (items > own).sum(1)
     equal = (items == own).sum(1) - 1
     return (1 + better.double() + equal.double() / 2).cpu()
-
-
-def gains_of_ranks(rank: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """What each user adds to the metrics at `k`: (n,) by `hit`, `ndcg`, `mrr`.
-
-    One target a user: NDCG is 1 / log2(rank + 1) and MRR 1 / rank within the first k, 0 beyond.
-    """
-    gains = {"hit": np.ones_like(rank), "ndcg": 1 / np.log2(rank + 1), "mrr": 1 / rank}
-    return {name: np.where(rank <= k, gains[name], 0) for name in METRICS}
-
-
-def metrics_of_ranks(rank: np.ndarray, topk: list[int]) -> dict[str, float]:
-    """Means over users, full precision, by RecBole's names: `hit@10`, `ndcg@10`, `mrr@10`."""
-    gains = {k: gains_of_ranks(rank, k) for k in topk}
-    return {f"{name}@{k}": float(np.mean(gains[k][name])) for name in METRICS for k in topk}

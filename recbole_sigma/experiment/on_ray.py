@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.experiment.by_ray import RayOptions, cluster
-from recbole_sigma.experiment.local import Process, Start
+from recbole_sigma.experiment.pool import Process, Start
+from recbole_sigma.experiment.ray import RayOptions, cluster
 
 import ray  # isort: skip  # after by_ray, which sets what Ray reads at import
 

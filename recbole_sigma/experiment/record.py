@@ -20,7 +20,7 @@ from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.space import parse_space
 from recbole_sigma.experiment.sweep import Outcome, Sweep
 from recbole_sigma.quick_start import RunResult
-from recbole_sigma.run_folder import write_whole
+from recbole_sigma.runs.files import write_file
 
 _FILE = "tuning.json"
 _WIDTH = 100  # characters of the table
@@ -191,4 +191,4 @@ def _write(file: Path, text: str) -> None:
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
-    write_whole(file, write)
+    write_file(file, write)

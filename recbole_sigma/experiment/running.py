@@ -6,11 +6,11 @@ from typing import Any
 
 from recbole_sigma.errors import Interrupted
 from recbole_sigma.evaluation.groups import BOUNDS
-from recbole_sigma.experiment.local import Failure, run_missing
-from recbole_sigma.experiment.plan import Slot, slot_of
-from recbole_sigma.experiment.recorded import RecordedRun
-from recbole_sigma.experiment.report import Report, report_of, write_report
+from recbole_sigma.experiment.pool import Failure, run_missing
 from recbole_sigma.experiment.spec import Planned
+from recbole_sigma.experiment.store import Slot, slot_of
+from recbole_sigma.report.render import Report, report_of, write_report
+from recbole_sigma.runs.reader import RecordedRun
 
 
 def carry_out(

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 
 import yaml
 
-from recbole_sigma.checks import check
-from recbole_sigma.config import Config
+from recbole_sigma.config.config import Config
+from recbole_sigma.config.schema import check
+from recbole_sigma.config.values import Given, SettingsLoader, plain
 from recbole_sigma.errors import UserError, did_you_mean
-from recbole_sigma.settings import Given, SettingsLoader, plain
 
 _LARGEST_FILE = 2**16  # bytes
 _FORMS = "'name choice [1, 2]', 'name uniform 0.1,0.5', 'name loguniform -8,0' or 'name quniform 1,10,1'"

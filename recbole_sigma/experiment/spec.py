@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.config import Config, properties_path
+from recbole_sigma.config.config import Config, properties_path
+from recbole_sigma.config.values import Given, read_config_file
 from recbole_sigma.errors import UserError, did_you_mean
-from recbole_sigma.settings import Given, read_config_file
 
 FIRST_SEED = 2020  # RecBole's default; five seeds are 2020 to 2024
 _KEYS = ("title", "arms", "datasets", "seeds", "settings")

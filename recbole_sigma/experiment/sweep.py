@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recbole_sigma.config.values import plain
 from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.space import Space
-from recbole_sigma.quick_start import MAY_CHANGE, RunResult, Trial, resume, run
-from recbole_sigma.run_folder import write_whole
-from recbole_sigma.settings import plain
+from recbole_sigma.quick_start import MAY_CHANGE, RunResult, resume, run
+from recbole_sigma.runs.files import write_file
 
 Report = Callable[[int, float], None]
 
@@ -107,25 +107,27 @@ def train_trial(sweep: Sweep, samples: Mapping[str, Any], report: Report = lambd
         folder = _run_in(place)
         told = _Told(sweep.metric, report)
         for row in _rows(folder):
-            told(row)
+            told.on_epoch_end(row)
         if before.done:
             return before
         write_outcome(place, replace(before, status="unfinished", error=""))
         try:
-            outcome = _complete(sweep, before, _train(sweep, values, place, folder, Trial(told)))
+            outcome = _complete(sweep, before, _train(sweep, values, place, folder, [told]))
         except UserError as error:
             outcome = replace(before, status="failed", error=str(error))
         write_outcome(place, outcome)
         return outcome
 
 
-def _train(sweep: Sweep, values: Mapping[str, Any], place: Path, folder: Path | None, trial: Trial) -> RunResult:
+def _train(
+    sweep: Sweep, values: Mapping[str, Any], place: Path, folder: Path | None, callbacks: list[Any]
+) -> RunResult:
     if int(sweep.given.get("nproc", 1)) > 1:  # the run's processes tell no epochs
-        trial = Trial()
+        callbacks = []
     if folder:
-        return resume(folder, sweep.machine(), trial=trial)
+        return resume(folder, sweep.machine(), callbacks=callbacks, test=False)
     settings = {**sweep.given, **values, **_QUIET, "checkpoint_dir": str(place)}
-    return run(sweep.model, sweep.dataset, settings=settings, trial=trial)
+    return run(sweep.model, sweep.dataset, settings=settings, callbacks=callbacks, test=False)
 
 
 def _complete(sweep: Sweep, before: Outcome, result: RunResult) -> Outcome:
@@ -174,7 +176,7 @@ class _Told:
         self._metric, self._report = metric, report
         self._best = _FAILED
 
-    def __call__(self, row: Mapping[str, float]) -> None:
+    def on_epoch_end(self, row: Mapping[str, float]) -> None:
         if self._metric in row:
             self._best = max(self._best, row[self._metric])
             self._report(int(row["epoch"]) + 1, self._best)
@@ -204,7 +206,7 @@ def write_outcome(place: Path, outcome: Outcome) -> None:
     def write(path: Path) -> None:
         path.write_text(text, encoding="utf-8")
 
-    write_whole(place / "trial.json", write)
+    write_file(place / "trial.json", write)
 
 
 def read_outcome(place: Path) -> Outcome | None:

@@ -7,7 +7,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
 
-from recbole_sigma.model.sequence import encode_in_chunks
+from recbole_sigma.model.chunks import encode_in_chunks
 from recbole_sigma.ops.softmax import softmax_loss
 
 

@@ -1,0 +1,1 @@
+"""Settings: their values, the schema that checks them, and the Config of a run."""

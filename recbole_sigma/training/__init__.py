@@ -1,0 +1,1 @@
+"""Training: the trainer, its checkpoint, callbacks and process groups."""

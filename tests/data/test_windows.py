@@ -1,0 +1,149 @@
+"""`train_mode: sequence`: windows hold every sample once, and give the loss and gradients of the prefixes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.data.interaction import Interaction
+
+from recbole_sigma.config.config import Config
+from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.data.loaders import BatchSampler, WindowLoader
+from recbole_sigma.data.windows import _cut
+from recbole_sigma.errors import UserError
+from recbole_sigma.registry import find_model
+from tests.helpers.models import SMALL, SMALL_SSM
+
+CAUSAL = ("Mamba4Rec", "RecMamba")
+SIZES = {**SMALL, **SMALL_SSM, "MAX_ITEM_LIST_LENGTH": 40, "train_batch_size": 10_000, "shuffle": False}
+
+
+def users(counts: list[int], seed: int = 0) -> list[tuple[str, str, int]]:
+    """Interactions of users with so many items each, of 30 items."""
+    random = np.random.default_rng(seed)
+    return [(f"u{u}", f"i{random.integers(30)}", t) for u, count in enumerate(counts) for t in range(count)]
+
+
+@pytest.fixture
+def loader(write_inter: Callable[..., Any], tmp_path: Any) -> Callable[..., Any]:
+    """`loader(counts, model, setting=value, ...)` -> model, training loader"""
+
+    def make(counts: list[int], name: str = "Mamba4Rec", **changed: Any) -> Any:
+        write_inter(users(counts))
+        given = {**SIZES, "data_path": str(tmp_path), "use_gpu": False, **changed}
+        config = Config(name, "tiny", settings=given)
+        train, _, _ = data_preparation(config, create_dataset(config))
+        torch.manual_seed(0)
+        return find_model(name)(config, train.dataset).double(), train
+
+    return make
+
+
+def loss_and_gradients(model: Any, batch: Interaction) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    loss = model.calculate_loss(batch)
+    loss.backward()
+    return loss.detach(), {name: each.grad for name, each in model.named_parameters()}
+
+
+def with_negatives(batch: Interaction) -> Interaction:
+    """The negative of each positive item is the next item: the same in both modes."""
+    positive = batch["item_id"]
+    batch.update(Interaction({"neg_item_id": torch.where(positive == 0, 0, positive % 29 + 1)}))
+    return batch
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("loss_type", ["CE", "BPR", "BCE"])
+def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(loader: Callable[..., Any], name: str, loss_type: str):
+    counts = [3, 4, 9, 25, 40, 5, 17]
+    found = []
+    for mode in ("prefix", "sequence"):
+        model, train = loader(counts, name, train_mode=mode, loss_type=loss_type)
+        (batch,) = train
+        found.append(loss_and_gradients(model, with_negatives(batch)))
+    (loss, gradients), (expected_loss, expected) = found[1], found[0]
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=0)
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[key], rtol=1e-6, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_in_single_precision_the_two_modes_agree_to_1e_5(loader: Callable[..., Any], name: str):
+    found = []
+    for mode in ("prefix", "sequence"):
+        model, train = loader([30, 8, 14], name, train_mode=mode)
+        found.append(loss_and_gradients(model.float(), next(iter(train))))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
+    for key, gradient in found[0][1].items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(gradient, found[1][1][key], rtol=1e-5, atol=1e-5 * scale, msg=key)
+
+
+def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: Callable[..., Any]):
+    _, train = loader([6, 4], train_mode="sequence")
+    _, prefixes = loader([6, 4], train_mode="prefix")
+    (batch,), (rows,) = train, prefixes
+    assert batch["item_length"].tolist() == [3, 1]  # the last two items of a user are for validation and test
+    read, target = batch["item_id_list"], batch["item_id"]
+    assert read[0, 1:].tolist() == target[0, :2].tolist()
+    assert read[1].tolist()[1:] == [0, 0] and target[1].tolist()[1:] == [0, 0]
+    assert sorted(target[target != 0].tolist()) == sorted(rows["item_id"].tolist())
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 20))
+def test_every_sample_is_the_target_of_one_window_with_enough_to_read(n_targets: list[int], max_length: int):
+    ends = np.cumsum([n + 1 for n in n_targets])
+    begin = ends - np.array(n_targets) - 1
+    starts, firsts, stops = _cut(begin, begin + 1, ends - 1, max_length)
+    held = np.concatenate([np.arange(first, stop + 1) for first, stop in zip(firsts, stops, strict=True)])
+    assert held.tolist() == [t for b, n in zip(begin, n_targets, strict=True) for t in range(b + 1, b + 1 + n)]
+    assert (stops - starts).max() <= max_length
+    owner = begin[np.searchsorted(begin, starts, side="right") - 1]
+    assert (np.minimum(firsts - owner, (max_length + 1) // 2) <= firsts - starts).all()
+    assert (owner <= starts).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.integers(1, 50))
+def test_a_batch_is_full_when_its_targets_are(sizes: list[int], batch_size: int):
+    batches = [each.rows for each in BatchSampler(len(sizes), batch_size, None, np.array(sizes))]
+    assert np.concatenate(batches).tolist() == list(range(len(sizes)))
+    assert all(len(each) for each in batches)
+    for rows in batches[:-1]:
+        assert sum(sizes[row] for row in rows[:-1]) < batch_size + max(sizes)
+
+
+@pytest.mark.parametrize("loss_type", ["BPR", "BCE"])
+def test_every_target_has_a_negative_of_its_own(loader: Callable[..., Any], loss_type: str):
+    _, train = loader([12, 5, 7], train_mode="sequence", loss_type=loss_type)
+    assert isinstance(train, WindowLoader)
+    (batch,), (again,) = list(train), None or list(loader([12, 5, 7], train_mode="sequence", loss_type=loss_type)[1])
+    positive, negative = batch["item_id"], batch["neg_item_id"]
+    assert torch.equal(negative != 0, positive != 0)
+    assert not (negative == positive)[positive != 0].any()
+    assert torch.equal(again["neg_item_id"], negative)
+
+
+@pytest.mark.parametrize("name", ["SIGMA", "ECHO", "LinRec", "SASRec", "BERT4Rec"])
+def test_a_model_that_looks_ahead_is_refused(sample_config: Callable[..., Any], name: str):
+    config = sample_config(name, train_mode="sequence")
+    with pytest.raises(UserError, match=f"train_mode: sequence .* Mamba4Rec or RecMamba; for {name} write .*prefix"):
+        data_preparation(config, create_dataset(config))
+
+
+@pytest.mark.parametrize("name", ["RecMamba", "SASRec"])
+def test_a_mode_that_there_is_not_is_refused(sample_config: Callable[..., Any], name: str):
+    with pytest.raises(UserError, match="train_mode must be one of prefix, sequence, got 'sequnce'"):
+        sample_config(name, train_mode="sequnce")
+
+
+def test_several_negatives_a_target_are_refused(sample_config: Callable[..., Any]):
+    many = {"distribution": "uniform", "sample_num": 2}
+    config = sample_config("RecMamba", train_mode="sequence", loss_type="BPR", train_neg_sample_args=many)
+    with pytest.raises(UserError, match="sequence takes sample_num: 1"):
+        data_preparation(config, create_dataset(config))

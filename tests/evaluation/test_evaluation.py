@@ -1,0 +1,107 @@
+"""Ranks and metrics against RecBole's evaluator, by hand, and at chance."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recbole.evaluator import Collector, Evaluator
+
+from recbole_sigma.errors import UserError
+from recbole_sigma.evaluation.metrics import metrics_of_ranks
+from recbole_sigma.evaluation.ranks import Ranks, target_ranks
+from recbole_sigma.training.trainer import BestEpoch
+
+
+def test_rank_counts_better_items_and_leaves_padding_out():
+    scores = torch.tensor([[9.0, 0.1, 0.5, 0.3], [9.0, 4.0, 2.0, 3.0]])
+    assert target_ranks(scores, torch.tensor([3, 1])).tolist() == [2.0, 1.0]
+
+
+def test_a_tie_costs_half_a_place():
+    scores = torch.tensor([[0.0, 1.0, 1.0, 1.0, 0.0]])
+    assert target_ranks(scores, torch.tensor([2])).tolist() == [2.0]
+    assert target_ranks(scores[:, :3], torch.tensor([2])).tolist() == [1.5]
+
+
+def test_a_constant_scorer_lands_in_the_middle_not_on_top():
+    n_items = 1000
+    ranks = target_ranks(torch.zeros(50, n_items + 1), torch.randint(1, n_items + 1, (50,)))
+    assert ranks.tolist() == [(n_items + 1) / 2] * 50
+    assert metrics_of_ranks(ranks.numpy(), [10]) == {"hit@10": 0.0, "ndcg@10": 0.0, "mrr@10": 0.0}
+
+
+@given(st.integers(2, 30), st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_rank_is_the_mean_place_over_all_orders_of_equal_scores(n_items: int, seed: int):
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 5, n_items + 1).astype(float)
+    target = int(random.integers(1, n_items + 1))
+    places = []
+    for _ in range(400):  # a sort that breaks ties at random
+        order = sorted(range(1, n_items + 1), key=lambda item: (-scores[item], random.random()))
+        places.append(order.index(target) + 1)
+    found = target_ranks(torch.tensor(scores)[None], torch.tensor([target])).item()
+    assert abs(np.mean(places) - found) < 4 * (np.std(places) / 20 + 1e-9)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_a_score_that_is_no_number_is_an_error_and_not_a_hit(wrong: float):
+    scores = torch.rand(3, 5)
+    scores[1, 2] = wrong
+    with pytest.raises(FloatingPointError, match="row 1 of the batch has scores that are NaN or infinite"):
+        target_ranks(scores, torch.tensor([1, 2, 3]))
+
+
+@pytest.mark.parametrize("topk", [[10], [1, 5, 20]])
+def test_metrics_equal_those_of_recboles_evaluator(sample_config: Callable[..., Any], topk: list[int]):
+    config = sample_config(topk=topk, valid_metric=f"NDCG@{topk[0]}")
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(500, 60, generator=generator)
+    targets = torch.randint(1, 60, (500,), generator=generator)
+    ours = metrics_of_ranks(target_ranks(scores, targets).numpy(), topk)
+
+    collector, masked = Collector(config), scores.clone()
+    masked[:, 0] = -np.inf
+    collector.eval_batch_collect(masked, None, torch.arange(500), targets)
+    theirs = Evaluator(config).evaluate(collector.get_data_struct())
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert round(ours[name], 4) == pytest.approx(float(value), abs=1e-9), name
+
+
+def test_metrics_by_hand():
+    found = metrics_of_ranks(np.array([1.0, 3.0, 11.0, 10.0]), [10])
+    assert found["hit@10"] == 0.75
+    assert found["ndcg@10"] == pytest.approx((1 + 0.5 + 0 + 1 / np.log2(11)) / 4)
+    assert found["mrr@10"] == pytest.approx((1 + 1 / 3 + 0 + 1 / 10) / 4)
+
+
+def test_a_file_that_holds_no_ranks_is_refused_by_name(tmp_path: Path):
+    path = tmp_path / "ranks-test.npz"
+    with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
+        Ranks.load(path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
+        Ranks.load(path)
+    np.savez(path, user=np.array([{"a": 1}], dtype=object), target=[1], history_length=[1], rank=[1])
+    with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
+        Ranks.load(path)
+
+
+def test_of_equal_scores_the_first_epoch_is_the_best_and_patience_counts_the_others():
+    best = BestEpoch(patience=1)
+    assert [best.update(epoch, score) for epoch, score in enumerate([0.1, 0.3, 0.3])] == [True, True, False]
+    assert (best.epoch, best.waited, best.exhausted) == (1, 1, False)
+    assert not best.update(3, 0.29999999)
+    assert best.exhausted
+
+
+def test_a_difference_below_four_decimals_decides():
+    best = BestEpoch(patience=1)
+    best.update(0, 0.12341)
+    assert best.update(1, 0.12342)

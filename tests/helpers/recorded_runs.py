@@ -1,0 +1,81 @@
+"""Folders of runs made by hand: nothing is trained, and each number can be computed from the ranks."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from recbole_sigma.evaluation.metrics import metrics_of_ranks
+from recbole_sigma.evaluation.ranks import Ranks
+
+PROTOCOL = {
+    "split": "leave-one-out per user: second to last item validation, last item test",
+    "time_order": "exact",
+    "ranking": "all items, seen items not masked, ties at mean rank",
+    "max_item_list_length": 50,
+    "selection": "validation NDCG@10, patience 10",
+}
+
+
+def write_run(
+    parent: Path,
+    model: str,
+    test: Sequence[float],
+    valid: Sequence[float] | None = None,
+    *,
+    seed: int = 2020,
+    dataset: str = "tiny_50%",
+    settings: Mapping[str, Any] | None = None,
+    lengths: Sequence[int] | None = None,
+    result: Mapping[str, Any] | None = None,
+    users: Sequence[str] | None = None,
+) -> Path:
+    """The folder of a complete run: `test` and `valid` are the ranks of users u0, u1, ...; `result` changes entries."""
+    number = len(list(parent.glob("*"))) if parent.is_dir() else 0
+    folder = begin_run(parent / f"{model}-{dataset}-20260101-000000-{number:06x}", model, seed, dataset, settings)
+    parts = {"valid": test if valid is None else valid, "test": test}
+    metrics = {}
+    for part, rank in parts.items():
+        n = len(rank)
+        ranks = Ranks(
+            user=np.array(users or [f"u{place}" for place in range(n)]),
+            target=np.array([f"i{place % 7}" for place in range(n)]),
+            history_length=np.array(lengths or [3 + place % 30 for place in range(n)], dtype=np.int64),
+            rank=np.array(rank, dtype=float),
+        )
+        np.savez_compressed(folder / f"ranks-{part}.npz", **ranks.arrays())
+        metrics[part] = metrics_of_ranks(ranks.rank, [10])
+    content = {
+        "model": model,
+        "dataset": {
+            "name": dataset, "users": len(test), "items": 1234, "interactions": 5678, "mean_length": 8.9,
+            "sha256": "ab" * 32,
+        },
+        "seed": seed, "protocol": PROTOCOL, "epochs": 3, "best_epoch": 1, **metrics,
+        "n_parameters": 892163, "seconds_per_epoch": 29.6, "eval_seconds": 4.8, "peak_memory_mb": 812.5,
+        "device": "cpu (x86_64)", "backend": "numba 0.68.1", "threads": 1, "processes": 1,
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "command": f"recbole-sigma train --model={model} --seed={seed}", **(result or {}),
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
+    score = metrics["valid"]["ndcg@10"]
+    rows = ["epoch,loss,train_seconds,hit@10,ndcg@10,mrr@10,eval_seconds"]
+    rows += [f"{epoch},{9 - epoch},1.5,{score * part},{score * part},{score * part},0.2" for epoch, part in CURVE]
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+CURVE = ((0, 0.7), (1, 1.0), (2, 0.95))
+
+
+def begin_run(
+    folder: Path, model: str, seed: int = 2020, dataset: str = "tiny_50%", settings: Mapping[str, Any] | None = None
+) -> Path:
+    """The folder of a run that is not complete."""
+    folder.mkdir(parents=True)
+    content = {"model": model, "dataset": dataset, "seed": seed, "epochs": 300, "hidden_size": 64, **(settings or {})}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder

@@ -1,0 +1,58 @@
+"""Small runs for tests: their settings, and how to interrupt one."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recbole_sigma.training.checkpoint import Progress
+from tests.helpers.models import OURS
+
+SMALL = {
+    "MAX_ITEM_LIST_LENGTH": 10,
+    "use_gpu": False,
+    "show_progress": False,
+    "threads": 1,
+    "user_inter_num_interval": "[0,40]",
+}
+TINY = {
+    "MAX_ITEM_LIST_LENGTH": 8,
+    "hidden_size": 16,
+    "epochs": 3,
+    "threads": 1,
+    "user_inter_num_interval": "[0,25]",
+    "use_gpu": False,
+    "show_progress": False,
+    "state": "ERROR",
+}
+OUR_SIZE = {"hidden_size": 16, "d_state": 4}
+SIZES = {name: {"hidden_size": 16} for name in ("LinRec", "SASRec", "GRU4Rec")}
+SIZES |= {name: {"hidden_size": 16, "user_inter_num_interval": "[0,25]"} for name in ("BERT4Rec", "FEARec")}
+NINE = (*OURS, "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def stopping(epochs: int) -> Callable[[Progress], None]:
+    """`Progress.save` with Ctrl-C after as many epochs, or before the first one's state is written."""
+    save = Progress.save
+
+    def saved(self: Progress) -> None:
+        if epochs:
+            save(self)
+        if len(self._trainer.rows) >= epochs:
+            raise KeyboardInterrupt
+
+    return saved
+
+
+class Malicious:
+    """Whoever unpickles this makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))

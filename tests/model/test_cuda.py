@@ -1,0 +1,223 @@
+"""CUDA gives what the CPU gives: models, operations, runs.
+
+All of it is skipped where torch sees no GPU, and what needs mamba-ssm where that is not there. `make cuda` sets
+RECBOLE_SIGMA_CUDA_TESTS_ON=cuda: a GPU or an extension that is missing then ends pytest with the reason. With
+RECBOLE_SIGMA_CUDA_TESTS_ON=cpu the CPU takes the GPU's place, and what is tested are these tests.
+
+Float32 is float32 here: TF32 is off, as is dropout unless a test says otherwise.
+"""
+
+import json
+import math
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_sigma import resume, run
+from recbole_sigma.capacity import build_model
+from recbole_sigma.config.config import Config
+from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.errors import Interrupted
+from recbole_sigma.evaluation.ranks import Ranks, target_ranks
+from recbole_sigma.runs.folder import RunFolder
+from recbole_sigma.training.checkpoint import Progress
+from tests.helpers.models import SWITCHES, batch, build, histories
+from tests.helpers.on_cuda import CPU, DEVICE, GPU, INSTEAD, assert_close, needs_gpu, needs_scan, needs_two
+from tests.helpers.runs import NINE, OUR_SIZE, SIZES, TINY, stopping
+from tests.training import test_distributed
+from tests.training.test_distributed import losses
+
+pytestmark = [needs_gpu, pytest.mark.usefixtures("full_precision")]
+WITHOUT_MAMBA = ("LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
+RECBOLES = tuple(name for name in NINE if name in WITHOUT_MAMBA[1:])
+LENGTHS = [1, 12, 3, 7, 7, 2, 9, 5]
+# A bfloat16 keeps 8 bits: each operation rounds by up to 2^-9 = 0.2 %, the few between an item and its score add up
+# like a random walk. With bfloat16 on CPU 0.2 to 0.6 % was measured, in scores and in gradients; CUDA rounds more of
+# the operations (the GRU's states, for one), and is granted about four times as much.
+BF16_SCORES, BF16_GRADIENTS = 0.02, 0.03
+
+
+def cases() -> Iterator[Any]:
+    """Every model, ours with every switch."""
+    for name, settings in [*SWITCHES, *((name, {}) for name in RECBOLES)]:
+        marks = [] if name in WITHOUT_MAMBA else [needs_scan]
+        yield pytest.param(name, settings, id=f"{name} {settings or ''}", marks=marks)
+
+
+def models(names: tuple[str, ...] = NINE) -> list[Any]:
+    return [pytest.param(name, marks=[] if name in WITHOUT_MAMBA else [needs_scan]) for name in names]
+
+
+def built(name: str, settings: Any, sample_config: Any, use_gpu: bool) -> tuple[nn.Module, Any]:
+    """A model, dropout off, and a training batch; the same whatever the device."""
+    if name not in RECBOLES:
+        model = build(sample_config, name, use_gpu=use_gpu, **settings)
+        return without_dropout(model), batch(*histories(LENGTHS, width=12))
+    given = {**TINY, "hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "use_gpu": use_gpu}
+    config = Config(name, "ml-100k", settings={**given, **settings})
+    train, _, _ = data_preparation(config, create_dataset(config))
+    torch.manual_seed(0)
+    random.seed(0)  # BERT4Rec's masks
+    return without_dropout(config.model_class(config, train.dataset)), next(iter(train))
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    return model
+
+
+def scores_and_gradients(model: nn.Module, rows: Any, device: torch.device, **autocast: Any) -> dict[str, Tensor]:
+    """On the CPU, in float64: scores of all items, loss, and the gradient of each parameter."""
+    model, rows = model.to(device), rows.to(device)
+    random.seed(1)  # FEARec's samples of the same target
+    torch.seed()  # whatever else were drawn would differ
+    with torch.autocast(device.type, enabled=bool(autocast), **autocast):
+        with torch.no_grad():
+            scores = model.eval().full_sort_predict(rows)
+        loss = model.train().calculate_loss(rows)
+    loss.backward()
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    found = {"scores": scores, "loss": loss, **gradients}
+    assert all(each.device.type == device.type for each in found.values())
+    return {name: each.detach().double().cpu() for name, each in found.items()}
+
+
+@pytest.mark.parametrize(("name", "settings"), list(cases()))
+def test_scores_and_gradients_are_those_of_the_cpu(sample_config: Any, name: str, settings: Any):
+    expected = scores_and_gradients(*built(name, settings, sample_config, False), CPU)
+    got = scores_and_gradients(*built(name, settings, sample_config, GPU), DEVICE)
+    assert_close(got, expected, scores=1e-4, gradients=1e-3)
+
+
+@pytest.mark.parametrize("name", models())
+def test_bfloat16_autocast_stays_within_its_bound(sample_config: Any, name: str):
+    expected = scores_and_gradients(*built(name, {}, sample_config, False), CPU)
+    got = scores_and_gradients(*built(name, {}, sample_config, GPU), DEVICE, dtype=torch.bfloat16)
+    whole = [torch.cat([each.reshape(-1) for name, each in found.items() if name not in ("scores", "loss")])
+             for found in (got, expected)]  # fmt: skip
+    assert (got["scores"] - expected["scores"]).norm() <= BF16_SCORES * expected["scores"].norm()
+    assert (whole[0] - whole[1]).norm() <= BF16_GRADIENTS * whole[1].norm()
+    assert (got["scores"] - expected["scores"]).norm() >= 1e-5 * expected["scores"].norm()  # it was bfloat16
+
+
+@pytest.mark.parametrize(("name", "settings"), [case for case in cases() if case.values[0] not in RECBOLES])
+def test_scores_depend_on_neither_padding_nor_neighbours(sample_config: Any, name: str, settings: Any):
+    model = build(sample_config, name, use_gpu=GPU, **settings).to(DEVICE)
+    items, lengths = (each.to(DEVICE) for each in histories(LENGTHS, width=12))
+    with torch.no_grad():
+        together = model(items, lengths)
+        for row, length in enumerate(LENGTHS):
+            alone = model(items[row : row + 1, :length], lengths[row : row + 1])
+            torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
+        wider = F.pad(items, (0, 5))
+        torch.testing.assert_close(model(wider, lengths), together, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Callable[..., Path]:
+    """`trained(model, use_gpu=..., setting=value)` -> the folder of a short run on ml-100k."""
+
+    def train(model: str, **settings: Any) -> Path:
+        given = {
+            **TINY,
+            **SIZES.get(model, OUR_SIZE),
+            "use_gpu": GPU,
+            "checkpoint_dir": str(tmp_path / "saved"),
+        }
+        return run(model, "ml-100k", settings={**given, **settings}).folder
+
+    return train
+
+
+def served_ranks(folder: Path, use_gpu: bool) -> np.ndarray:
+    """Ranks of all users on validation and test, by the folder's weights on another device."""
+    model = json.loads((folder / "result.json").read_text())["model"]
+    config = Config(model, "ml-100k", config_files=[folder / "config.yaml"], settings={"use_gpu": use_gpu})
+    train, *parts = data_preparation(config, create_dataset(config))
+    network = build_model(config, train.dataset).eval()
+    network.load_state_dict(RunFolder(folder, lock=False).load_weights(), strict=True)
+    ranks = []
+    with torch.no_grad():
+        for rows, _, _, target in (each for part in parts for each in part):
+            scores = network.full_sort_predict(rows.to(config["device"]))
+            ranks.append(target_ranks(scores.view(len(rows), -1), target.to(config["device"])))
+    return torch.cat(ranks).numpy()
+
+
+@pytest.mark.parametrize("trained_on", ["cpu", "gpu"])
+@pytest.mark.parametrize("model", models(("SIGMA", "Mamba4Rec", "LinRec", "GRU4Rec", "SASRec")))
+def test_a_run_serves_on_the_other_device(trained: Callable[..., Path], model: str, trained_on: str):
+    """All 943 users of ml-100k, twice: of 99.9 % the rank is the same. (A few of them in place of a GPU.)"""
+    on_gpu = trained_on == "gpu" and GPU
+    users = "[0,inf)" if GPU else "[0,25]"
+    folder = trained(model, epochs=1, use_gpu=on_gpu, user_inter_num_interval=users)
+    recorded = np.concatenate([Ranks.load(folder / f"ranks-{part}.npz").rank for part in ("valid", "test")])
+    served = served_ranks(folder, use_gpu=not on_gpu and GPU)
+    assert served.shape == recorded.shape and (INSTEAD or len(served) == 2 * 943)
+    differ = served != recorded
+    assert differ.sum() <= math.ceil(0.001 * len(differ)), np.stack([served, recorded])[:, differ]
+
+
+@pytest.mark.parametrize("model", models(("SIGMA", "LinRec", "GRU4Rec", "BERT4Rec")))
+def test_a_run_that_was_ended_goes_on_as_if_it_had_not_been(trained: Callable[..., Path], model: str):
+    """Dropout is on: the GPU's generator goes on, too. CUDA adds in any order, hence not to the last bit."""
+    undisturbed = losses(trained(model))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
+        patch.setattr(Progress, "save", stopping(1))
+        trained(model)
+    folder = Path(str(ended.value))
+    resume(folder)
+    assert len(undisturbed) == 3 and losses(folder) == pytest.approx(undisturbed, rel=2e-4)
+
+
+@needs_scan
+def test_a_run_goes_from_one_device_to_the_other(trained: Callable[..., Path]):
+    for first, then in ((True, False), (False, True)):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
+            patch.setattr(Progress, "save", stopping(1))
+            trained("SIGMA", use_gpu=first and GPU)
+        folder = Path(str(ended.value))
+        resume(folder, {"use_gpu": then and GPU})
+        found = losses(folder)
+        assert len(found) == 3 and found[2] < found[0]
+
+
+@pytest.mark.parametrize("enable_scaler", [True, False])
+@pytest.mark.parametrize("model", models(("SIGMA", "Mamba4Rec", "LinRec", "GRU4Rec", "SASRec")))
+def test_mixed_precision_trains(trained: Callable[..., Path], model: str, enable_scaler: bool):
+    folder = trained(model, enable_amp=True, enable_scaler=enable_scaler, learning_rate=0.003)
+    found = losses(folder)
+    assert all(map(math.isfinite, found)) and found[-1] < found[0]
+    weights = RunFolder(folder, lock=False).load_weights().values()
+    assert all(each.dtype == torch.float32 and each.isfinite().all() for each in weights)
+
+
+@needs_scan
+def test_a_run_says_what_it_ran_on_and_how_much_memory_it_took(trained: Callable[..., Path]):
+    large = json.loads((trained("SIGMA", epochs=1, hidden_size=128, train_batch_size=4096) / "result.json").read_text())
+    small = json.loads((trained("SIGMA", epochs=1, train_batch_size=64) / "result.json").read_text())
+    if INSTEAD:
+        assert small["backend"].startswith("numba") and small["device"].startswith("cpu")
+    else:
+        assert small["backend"].startswith("mamba-ssm") and small["device"] == torch.cuda.get_device_name()
+        assert 0 < small["peak_memory_mb"] < large["peak_memory_mb"] / 2  # its own, not that of the run before
+
+
+@needs_two
+@pytest.mark.parametrize("model", models(("GRU4Rec", "Mamba4Rec")))
+def test_two_gpus_give_the_losses_of_one(tmp_path: Path, trained: Callable[..., Path], model: str):
+    one = losses(trained(model, dropout_prob=0.0))
+    more = {**SIZES.get(model, OUR_SIZE), "model": model, "nproc": 2, "gpu_id": "0,1", "use_gpu": True, "threads": 1}
+    process = test_distributed.start(test_distributed.TRAIN, tmp_path / "two", **more)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert losses(test_distributed.only_run(tmp_path / "two")) == pytest.approx(one, rel=1e-3)

@@ -1,0 +1,274 @@
+"""GRU4Rec, BERT4Rec, SASRec, FEARec: RecBole's classes through our data, with less padding where they allow it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
+from recbole.model.sequential_recommender import FEARec, GRU4Rec, SASRec
+from recbole.utils import init_seed
+from torch import Tensor
+
+from recbole_sigma.config.config import Config
+from recbole_sigma.data import data_preparation
+from recbole_sigma.errors import UserError
+from recbole_sigma.registry import find_model
+from tests.helpers.models import Items, batch, histories
+
+BY_LENGTH = ("SASRec", "GRU4Rec")
+LONGEST = 12
+SMALL = {"hidden_size": 16, "MAX_ITEM_LIST_LENGTH": LONGEST}
+ALONE = {
+    "SASRec": {"inner_size": 16, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0},
+    "GRU4Rec": {"embedding_size": 8, "dropout_prob": 0.0},
+}
+
+
+@pytest.fixture
+def both_ways(sample_config: Callable[..., Config]) -> Callable[..., list[Any]]:
+    """`both_ways(name, setting=value, ...)`: a model by length and its twin on padded batches; float64, no dropout."""
+
+    def make(name: str, **settings: Any) -> list[Any]:
+        models = []
+        for by_length in (True, False):
+            torch.manual_seed(0)
+            config = sample_config(name, **{**SMALL, **ALONE[name], "by_length": by_length, **settings})
+            models.append(find_model(name)(config, Items()).double())
+        return models
+
+    return make
+
+
+def every_length() -> tuple[Tensor, Tensor]:
+    """Rows of 1 to LONGEST items, each length more than once, in no order."""
+    lengths = torch.arange(3 * LONGEST) * 7 % LONGEST + 1
+    return histories(lengths.tolist(), LONGEST)
+
+
+def rows_encoded(model: Any, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> list[torch.Size]:
+    """Shapes of the item sequences that RecBole's `forward` gets while `run` runs."""
+    recboles, seen = {"SASRec": SASRec, "GRU4Rec": GRU4Rec}[type(model).__name__], []
+    original = recboles.forward
+
+    def forward(self: Any, item_seq: Tensor, lengths: Tensor) -> Tensor:
+        seen.append(item_seq.shape)
+        return original(self, item_seq, lengths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recboles, "forward", forward)
+        run()
+    return seen
+
+
+# --- by length --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_by_length_and_padded_give_the_same_loss_gradients_and_scores(
+    both_ways: Callable[..., list[Any]], name: str, loss_type: str
+):
+    """A GRU reads padding after the last item; causal attention gives it the weight exp(-10000), which is 0. Positions
+    count from the first item, and all else works position by position: equal but for the order of sums."""
+    items, lengths = every_length()
+    losses, gradients, scores = [], [], []
+    for model in both_ways(name, loss_type=loss_type):
+        loss = model.calculate_loss(batch(items, lengths))
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({key: parameter.grad for key, parameter in model.named_parameters()})
+        rows = batch(items, lengths)
+        scores.append([model.full_sort_predict(rows).detach(), model.predict(rows).detach()])
+    close = {"rtol": 1e-12, "atol": 1e-14}
+    torch.testing.assert_close(*losses, **close)
+    torch.testing.assert_close(*scores, **close)
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][key], **close, msg=key)
+    assert len({tuple(row) for row in scores[0][0].tolist()}) > LONGEST  # histories do matter
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_padded_is_recbole_s_own_class_bit_for_bit_dropout_included(sample_config: Callable[..., Config], name: str):
+    items, lengths = every_length()
+    config = sample_config(name, **SMALL, by_length=False, loss_type="CE")
+    recboles = {"SASRec": SASRec, "GRU4Rec": GRU4Rec}[name]
+    losses = []
+    for kind, width in ((recboles, LONGEST), (find_model(name), LONGEST), (find_model(name), int(lengths.max()))):
+        torch.manual_seed(3)
+        losses.append(kind(config, Items()).train().calculate_loss(batch(items[:, :width], lengths)))
+    assert losses[0] == losses[1] == losses[2]
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_padded_fills_up_what_the_loader_cut_to_its_longest_row(
+    both_ways: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, name: str
+):
+    padded = both_ways(name)[1]
+    items, lengths = histories([2, 3], 3)
+    assert rows_encoded(padded, monkeypatch, lambda: padded(items, lengths)) == [(2, LONGEST)]
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_by_length_encodes_a_third_of_the_padded_positions_at_lengths_as_in_beauty(
+    sample_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, name: str
+):
+    """amazon-beauty: a prefix has 8 items on the mean, half have at most 4, and a batch is padded to 50."""
+    generator = torch.Generator().manual_seed(0)
+    own = torch.empty(2048).exponential_(1 / 8, generator=generator).ceil().clamp(1, 50).long()
+    items, lengths = histories(own.tolist(), 50)
+    model = find_model(name)(sample_config(name, **{**SMALL, "MAX_ITEM_LIST_LENGTH": 50}), Items())
+    shapes = rows_encoded(model, monkeypatch, lambda: model(items, lengths))
+    assert sum(rows for rows, _ in shapes) == len(lengths)
+    assert lengths.sum() <= sum(rows * width for rows, width in shapes) < items.numel() / 3
+
+
+@pytest.mark.parametrize("name", BY_LENGTH)
+def test_by_length_is_true_or_false(sample_config: Callable[..., Config], name: str):
+    for wrong in (1, "yes", None, 0.5):
+        with pytest.raises(UserError, match="by_length must be true or false, got"):
+            sample_config(name, by_length=wrong)
+
+
+def test_by_length_is_a_setting_of_the_models_that_have_it(sample_config: Callable[..., Config]):
+    with pytest.raises(UserError, match="unknown setting 'by_length'"):
+        sample_config("BERT4Rec", by_length=True)
+
+
+# --- FEARec -----------------------------------------------------------------------------------------------------------
+
+FEAREC = {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 6, "train_batch_size": 30}
+CONTRASTS = ("un", "su", "us", "us_x", "none")
+
+
+@pytest.fixture
+def fearec_on(write_inter: Callable[..., Any], read_tiny: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """`fearec_on(rows, kind, setting=value, ...)`: a FEARec of that class and its training loader."""
+
+    def make(rows: list[tuple[str, str, int]], kind: type | str = "FEARec", **settings: Any) -> tuple[Any, Any]:
+        write_inter(rows)
+        dataset = read_tiny(kind, **{**FEAREC, **settings})
+        train = data_preparation(dataset.config, dataset)[0]
+        init_seed(1, True)
+        return dataset.config.model_class(dataset.config, train.dataset), train
+
+    return make
+
+
+def shopping(users: int = 30) -> list[tuple[str, str, int]]:
+    """Users of 3 to 9 interactions with 11 items."""
+    return [(f"u{user}", f"i{(user * 5 + k * k) % 11}", k) for user in range(users) for k in range(3 + user % 7)]
+
+
+def test_fearec_s_index_of_same_targets_is_recbole_s(fearec_on: Callable[..., tuple[Any, Any]]):
+    ours, theirs = (fearec_on(shopping(), kind)[0].same_item_index for kind in ("FEARec", FEARec))
+    assert sorted(ours) == sorted(theirs)
+    assert all(ours[item].tolist() == theirs[item].tolist() for item in ours)
+    assert max(map(len, ours.values())) > 5
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_fearec_s_losses_and_draws_are_recbole_s(
+    fearec_on: Callable[..., tuple[Any, Any]], contrast: str, loss_type: str
+):
+    losses = []
+    for kind in ("FEARec", FEARec):
+        model, train = fearec_on(shopping(), kind, contrast=contrast, fredom_type=contrast, loss_type=loss_type)
+        losses.append([model.calculate_loss(rows).item() for rows in train])
+    assert losses[0] == losses[1] and len(losses[0]) > 2
+
+
+def test_each_of_fearec_s_contrastive_losses_counts_by_default(fearec_on: Callable[..., tuple[Any, Any]]):
+    """RecBole's own defaults name no contrast: there, every value gives the loss of `none`."""
+    losses = set()
+    for given in ({}, {"fredom": False}, *({"contrast": contrast} for contrast in CONTRASTS)):
+        model, train = fearec_on(shopping(), hidden_dropout_prob=0.1, **given)
+        losses.add(model.calculate_loss(next(iter(train))).item())
+    assert len(losses) == 2 + len(CONTRASTS) - 1  # the default is us_x
+
+
+def test_fearec_goes_on_where_all_samples_of_a_target_have_one_history(fearec_on: Callable[..., tuple[Any, Any]]):
+    """RecBole's class draws for ever until it meets another history."""
+    rows = [(f"u{user}", item, k) for user in range(3) for k, item in enumerate(["a", "b", f"c{user}", f"d{user}"])]
+    model, train = fearec_on(rows)
+    of_b = model.same_item_index[train.dataset.token2id("item_id", "b")]
+    assert len(of_b) == 1
+    assert torch.isfinite(model.calculate_loss(next(iter(train))))
+
+
+def test_fearec_trains_a_last_batch_of_one_row(fearec_on: Callable[..., tuple[Any, Any]]):
+    model, train = fearec_on(shopping(), train_batch_size=1)
+    loss = model.calculate_loss(next(iter(train)))
+    loss.backward()
+    assert torch.isfinite(loss) and model.item_embedding.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"MAX_ITEM_LIST_LENGTH": 5}, "MAX_ITEM_LIST_LENGTH must be even and at least 4 .* got 5"),
+        ({"n_layers": 1}, "n_layers must be at least 2 .* got 1"),
+        ({"topk_factor": 9}, "delays must be at most 6, got factor 9"),
+    ],
+)
+def test_sizes_on_which_recbole_s_fearec_fails_are_refused(
+    fearec_on: Callable[..., tuple[Any, Any]], given: dict[str, Any], message: str
+):
+    with pytest.raises(UserError, match=message):
+        fearec_on(shopping(), **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("FEARec", {"contrast": "usx"}, "contrast must be one of un, su, us, us_x, none, got 'usx'"),
+        ("FEARec", {"fredom_type": "x"}, "fredom_type must be one of"),
+        ("FEARec", {"sim": "cosine"}, "sim must be one of dot, cos"),
+        ("FEARec", {"tau": 0.0}, "tau must be greater than 0"),
+        ("FEARec", {"global_ratio": 1.5}, "global_ratio must be from 0 to 1"),
+        ("FEARec", {"topk_factor": 0}, "topk_factor must be at least 1"),
+        ("BERT4Rec", {"mask_ratio": -0.1}, "mask_ratio must be from 0 to 1"),
+        ("BERT4Rec", {"ft_ratio": 2}, "ft_ratio must be from 0 to 1"),
+        ("SASRec", {"hidden_act": "softmax"}, "hidden_act must be one of gelu, relu"),
+        ("SASRec", {"n_heads": 3}, "n_heads must divide hidden_size, 64, got 3"),
+        ("BERT4Rec", {"n_heads": 5, "hidden_size": 32}, "n_heads must divide hidden_size, 32, got 5"),
+    ],
+)
+def test_settings_that_recbole_would_ignore_or_trip_over_are_refused(
+    sample_config: Callable[..., Config], name: str, given: dict[str, Any], message: str
+):
+    with pytest.raises(UserError, match=message):
+        sample_config(name, **given)
+
+
+# --- BERT4Rec ---------------------------------------------------------------------------------------------------------
+
+
+def masked(index: list[list[int]]) -> Interaction:
+    """A batch with masks at `index` (0: none), two a row, as the transform makes it."""
+    items = torch.arange(1, 7).repeat(len(index), 1)
+    fields = {"Mask_item_id_list": items, "Pos_item_id": items[:, :2].clone(), "Neg_item_id": items[:, 2:4].clone()}
+    return Interaction({**fields, "MASK_INDEX": torch.tensor(index)})
+
+
+def small_bert(config: Callable[..., Config], **settings: Any) -> Any:
+    given = {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 10, "use_gpu": False, **settings}
+    made = config("BERT4Rec", **given)
+    construct_transform(made)  # names the fields of masked batches, as the loader does
+    return find_model("BERT4Rec")(made, Items()).eval()
+
+
+def test_bert4rec_s_loss_of_a_batch_without_masks_is_zero_and_not_nan(sample_config: Callable[..., Config]):
+    model = small_bert(sample_config)
+    loss = model.calculate_loss(masked([[0, 0], [0, 0]]))
+    loss.backward()
+    assert loss == 0
+    assert model.calculate_loss(masked([[0, 0], [0, 3]])) > 0
+
+
+def test_a_mask_ratio_that_leaves_no_item_to_train_is_refused(sample_config: Callable[..., Config]):
+    with pytest.raises(UserError, match=r"mask_ratio times MAX_ITEM_LIST_LENGTH must be at least 1 .* 0.2 times 4"):
+        small_bert(sample_config, MAX_ITEM_LIST_LENGTH=4)

@@ -1,0 +1,180 @@
+"""On CUDA each operation gives its definition in float64, our block mamba-ssm's. How to run: tests/test_cuda.py."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.ops import causal_conv1d, cuda, selective_scan, selective_scan_reference, softmax
+from recbole_sigma.ops.gru import gru
+from tests.helpers.on_cuda import (
+    CPU,
+    DEVICE,
+    WITHOUT_SCAN,
+    assert_close,
+    needs_gpu,
+    needs_mamba_ssm,
+    needs_scan,
+)
+from tests.ops import test_conv, test_gru, test_scan
+
+pytestmark = [needs_gpu, pytest.mark.usefixtures("full_precision")]
+
+GRU_NAMES = ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def rounded(tensors: Any, dtype: torch.dtype, kept: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """As numbers of `dtype` in float64, so that reference and kernel start from the same."""
+    return {name: (x if name in kept else x.to(dtype)).double() for name, x in tensors.items()}
+
+
+def compared(
+    kernel: Any,
+    reference: Any,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype,
+    kept: Any = (),
+    **more: Any,
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Output and gradients of `kernel` on DEVICE in `dtype`, and of `reference` in float64: names and both."""
+    found = []
+    for function, where in ((kernel, DEVICE), (reference, CPU)):
+        leaves = {}
+        for name, x in rounded(tensors, dtype, kept).items():
+            own = torch.float64 if function is reference else torch.float32 if name in kept else dtype
+            leaves[name] = x.to(where, own).requires_grad_()
+        y = function(**leaves, **{name: x.to(where) if isinstance(x, Tensor) else x for name, x in more.items()})
+        weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(where, y.dtype)
+        (y * weights).sum().backward()
+        assert y.device.type == where.type
+        found.append([y, *(leaf.grad for leaf in leaves.values())])
+    for name, got, want in zip(["y", *tensors], *found, strict=True):
+        yield name, got.detach().double().cpu(), want.detach()
+
+
+DTYPES = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)], ids=str)
+
+
+@needs_scan
+@DTYPES
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("shape", [(5, 33, 64, 16), (4, 50, 128, 32), (3, 7, 20, 5), (2, 2500, 16, 8), (1, 1, 8, 4)])
+def test_selective_scan_is_the_recurrence(shape: Any, ragged: bool, dtype: torch.dtype, bound: float):
+    tensors = test_scan.arguments(*shape)
+    lengths = torch.tensor([shape[1] - 3 * row % (shape[1] + 1) for row in range(shape[0])]) if ragged else None
+    kept = ("A", "D", "delta_bias")  # parameters stay in float32
+    pairs = compared(selective_scan, selective_scan_reference, tensors, dtype, kept, lengths=lengths)
+    for name, got, want in pairs:
+        assert (got - want).norm() <= bound * want.norm(), name
+
+
+@DTYPES
+@pytest.mark.parametrize("activation", ["silu", None])
+@pytest.mark.parametrize(("channels", "width"), [(64, 4), (64, 2), (20, 4), (16, 5), (16, 1)])
+def test_causal_conv1d_is_torchs_convolution(
+    channels: int, width: int, activation: Any, dtype: torch.dtype, bound: float
+):
+    def reference(x: Tensor, weight: Tensor, bias: Tensor, activation: Any, lengths: Tensor) -> Tensor:
+        return cuda.causal_conv1d_torch(x, weight, bias, activation).masked_fill(cuda.padding(lengths, x), 0)
+
+    tensors = test_conv.arguments(4, 20, channels, width)
+    more = {"activation": activation, "lengths": torch.tensor([20, 0, 3, 19])}
+    for name, got, want in compared(causal_conv1d, reference, tensors, dtype, **more):
+        assert (got - want).norm() <= bound * want.norm(), name
+
+
+@DTYPES
+@pytest.mark.parametrize("bias", [True, False])
+def test_gru_is_the_recurrence(bias: bool, dtype: torch.dtype, bound: float):
+    given = test_gru.arguments(4, 20, 32, 48, bias=bias)
+    tensors = dict(zip(GRU_NAMES, given, strict=False))
+    lengths = torch.tensor([20, 0, 3, 19])
+
+    def reference(lengths: Tensor, **leaves: Tensor) -> Tensor:
+        module = nn.GRU(32, 48, bias=bias, batch_first=True).double()
+        suffixed = {f"{name}_l0": x for name, x in leaves.items() if name != "x"}
+        states = torch.func.functional_call(module, suffixed, (leaves["x"],))[0]
+        return states.masked_fill(cuda.padding(lengths, states), 0)
+
+    for name, got, want in compared(gru, reference, tensors, dtype, lengths=lengths):
+        assert (got - want).norm() <= 2 * bound * want.norm(), name  # each state is rounded, and read again
+
+
+@DTYPES
+@pytest.mark.parametrize("kept_scores", [softmax.KEPT_SCORES, 1000])
+def test_softmax_loss_is_cross_entropy(
+    monkeypatch: pytest.MonkeyPatch, kept_scores: int, dtype: torch.dtype, bound: float
+):
+    monkeypatch.setattr(softmax, "KEPT_SCORES", kept_scores)  # the smaller one has blocks computed twice
+    draw = torch.Generator().manual_seed(0)
+    tensors = {"hidden": torch.randn(50, 16, generator=draw), "weight": torch.randn(300, 16, generator=draw) / 4}
+    target = torch.randint(1, 300, (50,), generator=draw)
+
+    def reference(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(hidden @ weight.T, target)
+
+    for name, got, want in compared(softmax.softmax_loss, reference, tensors, dtype, target=target):
+        assert (got - want).norm() <= bound * want.norm(), name
+
+
+def test_what_stands_in_the_padding_is_not_seen():
+    lengths = torch.tensor([9, 0, 3, 8])
+    recurrent = dict(zip(GRU_NAMES, test_gru.arguments(4, 9, 16, 8), strict=True))
+    operations = [(causal_conv1d, test_conv.arguments(4, 9, 16, 4), ("x",)), (gru, recurrent, ("x",))]
+    if not WITHOUT_SCAN:
+        operations.append((selective_scan, test_scan.arguments(4, 9, 16, 8), ("u", "delta", "B", "C", "z")))
+    beyond = (torch.arange(9) >= lengths[:, None])[..., None]
+    for function, tensors, padded in operations:
+        found = []
+        for garbage in (0.0, 30.0):
+            given = {k: x.masked_fill(beyond, garbage) if k in padded else x for k, x in tensors.items()}
+            leaves = {k: x.to(DEVICE).requires_grad_() for k, x in given.items()}
+            y = function(**leaves, lengths=lengths.to(DEVICE))
+            y.square().sum().backward()
+            found.append([y, *(leaf.grad for leaf in leaves.values())])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        assert not found[0][0].cpu()[beyond[..., 0]].any()
+
+
+# --- mamba-ssm's own block -------------------------------------------------------------------------------------------
+
+
+@needs_mamba_ssm
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("sizes", [(64, 32, 4, 2), (32, 16, 3, 1), (16, 8, 2, 4)])
+def test_our_block_is_mamba_ssms(sizes: tuple[int, ...], fast: bool):
+    from mamba_ssm import Mamba as Theirs
+
+    torch.manual_seed(0)
+    ours, theirs = Mamba(*sizes).to(DEVICE), Theirs(*sizes, use_fast_path=fast).to(DEVICE)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    hidden, weights = torch.randn(2, 5, 40, sizes[0], device=DEVICE)
+    lengths = torch.tensor([40, 7, 1, 33, 20], device=DEVICE)
+    real = ~cuda.padding(lengths, hidden)
+    found = []
+    for block, call in ((ours, lambda x: ours(x, lengths)), (theirs, theirs)):
+        leaf = hidden.clone().requires_grad_()
+        y = call(leaf) * real  # both are causal: what stands behind a row's end changes nothing before
+        (y * weights).sum().backward()
+        gradients = {name: each.grad for name, each in block.named_parameters()}
+        found.append({"scores": y, "hidden": leaf.grad, **gradients})
+    values = [{name: each.detach().double().cpu() for name, each in one.items()} for one in found]
+    assert_close(values[0], values[1], scores=1e-4, gradients=1e-3)
+
+
+@needs_mamba_ssm
+def test_state_dicts_move_both_ways():
+    from mamba_ssm import Mamba as Theirs
+
+    ours, theirs = Mamba(32).to(DEVICE), Theirs(32).to(DEVICE)
+    hidden = torch.randn(2, 9, 32, device=DEVICE)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    torch.testing.assert_close(ours(hidden, torch.tensor([9, 9], device=DEVICE)), theirs(hidden), rtol=1e-4, atol=1e-5)
+    assert {name: x.dtype for name, x in ours.state_dict().items()} == {
+        name: x.dtype for name, x in theirs.state_dict().items()
+    }

@@ -1,0 +1,194 @@
+"""Several processes give what one gives: real ones, with gloo on the CPU."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recbole_sigma import cli
+from recbole_sigma.data.loaders import BatchSampler
+from recbole_sigma.errors import UserError
+from recbole_sigma.evaluation.ranks import Ranks
+from recbole_sigma.training.distributed import Group, Plan, join
+from tests.helpers.runs import environment
+
+ROOT = Path(__file__).parents[2]
+TINY = {
+    "dataset": "ml-100k", "MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "epochs": 3, "threads": 1,
+    "user_inter_num_interval": "[0,25]", "use_gpu": False, "show_progress": False, "dropout_prob": 0.0,
+}  # fmt: skip
+TRAIN = ["-m", "recbole_sigma.cli", "train"]
+
+
+def start(program: list[str], folder: Path, **more: Any) -> subprocess.Popen[str]:
+    arguments = [f"--{key}={value}" for key, value in {**TINY, "checkpoint_dir": folder, **more}.items()]
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", *program, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT,
+    )  # fmt: skip
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = folder.iterdir()
+    return run
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`alone(setting=value, ...)` -> the folder of the run in one process."""
+
+    def run(**more: Any) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        arguments = [f"--{key}={value}" for key, value in {**TINY, "checkpoint_dir": folder, **more}.items()]
+        assert cli.main(["train", *arguments]) == 0
+        return only_run(folder)
+
+    return run
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "run_recbole_sigma.py"]
+
+
+@pytest.mark.parametrize(
+    ("program", "more", "here"),
+    [
+        # 4,013 samples: of the last batch, one row, the second process has none
+        (TRAIN, {"model": "Mamba4Rec", "train_batch_size": 1003}, {"nproc": 2}),
+        (TRAIN, {"model": "RecMamba", "train_mode": "sequence", "train_batch_size": 500}, {"nproc": 2}),
+        (TORCHRUN, {"model": "GRU4Rec", "clip_grad_norm": "{max_norm: 0.5}"}, {}),
+    ],
+    ids=["nproc", "sequence", "torchrun"],
+)
+def test_two_processes_give_the_metrics_of_one(
+    tmp_path: Path, alone: Callable[..., Path], program: list[str], more: dict[str, Any], here: dict[str, Any]
+):
+    process = start(program, tmp_path, **more, **here)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert re.findall(r"^/.*$", out, re.MULTILINE)[-1] == str(only_run(tmp_path))
+
+    one, two = alone(**more), only_run(tmp_path)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
+    for part in ("valid", "test"):
+        assert results[1][part] == pytest.approx(results[0][part], abs=1e-4)
+        theirs, ours = (Ranks.load(run / f"ranks-{part}.npz") for run in (two, one))
+        np.testing.assert_array_equal(theirs.user, ours.user)
+        assert np.mean(theirs.rank == ours.rank) > 0.95  # others differ by rounding
+    assert [each["processes"] for each in results] == [1, 2]
+    assert {path.name for path in one.iterdir() if "events" not in path.name} == {
+        path.name for path in two.iterdir() if "events" not in path.name
+    }
+
+
+def test_two_machines_make_a_group(tmp_path: Path, alone: Callable[..., Path]):
+    ends = {"ip": "127.0.0.1", "port": Plan.of(Settings(nproc=2)).address.rpartition(":")[2], "world_size": 2}
+    machines = [start(TRAIN, tmp_path, model="GRU4Rec", offset=offset, **ends) for offset in (0, 1)]
+    for process in machines:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.splitlines()[-1] == str(only_run(tmp_path))
+    assert losses(only_run(tmp_path)) == pytest.approx(losses(alone(model="GRU4Rec")), rel=1e-5)
+
+
+def test_a_killed_process_ends_the_run_and_the_run_can_be_resumed(tmp_path: Path):
+    long = {"epochs": 10_000, "stopping_step": 10_000, "nproc": 2, "model": "GRU4Rec"}
+    process = start(TRAIN, tmp_path, **long)
+    for line in process.stderr:
+        if line.startswith("epoch   1"):
+            os.kill(int(children(process.pid)[1]), signal.SIGKILL)
+            break
+    message = process.stderr.read().splitlines()[-1]
+    assert process.wait() == 2
+    folder = only_run(tmp_path)
+    hint = f"a process ended with SIGKILL; go on with --resume={folder}"
+    assert message == f"recbole-sigma: error: nproc: {hint}"
+
+    before = len(losses(folder))
+    again = subprocess.run(
+        [sys.executable, "-W", "ignore", *TRAIN, f"--resume={folder}", f"--epochs={before + 2}"],
+        capture_output=True, text=True, env=environment(), cwd=ROOT,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert len(losses(folder)) == before + 2
+    assert json.loads((folder / "result.json").read_text())["processes"] == 2
+
+
+def children(process: int) -> list[str]:
+    """Of a process, those that train."""
+    pids = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_an_error_in_two_processes_is_one_line(tmp_path: Path):
+    process = start(TRAIN, tmp_path, model="GRU4Rec", learning_rate="1e18", nproc=2)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    last = err.splitlines()[-1]
+    assert re.fullmatch(r"recbole-sigma: error: the loss is (nan|inf) in epoch \d, batch \d+: try a lower .*", last)
+    assert "Traceback" not in err
+
+
+class Settings(dict):
+    def __missing__(self, key: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"nproc": 2, "world_size": 1}, "world_size must be at least offset + nproc, 2, got 1"),
+        ({"nproc": 1, "world_size": 2, "offset": 2}, "world_size must be at least offset + nproc, 3, got 2"),
+        ({"nproc": 1, "world_size": 2}, "ip and port of the machine of offset 0 must be given"),
+        ({"nproc": 2, "port": "http"}, "port must be a number from 1 to 65535, got 'http'"),
+        ({"nproc": 2, "port": 70000}, "port must be a number from 1 to 65535, got 70000"),
+    ],
+)
+def test_processes_that_do_not_add_up_are_refused(given: dict[str, Any], says: str):
+    with pytest.raises(UserError, match=re.escape(says)):
+        Plan.of(Settings(given))
+
+
+def test_fewer_gpus_than_processes_are_refused():
+    with pytest.raises(UserError, match="gpu_id must name a GPU for each process, number 1 has none, got '0'"):
+        join({"device": torch.device("cuda"), "gpu_id": "0"}, 1)
+
+
+@given(n_rows=st.integers(0, 60), batch_size=st.integers(1, 20), size=st.integers(1, 5), sized=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_shares_of_the_processes_are_every_row_once(n_rows: int, batch_size: int, size: int, sized: bool):
+    sizes = np.arange(n_rows) % 4 + 1 if sized else None
+    samplers = [BatchSampler(n_rows, batch_size, torch.Generator().manual_seed(1), sizes) for _ in range(size)]
+    one = list(BatchSampler(n_rows, batch_size, torch.Generator().manual_seed(1), sizes))
+    for rank, sampler in enumerate(samplers):
+        sampler.rank, sampler.size = rank, size
+    shares = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in shares} == {len(one)}
+    for whole, *parts in zip(one, *shares, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
+        assert [part.rank for part in parts] == list(range(size))
+        assert max(len(part.rows) for part in parts) - min(len(part.rows) for part in parts) <= 1
+
+
+def test_a_process_alone_leaves_gradients_as_they_are():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.tensor([1.0, 2.0, 3.0])
+    assert Group().sum_gradients([parameter], 0.5, 7) == (0.5, 7)
+    assert parameter.grad.tolist() == [1.0, 2.0, 3.0]

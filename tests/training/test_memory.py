@@ -1,0 +1,57 @@
+"""The allocator of a training process."""
+
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, torch
+from recbole_sigma.training.allocator import keep_freed_memory
+if {kept}:
+    assert keep_freed_memory()
+def step():
+    torch.full((100, 1 << 18), 1.0)  # 100 MB
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(kept: bool) -> int:
+    done = subprocess.run([sys.executable, "-c", FAULTS.format(kept=kept)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_large_tensors_of_later_steps_cost_few_page_faults():
+    assert faults(kept=True) < faults(kept=False) / 2
+
+
+EXCESS = """
+from pathlib import Path
+import torch
+from recbole_sigma import memory
+memory.keep_freed_memory()
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+tensors = [torch.ones(1 << 18) for _ in range(200)]
+small = [torch.ones(100) for _ in range(10)]
+del tensors
+print(resident())
+memory.give_back_excess()
+print(resident())
+memory.KEPT_SHARE = 0
+memory.give_back_excess()
+print(resident())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_freed_memory_is_given_back_when_the_process_holds_too_much():
+    done = subprocess.run([sys.executable, "-c", EXCESS], capture_output=True, text=True, check=True)
+    held, kept, given_back = map(int, done.stdout.split())
+    assert kept > held - 20e6
+    assert given_back < held - 150e6

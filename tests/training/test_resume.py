@@ -1,0 +1,283 @@
+"""Runs that were ended go on as if they had not been; folders that do not fit are refused."""
+
+import csv
+import json
+import pickle
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from recbole_sigma import cli, resume, run
+from recbole_sigma.config.config import Config
+from recbole_sigma.errors import Interrupted, UserError
+from recbole_sigma.runs.folder import RunFolder
+from recbole_sigma.training.checkpoint import Progress
+from tests.helpers.runs import NINE, SIZES, TINY, Malicious, environment, stopping
+from tests.kill import outcome
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Path]:
+    """`start(model, stop_after=n, setting=value, ...)` -> the folder of a run, ended by Ctrl-C after n epochs."""
+
+    def start(model: str = "Mamba4Rec", stop_after: int | None = None, **settings: Any) -> Path:
+        given = {**TINY, **SIZES.get(model, {}), "checkpoint_dir": str(tmp_path / "saved"), **settings}
+        given["user_inter_num_interval"] = TINY["user_inter_num_interval"]
+        if stop_after is None:
+            return run(model, "ml-100k", settings=given).folder
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
+            patch.setattr(Progress, "save", stopping(stop_after))
+            run(model, "ml-100k", settings=given)
+        return Path(str(ended.value))
+
+    return start
+
+
+def refusal(folder: Path, **settings: Any) -> str:
+    with pytest.raises(UserError) as error:
+        resume(folder, settings)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_a_resumed_run_ends_as_if_it_had_not_been_ended(start: Callable[..., Path], stop_after: int):
+    folder = start(stop_after=stop_after)
+    resume(folder)
+    assert outcome(folder) == outcome(start())
+    result = json.loads((folder / "result.json").read_text())
+    assert result["resumed_after_epochs"] == ([stop_after] if stop_after else [])
+
+
+@pytest.mark.parametrize("model", [model for model in NINE if model != "Mamba4Rec"])
+def test_every_model_is_resumed_to_the_last_bit(start: Callable[..., Path], model: str):
+    folder = start(model, stop_after=1)
+    resume(folder)
+    assert outcome(folder) == outcome(start(model))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"train_mode": "sequence"},
+        {"loss_type": "BPR"},
+        {"learner": "adagrad", "clip_grad_norm": {"max_norm": 1.0}},
+        {"enable_amp": True, "enable_scaler": True},
+        {"eval_step": 2, "epochs": 4},
+        {"learning_rate": 0.05, "epochs": 12, "stopping_step": 1},
+    ],
+    ids=str,
+)
+def test_every_way_to_train_is_resumed_to_the_last_bit(start: Callable[..., Path], settings: dict[str, Any]):
+    folder = start(stop_after=1, **settings)
+    resume(folder)
+    assert outcome(folder) == outcome(start(**settings))
+
+
+def test_kills_at_random_moments_lose_nothing():
+    script = Path(__file__).parents[1] / "kill.py"
+    command = [sys.executable, "-W", "ignore", str(script), "--n", "20", "--models", "Mamba4Rec,GRU4Rec,BERT4Rec"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=script.parents[1])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(re.search(r"(\d+) kills, 0 failures", done.stdout)[1]) >= 20
+
+
+def test_a_complete_run_gives_its_result_without_training(start: Callable[..., Path], monkeypatch: Any):
+    folder = start()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("recbole_sigma.quick_start._start", None)
+    result = json.loads(before["result.json"])
+    assert resume(folder).test == result["test"] and resume(str(folder)).best_epoch == result["best_epoch"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Callable[..., Path]):
+    folder = start()
+    assert refusal(folder, epochs=9) == f"epochs: {folder} is complete, its test seen; train anew to train longer"
+    assert resume(folder, {"epochs": 3, "threads": 2}).folder == folder
+
+
+def test_more_epochs_may_be_asked_of_a_run_that_was_ended(start: Callable[..., Path]):
+    folder = start(stop_after=2, epochs=3)
+    resume(folder, {"epochs": 5})
+    longer = outcome(folder)
+    assert longer == outcome(start(epochs=5))
+    assert Config("Mamba4Rec", "ml-100k", config_files=[folder / "config.yaml"])["epochs"] == 5
+
+
+def test_settings_that_decide_the_numbers_are_refused(start: Callable[..., Path]):
+    folder = start(stop_after=1)
+    assert "learning_rate is 0.001 in" in refusal(folder, learning_rate=0.01)
+    assert "model is 'Mamba4Rec' in" in refusal(folder, model="SIGMA")
+    assert "epochs must be at least 1, which this run has completed" not in refusal(folder, dropout_prob=0.5)
+    assert refusal(start(stop_after=2), epochs=1) == "epochs must be at least 2, which this run has completed"
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path: Path):
+    assert refusal(tmp_path / "nowhere") == f"resume: there is no folder '{tmp_path / 'nowhere'}'"
+    assert refusal(tmp_path) == f"{tmp_path}: not the folder of a run; one has a config.yaml"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: rows[:-1], "state.pt: does not fit: interactions was 24, is 23; mean_length was"),
+        (lambda rows: [row.replace("\t5", "\t7") for row in rows], "does not fit: sha256 was '[0-9a-f]{64}', is '"),
+        (lambda rows: [*rows, "u0\tnew\t99"], r"items.json: has 6 items, the data 7; other data than the run's"),
+        (lambda rows: [row.replace("i3", "j3") for row in rows], r"items.json: item 4 is 'i3', in the data 'j3'"),
+    ],
+)
+def test_other_data_are_refused(tmp_path: Path, write_inter: Any, start: Any, change: Any, says: str):
+    rows = [f"u{user}\ti{(user + step) % 6}\t{step}" for user in range(4) for step in range(6)]
+    file = write_inter([row.split("\t") for row in rows])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
+        patch.setattr(Progress, "save", stopping(1))
+        settings = {key: value for key, value in TINY.items() if key != "user_inter_num_interval"}
+        settings |= {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
+        run("Mamba4Rec", "tiny", settings=settings)
+    file.write_text("\n".join([file.read_text().splitlines()[0], *change(rows)]) + "\n")
+    assert re.search(says, refusal(Path(str(ended.value))))
+
+
+def test_a_folder_that_another_process_trains_in_is_refused(start: Callable[..., Path]):
+    folder = start(stop_after=1)
+    other = RunFolder(folder)
+    assert refusal(folder) == f"{folder}: another process trains in this folder; wait for it, or end it"
+    other.close()
+    resume(folder)
+
+
+FILES = ("state.pt", "model.safetensors", "items.json", "config.yaml", "result.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["pickle", "torch.save"])
+def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(
+    start: Callable[..., Path], tmp_path: Path, name: str, how: str
+):
+    folder = start(stop_after=2, learning_rate=1e-12)  # the first epoch stays the best: its weights are read
+    write = pickle.dumps if how == "pickle" else None
+    with (folder / name).open("wb") as file:
+        file.write(write(Malicious(tmp_path / "run"))) if write else torch.save(Malicious(tmp_path / "run"), file)
+    if name == "model.safetensors":
+        with pytest.raises(UserError, match=r"model.safetensors: cannot be read as safetensors"):
+            RunFolder(folder, lock=False).load_weights()
+    else:
+        assert str(folder / name) in refusal(folder)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
+@pytest.mark.parametrize("how", ["empty", "cut", "changed", "text"])
+def test_a_damaged_file_is_refused(start: Callable[..., Path], name: str, how: str):
+    folder = start(stop_after=1)
+    path = folder / name
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes({"empty": b"", "cut": content[: len(content) // 2], "changed": changed, "text": b"hello"}[how])
+    with pytest.raises(UserError, match=re.escape(str(path))) as error:
+        RunFolder(folder).load_weights() if name == "model.safetensors" else resume(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_of_another_run_is_refused_with_the_difference(start: Callable[..., Path]):
+    folder, other = start(stop_after=1), start(stop_after=1, hidden_size=8)
+    shutil.copy(other / "state.pt", folder)
+    assert re.search(r"state.pt: does not fit: hidden_size was 8, is 16$", refusal(folder))
+
+
+def test_a_state_of_another_version_is_refused(start: Callable[..., Path]):
+    folder = start(stop_after=1)
+    content = torch.load(folder / "state.pt", weights_only=True)
+    torch.save({**content, "format": 99}, folder / "state.pt")
+    assert refusal(folder) == f"{folder / 'state.pt'}: format 99 is another version's; this one reads 1"
+
+
+def test_weights_of_other_shapes_are_refused_with_the_difference(start: Callable[..., Path]):
+    folder = start(stop_after=1)
+    run_folder = RunFolder(folder)
+    state = run_folder.load_state()
+    state["model"]["extra"] = torch.zeros(1)
+    del state["model"]["item_embedding.weight"]
+    run_folder.save_state(state)
+    run_folder.close()
+    assert refusal(folder).endswith("of another model: extra is unknown; item_embedding.weight is missing")
+
+
+def test_weights_can_be_read_by_safetensors_alone(start: Callable[..., Path], tmp_path: Path):
+    folder = start()
+    theirs = load_file(folder / "model.safetensors")
+    ours = RunFolder(folder).load_weights()
+    assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
+    save_file({**theirs, "extra": torch.zeros(1)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match="damaged: its tensors are not those that were saved"):
+        RunFolder(folder, lock=False).load_weights()
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "train", *arguments]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
+    settings = {**TINY, "epochs": 1000, "stopping_step": 1000, "state": "INFO", "checkpoint_dir": str(tmp_path)}
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    process = subprocess.Popen(
+        command("--model=GRU4Rec", *arguments), stderr=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the suite is a background job
+    )  # fmt: skip
+    for line in process.stderr:
+        if line.startswith("epoch   2"):
+            process.send_signal(number)
+            break
+    last = process.stderr.read().splitlines()[-1]
+    assert process.wait() == 130
+    folder = next(tmp_path.glob("GRU4Rec*"))
+    assert last == f"recbole-sigma: interrupted; go on with: recbole-sigma train --resume={folder}"
+    assert cli.main(["train", f"--resume={folder}", "--epochs=6"]) == 0
+    with (folder / "metrics.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) >= 6
+
+
+def test_a_full_disk_leaves_the_state_before(start: Callable[..., Path]):
+    folder = start(stop_after=1)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events")}
+
+    def tiny_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(
+        command(f"--resume={folder}"), capture_output=True, text=True, env=environment(), preexec_fn=tiny_disk
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"recbole-sigma: error: {folder / 'state.pt'}: cannot be written: File too large"
+    )
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events")} == before
+    resume(folder)
+    assert outcome(folder) == outcome(start())
+
+
+def test_runs_that_start_together_have_a_folder_each(tmp_path: Path):
+    settings = {**TINY, "epochs": 1, "checkpoint_dir": str(tmp_path)}
+    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    runs = [
+        subprocess.Popen(command("--model=GRU4Rec", *arguments), stdout=subprocess.PIPE, text=True, env=environment())
+        for _ in range(3)
+    ]
+    folders = {process.communicate()[0].splitlines()[-1] for process in runs}
+    assert len(folders) == 3 == len(list(tmp_path.iterdir()))
