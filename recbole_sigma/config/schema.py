@@ -71,7 +71,8 @@ def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any
     error = next(validator(schema, format_checker=formats).iter_errors(value), None)
     if error and error.validator == "additionalProperties" and not error.path:
         inner = next(key for key in value if key not in schema["properties"])
-        raise given.error(f"unknown {inner!r} in {name}{did_you_mean(str(inner), schema['properties'])}")
+        nearest = did_you_mean(str(inner), schema["properties"]) or f"; {name} must be {_right(schema)}"
+        raise given.error(f"unknown {inner!r} in {name}{nearest}")
     if error:
         limit = f" (at most {_DIGITS} digits)" if isinstance(value, int) and abs(value) >= 10**_DIGITS else ""
         raise given.error(f"{name} must be {_right(schema)}{limit}, got {_shown(value)}")
