@@ -76,7 +76,7 @@ class SettingsLoader(yaml.SafeLoader):
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
-            raise ConstructorError(None, None, f"{node.value!r} contains half a character", node.start_mark)
+            raise ConstructorError(None, None, f"{node.value!r} holds half a character", node.start_mark)
         return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
