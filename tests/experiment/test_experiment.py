@@ -145,10 +145,8 @@ def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_pa
     first, second, again = run_all(planned, tmp_path / "my runs", jobs=2)
     assert first.folder == again.folder != second.folder and first.complete and second.complete
     lines = capsys.readouterr().err.splitlines()
-    assert {line.partition(",")[0] for line in lines} <= {
-        f"{done} of 2 runs; {model}" for done in (1, 2) for model in ("GRU4Rec", "Mamba4Rec")
-    }
-    assert "tiny, seed 1: done; about 00:" in lines[0] and lines[1].endswith("tiny, seed 1: done")
+    assert lines[0].startswith("1 of 2 runs; ") and ", tiny, seed 1: done; about 0" in lines[0]
+    assert lines[1].startswith("2 of 2 runs; ") and lines[1].endswith(", tiny, seed 1: done")
 
     monkeypatch.setattr(pool.subprocess, "Popen", None)  # nothing is left to start
     assert [run.folder for run in run_all(planned, tmp_path / "my runs", jobs=1)] == [
@@ -162,28 +160,14 @@ def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_pa
     assert json.loads((repeated / "result.json").read_text())["test"] == first.result["test"]
 
 
-def test_a_run_that_fails_is_reported_with_its_reason_and_takes_no_other_with_it(
-    tiny: Callable[..., Experiment], tmp_path: Path
-):
-    failed, complete = run_all([*tiny(["Mamba4Rec", "GRU4Rec"], [1], learning_rate=1e9).runs()], tmp_path / "runs", 1)
-    assert "learning_rate" in failed.problem and failed.folder and not (failed.folder / "result.json").exists()
-    assert complete.complete and complete.result["test"]
-
-
 def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Callable[..., Experiment], tmp_path: Path):
     planned = list(tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300).runs())
     directory = tmp_path / "runs" / run_key(planned[0].config)
-    pids: list[int] = []
+    children: list[Any] = []
     start = subprocess.Popen
-
-    def noted(*args: Any, **more: Any) -> Any:
-        child = start(*args, **more)
-        pids.append(child.pid)
-        return child
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool.subprocess, "Popen", noted)
-        killer = once_training(directory, lambda: os.kill(pids[0], signal.SIGKILL))
+        patch.setattr(pool.subprocess, "Popen", lambda *a, **k: children.append(start(*a, **k)) or children[-1])
+        killer = once_training(directory, lambda: children[0].kill())
         (killed,) = run_all(planned, tmp_path / "runs", 1)
         killer.join()
     assert "SIGKILL" in killed.problem and str(directory / "log.txt") in killed.problem
@@ -200,12 +184,8 @@ def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[...,
         run_all(planned, tmp_path / "runs", jobs=2)
     interrupter.join()
     assert error.value.how == "the same command"
-    logs = [
-        (directory / "log.txt").read_text()
-        for directory in (tmp_path / "runs").glob("*")
-        if list(directory.glob("log.txt"))
-    ]
-    assert logs and all("interrupted" in log for log in logs)
+    logs = [log.read_text() for log in (tmp_path / "runs").glob("*/log.txt")]
+    assert 1 <= len(logs) <= 2 and all("interrupted" in log for log in logs)
     assert unfinished_run(directory)
 
 
@@ -272,6 +252,8 @@ def test_an_arm_that_fails_is_in_the_table_with_its_reason(six_users: list[str],
     six_users = [each for each in six_users if "epochs" not in each]
     options = ["--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users]
     assert compare(*options) == 2
+    (complete,) = Path("runs").glob("*/*/result.json")
+    assert json.loads(complete.read_text())["model"] == "GRU4Rec"
     assert "learning_rate" in Path("runs/compare.md").read_text().partition("Made by")[0]
     output = capsys.readouterr()
     assert any(line.startswith("Mamba4Rec") for line in output.out.splitlines())
