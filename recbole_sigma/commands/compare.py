@@ -55,9 +55,14 @@ def run_and_report(experiment: Any, where: dict[str, Any], groups: bool = False,
     planned = list(experiment.runs())
     check_report(where["out"])  # now, and not after hours of training
     if user:
+        from recbole_sigma.data import create_dataset, data_preparation
         from recbole_sigma.report.case_study import check_user
 
-        check_user(planned, user)
+        configs = {each.dataset: each.config for each in planned}
+        check_user(
+            {name: data_preparation(config, create_dataset(config))[2].dataset for name, config in configs.items()},
+            user,
+        )
     runs = carry_out(planned, *(where[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
     report = write_reports(runs, experiment.title, where["command"], where["out"], groups, user)
     print(summary(report))
