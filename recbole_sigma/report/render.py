@@ -106,11 +106,12 @@ def summary(report: Report) -> str:
 
     def show(section: Section, heading: str) -> None:
         table = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        width = None if section.kind == "comparison" else WIDTH // len(section.head) - 2
         for head, align in zip(section.head, section.align, strict=True):
             if section.kind == "comparison" and align == "l":  # labels are shown in full, titles of items are cut
                 table.add_column(Text(head), overflow="fold")
             else:
-                table.add_column(Text(head), justify="left" if align == "l" else "right", no_wrap=True)
+                table.add_column(Text(head), justify="left" if align == "l" else "right", no_wrap=True, max_width=width)
         for row in section.rows:
             table.add_row(*(Text(_STYLES["terminal"].write(value)) for value in row))
         lines = (Text(f"{name}: {text}") for name, text in section.lines)
