@@ -20,21 +20,9 @@ from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfin
 from recbole_sigma.quick_start import resume, run
 from recbole_sigma.registry import find_model
 from recbole_sigma.runs.files import locked
-from recbole_sigma.runs.reader import RecordedRun
+from recbole_sigma.runs.reader import RecordedRun, last_line
 from recbole_sigma.runs.result import RunResult
 from recbole_sigma.training.callbacks import Callback
-
-try:  # until the branch `report` is merged
-    from recbole_sigma.runs.reader import last_line
-except ImportError:
-
-    def last_line(log_file: Path) -> str:  # type: ignore[misc]
-        try:
-            lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
 
 # Ensures the run of a directory in another process and returns its exit status; asks it to stop once the event is set.
 Launch = Callable[[Path, threading.Event], int]

@@ -21,15 +21,7 @@ from recbole_sigma.config.values import dump_settings
 from recbole_sigma.errors import UserError
 from recbole_sigma.registry import model_name, source_digest
 from recbole_sigma.runs.files import read_json, write_text
-
-try:  # until the branch `report` is merged
-    from recbole_sigma.runs.reader import read_epochs
-except ImportError:
-
-    def read_epochs(folder: Path) -> list[Any]:
-        file = folder / "metrics.csv"
-        return file.read_text(encoding="utf-8").splitlines()[1:] if file.is_file() else []
-
+from recbole_sigma.runs.reader import read_epochs
 
 _KEY_LENGTH = 16  # hexadecimal digits
 
