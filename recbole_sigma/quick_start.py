@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from recbole_sigma.config.schema import identity, may_change
 from recbole_sigma.config.values import read_config_file
 from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.errors import Interrupted, UserError, one_line, out_of_memory
-from recbole_sigma.evaluation.metrics import METRICS, metrics_of_ranks
+from recbole_sigma.evaluation.metrics import metrics_of_ranks
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.ops.cuda import MOST_STATES
@@ -33,9 +33,6 @@ from recbole_sigma.training.callbacks import Callback, TensorBoard
 from recbole_sigma.training.checkpoint import Checkpoint
 from recbole_sigma.training.distributed import ALONE, Group
 from recbole_sigma.training.trainer import SequenceTrainer
-
-# Settings by which RecBole writes and reads pickles.
-_PICKLES = ("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path", "pre_model_path")
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +93,11 @@ def resume(
     for key in ("model", "dataset"):
         if not isinstance(saved.get(key), str):
             raise UserError(f"{file}: {key} must be a name, got {saved.get(key)!r}")
-    confirmed = model or settings.pop("model", None)
-    if confirmed is None and ":" in saved["model"]:
+    if ":" in saved["model"] and model is None and settings.get("model") != saved["model"]:
         name = saved["model"]
-        raise UserError(f"{file}: model {name!r} is code of its own; to run it, confirm it with --model={name}")
-    if isinstance(confirmed, str) and confirmed != saved["model"]:
-        raise UserError(f"model is {saved['model']!r} in {file}, got {confirmed!r}; a resumed run keeps its model")
+        raise UserError(f"{file}: model {name!r} is code outside recbole-sigma; confirm it with --model={name}")
     try:
-        model_class = find_model(confirmed or saved["model"])
+        model_class = find_model(model or saved["model"])
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     for key, value in settings.items():
@@ -159,7 +153,8 @@ def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bo
             checkpoint = Checkpoint(folder, trainer, data.train, {**metadata, **fixed}, started)
             if resumed:
                 checkpoint.restore()
-            _fit(trainer, data, folder, checkpoint, callbacks)
+            with TensorBoard(folder.path, len(trainer.rows)) if group.first else nullcontext() as events:
+                trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
             metrics = {}
             for split, loader in {"valid": data.valid, **({"test": data.test} if test else {})}.items():
                 ranks = trainer.ranks(loader, split)
@@ -170,17 +165,6 @@ def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bo
                 content = result_content(config, metadata, trainer.summary(), metrics)
                 folder.write_result({**content, "backend": backend, **checkpoint.times()})
     return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics.get("test", {}))
-
-
-def _fit(
-    trainer: SequenceTrainer, data: Data, folder: RunFolder, checkpoint: Checkpoint, callbacks: Sequence[Callback]
-) -> None:
-    """Train with a checkpoint in every process, and with all other callbacks in the first."""
-    if not trainer.group.first:
-        trainer.fit(data.train, data.valid, [checkpoint])
-        return
-    with TensorBoard(folder.path, len(trainer.rows)) as events:
-        trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events])
 
 
 def _prepare(config: Config, group: Group) -> str:
@@ -195,26 +179,12 @@ def _prepare(config: Config, group: Group) -> str:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     keep_freed_memory()
-    for name in config["metrics"]:
-        if name.lower() not in METRICS:
-            raise UserError(
-                f"metrics must be among Hit, NDCG, MRR, got {name!r} (with one target a user, Recall is Hit)"
-            )
-    for name in _PICKLES:
-        if config[name]:
-            raise UserError(f"{name}: RecBole's files are pickles, which can execute code; leave it out")
     if config["device"].type == "cuda":
         torch.cuda.reset_peak_memory_stats(config["device"])  # an earlier run of this process has set it
-    backend = _backend(config)
     init_seed(config["seed"], config["reproducibility"])
-    return backend
-
-
-def _backend(config: Config) -> str:
-    """What computes the scans of our models; those without a scan, and RecBole's own, need torch only."""
     states = config["d_state"]
     if not issubclass(config.model_class, SequenceModel) or states is None:
-        return "torch"
+        return "torch"  # a model without a scan, or one of RecBole's own
     if config["device"].type == "cuda" and states > MOST_STATES:
         raise UserError(f"d_state must be at most {MOST_STATES} on a GPU, got {states}; or run on CPU: use_gpu=False")
     try:
