@@ -49,8 +49,9 @@ def main(argv: Sequence[str]) -> None:
 
 def run_and_report(experiment: Any, where: dict[str, Any], groups: bool = False, user: str = "") -> None:
     """Train what is missing, write the reports, print the summary and the page's name."""
-    from recbole_sigma.experiment.running import carry_out, write_reports
-    from recbole_sigma.report.render import check_report, summary
+    from recbole_sigma.evaluation.groups import BOUNDS
+    from recbole_sigma.experiment.pool import run_all
+    from recbole_sigma.report.render import check_report, report_of, summary, write_report
 
     planned = list(experiment.runs())
     check_report(where["out"])  # now, and not after hours of training
@@ -58,8 +59,16 @@ def run_and_report(experiment: Any, where: dict[str, Any], groups: bool = False,
         from recbole_sigma.report.case_study import check_user
 
         check_user(planned, user)
-    runs = carry_out(planned, *(where[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
-    report = write_reports(runs, experiment.title, where["command"], where["out"], groups, user)
+    launcher = None
+    if where["engine"] == "ray":
+        from recbole_sigma.experiment.ray import tasks
+
+        launcher = tasks(where["jobs"], where["machine"])
+    runs = run_all(planned, where["checkpoint_dir"], where["jobs"], where["machine"], launcher)
+    bounds = BOUNDS if groups else ()
+    report = report_of(runs, experiment.title, where["command"], bounds=bounds, user=user or None)
+    for form in ("md", "html", "csv", "tex"):
+        write_report(report, where["out"].with_suffix(f".{form}"), form)
     print(summary(report))
     print(f"\n{where['out'].with_suffix('.html')}")
     if missing := [run for run in runs if run.problem]:
@@ -70,26 +79,24 @@ def run_and_report(experiment: Any, where: dict[str, Any], groups: bool = False,
 
 def run_options(settings: dict[str, Any], name: str) -> dict[str, Any]:
     """What says how and where; settings that arms share stay in `settings`."""
-    from recbole_sigma.experiment.store import IRRELEVANT
+    from recbole_sigma.experiment.store import role
 
     jobs = options.count(settings, "jobs", 1)
     folder = settings.get("checkpoint_dir", "saved")
     if not isinstance(folder, str) or not folder:
         raise UserError(f"checkpoint_dir must be a folder, got {folder!r}")
-    out = settings.pop("out", str(Path(folder) / name))
-    if not isinstance(out, str) or not out:
-        raise UserError(f"--out must be a file, got {out!r}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    speed = {"threads": max(cores // jobs, 1), "show_progress": False}
-    speed |= {key: value for key, value in settings.items() if key in IRRELEVANT and key != "checkpoint_dir"}
-    engine = settings.pop("engine", "local")
+    out = options.name(settings, "out", str(Path(folder) / name))
+    engine = options.name(settings, "engine", ENGINES[0])
     if engine not in ENGINES:
         raise UserError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    machine = {"threads": max(cores // jobs, 1), "show_progress": False}
+    machine |= {key: value for key, value in settings.items() if role(key) == "machine"}
     return {
         "engine": engine,
         "jobs": jobs,
         "checkpoint_dir": Path(folder),
         "out": Path(out),
-        "speed": speed,
+        "machine": machine,
         "command": command_line(),
     }

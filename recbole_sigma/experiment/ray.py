@@ -9,9 +9,12 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Read when ray is imported: no reports to its makers; Ctrl-C is ours; paths stay those of this process.
@@ -29,6 +32,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from recbole_sigma.errors import UserError
+from recbole_sigma.experiment.pool import SECONDS_TO_STOP, Launch, run_child
 from recbole_sigma.experiment.sweep import Outcome, Sweep, mark_stopped, read_outcome, train_trial
 
 _OBJECT_STORE = 100 * 2**20  # bytes: trials pass metrics only
@@ -183,6 +187,36 @@ def _check_room(options: RayOptions) -> None:
             raise UserError(
                 f"{kind.lower()}s_per_trial must be at most {most:g}, what a machine here has, got {wanted:g}"
             )
+
+
+@contextlib.contextmanager
+def tasks(jobs: int, machine: Mapping[str, Any]) -> Iterator[Launch]:
+    """What launches runs as tasks of the cluster; a cluster of our own has `jobs` workers and ends with the context.
+
+    A task takes as many CPUs as `machine` gives threads, and one GPU where there is one and `use_gpu` is not false.
+    """
+    threads = max(int(machine.get("threads") or 1), 1)
+    with cluster(RayOptions(jobs=jobs, cpus_per_trial=threads)):
+        gpus = 1 if machine.get("use_gpu", True) and ray.cluster_resources().get("GPU") else 0
+
+        @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+        def child(directory: str) -> int:
+            return run_child(Path(directory), threading.Event())  # a cancelled task is interrupted as by Ctrl-C
+
+        def launch(directory: Path, stop: threading.Event) -> int:
+            reference = child.remote(str(directory))
+            while not ray.wait([reference], timeout=0.1)[0]:
+                if stop.is_set():
+                    ray.cancel(reference)
+                    ray.wait([reference], timeout=SECONDS_TO_STOP)
+                    ray.cancel(reference, force=True)
+                    break
+            try:
+                return int(ray.get(reference))
+            except ray.exceptions.RayError:  # Ray has lost the task, or it was cancelled
+                return -signal.SIGKILL
+
+        yield launch
 
 
 @contextlib.contextmanager
