@@ -15,13 +15,13 @@ import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.config.schema import check, check_together
-from recbole_sigma.config.shapes import is_number
+from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import (
     Given,
     SettingsLoader,
     parse_overrides,
     plain,
+    properties_path,
     read_config_file,
     read_config_files,
 )
@@ -45,15 +45,6 @@ _KEYS_INSIDE = {
 }
 
 
-def properties_path() -> Path:
-    """The folder `properties`: inside the package in an installed copy, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "properties", package.parent / "properties"):
-        if (folder / "overall.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
-
-
 def _check_dataset_name(name: str) -> None:
     """It is a folder in data_path, begins names of files, and stands in the name of the run's folder."""
     if not name or not name.isprintable() or name in (".", "..") or {"/", "\\"} & {*name} or len(name.encode()) > 100:
@@ -71,10 +62,28 @@ def _recbole_refusals(setting: str) -> Iterator[None]:
         raise UserError(message if named else f"{setting}: {message}") from None
 
 
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Raise a UserError for settings that are right alone and wrong together."""
+    n_heads, hidden_size = settings.get("n_heads"), settings.get("hidden_size")
+    if isinstance(n_heads, int) and isinstance(hidden_size, int) and hidden_size % n_heads:
+        raise UserError(f"n_heads must divide hidden_size, {hidden_size}, got {n_heads}")
+    # A batch holds columns under these names and names made from them: two of one name would be one column.
+    names: dict[str, str] = {}
+    item, suffix = settings["ITEM_ID_FIELD"] or "", settings["LIST_SUFFIX"]
+    for setting, name in {
+        **{key: settings[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "ITEM_LIST_LENGTH_FIELD")},
+        "LIST_SUFFIX": f"{item}{suffix}",
+        "NEG_PREFIX": f"{settings['NEG_PREFIX']}{item}",
+    }.items():
+        if name and name in names:
+            raise UserError(f"{names[name]} and {setting} both make a column {name!r}; give them different names")
+        names[name] = setting
+
+
 def _as_interval(given: Given) -> Given:
     """`[5, 40]` is a list in YAML, and an interval to whoever writes it."""
     value = given.value
-    if isinstance(value, list) and len(value) == 2 and all(map(is_number, value)):
+    if isinstance(value, list) and len(value) == 2 and all(type(end) in (int, float) for end in value):
         return Given(f"[{value[0]},{value[1]}]", given.origin)
     return given
 

@@ -28,6 +28,15 @@ _LARGEST_TEXT = 2**16  # of settings, in bytes: seconds, as PyYAML reads
 _REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp", "value", "merge")}
 
 
+def properties_path() -> Path:
+    """The directory `properties`: inside the package in an installed copy, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "properties", package.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
+
+
 @dataclass(frozen=True)
 class Given:
     """A setting's value and where it stands: `tuned.yaml:3`, or nothing for a call or the command line."""
