@@ -187,7 +187,9 @@ def _ended(sweep: Sweep, bar: Any, values: Mapping[str, Any], error: str) -> Tri
     bar.set_postfix_str(f"best {sweep.metric} {max(map(sweep.score, sweep.trials)):.4f}", refresh=False)
     bar.update()
     if error:
-        tqdm.write(f"trial failed: {', '.join(f'{name}={value}' for name, value in values.items())}: {error}", sys.stderr)
+        tqdm.write(
+            f"trial failed: {', '.join(f'{name}={value}' for name, value in values.items())}: {error}", sys.stderr
+        )
     return trial
 
 

@@ -22,28 +22,13 @@ import numpy as np
 import yaml
 
 from recbole_sigma.config.config import Config
-from recbole_sigma.config.schema import check
+from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import Given, SettingsLoader, plain
 from recbole_sigma.errors import UserError, did_you_mean
 
-try:
-    from recbole_sigma.config.schema import role  # type: ignore[attr-defined]
-except ImportError:  # until the branch `config` is merged
-    _NOT_TUNED = {
-        "model", "dataset", "data_path", "checkpoint_dir", "eval_args", "repeatable", "metrics", "topk", "valid_metric",
-        "time_order", "eval_batch_size", "show_progress", "state", "threads", "use_gpu", "gpu_id", "nproc",
-        "world_size", "offset", "ip", "port", "load_col", "val_interval", "user_inter_num_interval",
-        "item_inter_num_interval", "filter_inter_by_user_or_item", "rm_dup_inter", "USER_ID_FIELD", "ITEM_ID_FIELD",
-        "TIME_FIELD",
-    }  # fmt: skip
-
-    def role(name: str) -> str:
-        return "protocol" if name in _NOT_TUNED else "model"
-
-
 _LARGEST_FILE = 2**16  # bytes
 _FORMS = "'name choice [1, 2]', 'name uniform 0.1,0.5', 'name loguniform -8,0' or 'name quniform 1,10,1'"
-_NUMBERS = {"uniform": "low,high", "loguniform": "low,high", "quniform": "low,high,q"}
+_KINDS = {"choice": "[a, b]", "uniform": "low,high", "loguniform": "low,high", "quniform": "low,high,q"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +63,7 @@ class Parameter:
         return number
 
     def sample(self, value: Any) -> Any:
-        """The sample whose value is `value`, also after a round trip through JSON. Raises ValueError if there is none."""
+        """The sample of a value, which may have been written as JSON. Raises ValueError if there is none."""
         if self.kind == "choice":
             return [json.dumps(choice) for choice in self.values].index(json.dumps(value))
         return float(value)
@@ -89,7 +74,8 @@ class Parameter:
             return self.values
         if self.kind == "loguniform":
             return [math.exp(exponent) for exponent in self.values]
-        return [self.value(bound) for bound in self.values[:2]]
+        low, high, *q = self.values
+        return [self.value(number) for number in (low, *(min(low + step, high) for step in q), high)]
 
     def error(self, message: str) -> UserError:
         """A UserError that names the file and line of this parameter."""
@@ -182,7 +168,9 @@ def parse_space(text: str, file: str) -> Space:
         name, kind, rest = words
         known = ["choice", *_NUMBERS]
         if kind not in known:
-            raise UserError(f"{origin}: kind must be one of {', '.join(known)}, got {kind!r}{did_you_mean(kind, known)}")
+            raise UserError(
+                f"{origin}: kind must be one of {', '.join(known)}, got {kind!r}{did_you_mean(kind, known)}"
+            )
         values = _choices(rest, origin) if kind == "choice" else _numbers(kind, rest, origin)
         parameter = Parameter(name, kind, values, origin)
         if name in parameters:
@@ -221,8 +209,8 @@ def _numbers(kind: str, text: str, origin: str) -> tuple[float, ...]:
         numbers = tuple(float(number) for number in text.partition("#")[0].split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != len(_NUMBERS[kind].split(",")) or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{origin}: {kind} takes the numbers {_NUMBERS[kind]}, got {text!r}")
+    if len(numbers) != len(_KINDS[kind].split(",")) or not all(map(math.isfinite, numbers)):
+        raise UserError(f"{origin}: {kind} takes the numbers {_KINDS[kind]}, got {text!r}")
     low, high, *q = numbers
     if not low < high:
         raise UserError(f"{origin}: low must be less than high, got {text!r}")
@@ -248,8 +236,5 @@ def check_space(space: Space, base: Config) -> None:
         except UserError as error:
             raise parameter.error(str(error)) from None  # an unknown name, with the nearest
         default = base.internal_config_dict.get(name)
-        values = list(parameter.extremes())
-        if parameter.kind == "quniform" and type(default) is int:
-            values.append(parameter.value(parameter.values[2]))  # with a fractional step, not all values are whole
-        for value in values:
+        for value in parameter.extremes():
             check(name, Given(value, parameter.origin), default, getattr(base.model_class, "choices", {}))

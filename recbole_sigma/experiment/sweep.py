@@ -30,6 +30,7 @@ except ImportError:  # until the branch `report` is merged
     def read_epochs(folder: Path) -> list[dict[str, float]]:
         return RecordedRun("", "", "", 0, folder).curve
 
+
 from recbole_sigma.runs.result import RunResult
 
 # What tuning.json holds as it is, with the type of each.
@@ -153,7 +154,9 @@ class Sweep:
         """The trial with the best validation score, of equal ones the first. Raises UserError if none has a result."""
         done = [trial for trial in self.trials if trial.done]
         if not done:
-            errors = [trial.error for trial in self.trials if trial.error] or ["the processes of the trials were killed"]
+            errors = [trial.error for trial in self.trials if trial.error] or [
+                "the processes of the trials were killed"
+            ]
             raise UserError(f"{self.folder}: no trial has a result; the first error: {errors[0]}")
         return max(done, key=self.score)
 
