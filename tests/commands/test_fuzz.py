@@ -13,9 +13,6 @@ import yaml
 from hypothesis import HealthCheck, given, note, settings
 
 from recbole_sigma import cli
-from recbole_sigma.capacity import Items, build_model, memory_told
-from recbole_sigma.config.config import Config
-from recbole_sigma.errors import UserError, did_you_mean
 from tests.fuzz import KINDS, Case, judge, limited_memory, warm_up
 from tests.helpers.fuzz_cases import MODELS, SMALL, tiny_inter
 
@@ -226,31 +223,3 @@ def test_a_wrong_argument_is_refused_in_one_line(args: list[str], line: str, cap
     assert cli.main(args) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"recbole-sigma: error: {line}") and len(said) < 1000 and said.count("\n") == 1
-
-
-def test_a_billion_items_are_counted_without_their_memory(capsys: Any) -> None:
-    assert cli.main(["models", "Mamba4Rec", "--items=1000000000"]) == 0
-    assert "64,000,072,320 parameters on 1,000,000,000 items" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("given", [{"hidden_size": 10**9}, {"d_state": 2**31 - 1, "expand": 2**31 - 1}])
-def test_a_model_that_cannot_fit_is_refused_before_it_is_built(given: dict[str, int]) -> None:
-    config = Config("Mamba4Rec", "", settings={"use_gpu": False, **given}, need_data=False)
-    with pytest.raises(UserError) as caught:
-        build_model(config, Items(20))
-    assert next(iter(given)) in str(caught.value)
-
-
-def test_memory_that_runs_out_is_told_and_other_errors_are_not() -> None:
-    config = Config("Mamba4Rec", "", settings={"use_gpu": False, "train_batch_size": 10**8}, need_data=False)
-    said = r"^not enough memory: make train_batch_size=100000000 or .* smaller \("
-    with pytest.raises(UserError, match=said), memory_told(config):
-        bytearray(2**40)
-    with pytest.raises(ValueError, match="other"), memory_told(config):
-        raise ValueError("other")
-
-
-def test_a_message_is_one_line_of_bounded_length() -> None:
-    assert str(UserError("a\nb\x1b[31m\u2028")) == r"a\nb\x1b[31m\u2028"
-    assert len(str(UserError("x" * 10**6))) < 1000
-    assert did_you_mean("k" * 10**6, ["known"]) == ""
