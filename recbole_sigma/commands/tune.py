@@ -79,17 +79,18 @@ def tables(result: "TuneResult") -> str:
     """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
     metrics = list(result.best.valid)
     trials = sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True)
-    rows = [
+    rows: list[list[str | int | float]] = [
         [
             "*" * (trial is result.best),
             _text(trial.values),
-            *(f"{trial.valid[metric]:.4f}" if metric in trial.valid else "-" for metric in metrics),
-            str(trial.epochs),
+            *(trial.valid.get(metric, "-") for metric in metrics),
+            trial.epochs,
             trial.status,
         ]
         for trial in trials
     ]
-    winner = [[metric_title(name), result.winner.valid[name], result.winner.test[name]] for name in result.winner.test]
+    valid, test = result.winner.valid, result.winner.test
+    winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
     headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]
     return (
         f"Validation, * chosen by {metric_title(result.metric)}\n{terminal.table(headers, rows)}\n\n"

@@ -7,15 +7,16 @@ first, and report the epochs that they have.
 
 import contextlib
 import io
-import itertools
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from recbole_sigma.config.config import Config
@@ -27,6 +28,7 @@ from recbole_sigma.experiment.space import check_space, read_space
 from recbole_sigma.experiment.store import complete_run, prepare, unfinished_run
 from recbole_sigma.experiment.sweep import Sweep, Trial, read_epochs, read_sweep
 from recbole_sigma.runs.result import RunResult
+from recbole_sigma.training.callbacks import Callback
 
 TOOLS = ("hyperopt", "ray")
 ALGORITHMS = ("exhaustive", "random", "bayes")
@@ -139,20 +141,14 @@ def _check(sweep: Sweep) -> None:
         _, kind, least, right = RAY_OPTIONS[name]
         if type(value) not in ((int, float) if kind is float else (kind,)) or not value >= least:
             raise UserError(f"{name} must be {right}, got {value!r}")
-    try:
-        if sweep.tool == "ray":
-            import recbole_sigma.experiment.ray  # noqa: F401
-        if sweep.tool == "hyperopt" or sweep.algo == "bayes":
-            import hyperopt  # noqa: F401
-    except ImportError as error:
-        missing = "hyperopt" if "hyperopt" in str(error) else "ray"
-        raise UserError(f"{missing} is not installed; install with pip install 'recbole-sigma[tune]'") from None
+    for library in [sweep.tool, *["hyperopt"] * (sweep.algo == "bayes")]:
+        if find_spec(library) is None:
+            raise UserError(f"{library} is not installed; install with pip install 'recbole-sigma[tune]'")
 
 
 def _search(sweep: Sweep) -> TuneResult:
     """Run the trials that are missing, then test the best one."""
-    base, size = sweep.config(), sweep.space.size()
-    n_trials = sweep.max_evals or _DEFAULT_EVALS
+    base, size, n_trials = sweep.config(), sweep.space.size(), sweep.max_evals or _DEFAULT_EVALS
     if sweep.algo == "exhaustive":
         if size is None:
             endless = next(parameter for parameter in sweep.space.parameters if parameter.kind != "choice")
@@ -172,7 +168,7 @@ def _search(sweep: Sweep) -> TuneResult:
             with tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=shown) as bar:
                 (_by_ray if sweep.tool == "ray" else _by_hyperopt)(sweep, base, n_trials, partial(_ended, sweep, bar))
         best = sweep.best()
-        limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # where the scheduler stopped it, it ends
+        limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # it ends where the scheduler stopped it
         winner = ensure(prepare(sweep.config(best.values), {**_QUIET, **limit}, sweep.folder), test=True)
         sweep.finished = max(n_trials, sweep.finished)
         sweep.write(winner)
@@ -187,48 +183,31 @@ def _ended(sweep: Sweep, bar: Any, values: Mapping[str, Any], error: str) -> Tri
     bar.set_postfix_str(f"best {sweep.metric} {max(map(sweep.score, sweep.trials)):.4f}", refresh=False)
     bar.update()
     if error:
-        tqdm.write(
-            f"trial failed: {', '.join(f'{name}={value}' for name, value in values.items())}: {error}", sys.stderr
-        )
+        tqdm.write(f"trial failed: {values}: {error}", file=sys.stderr)
     return trial
 
 
-def run_trial(
-    sweep: Sweep, samples: Mapping[str, Any], report: Callable[[Mapping[str, float]], None] = lambda row: None
-) -> str:
+def run_trial(sweep: Sweep, samples: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> str:
     """Complete a trial, waiting while another process is at it; return why it failed, "" if it did not.
 
-    `report` is called with each row of metrics.csv in order, those of earlier processes included. It may raise to stop
-    the trial.
+    `callbacks` also get the epochs that were there before, and those of a process that was waited for: they must skip
+    an epoch that they have had. They may raise to stop the trial.
     """
     values = sweep.space.values(samples)
-    reports = _Reports(report)
+
+    def replay(folder: Path | None) -> None:
+        for row in read_epochs(folder) if callbacks and folder else ():
+            for callback in callbacks:
+                callback.on_epoch_end(row)
+
     try:
         directory = prepare(sweep.config(values), _QUIET, sweep.folder)
-        reports.catch_up(complete_run(directory) or unfinished_run(directory))
+        replay(complete_run(directory) or unfinished_run(directory))
         if sweep.trial(values).status != "stopped":
-            reports.catch_up(ensure(directory, callbacks=[reports], test=False).folder)
+            replay(ensure(directory, callbacks, test=False).folder)
     except UserError as error:
         return str(error)
     return ""
-
-
-class _Reports:
-    """A callback that passes each epoch on once."""
-
-    def __init__(self, report: Callable[[Mapping[str, float]], None]) -> None:
-        self._report, self._next_epoch = report, 0
-
-    def on_epoch_end(self, row: Mapping[str, float]) -> None:
-        """Pass on the row of an epoch."""
-        if row["epoch"] >= self._next_epoch:
-            self._next_epoch = int(row["epoch"]) + 1
-            self._report(row)
-
-    def catch_up(self, folder: Path | None) -> None:
-        """Pass on the epochs that a run directory has."""
-        for row in read_epochs(folder) if folder else ():
-            self.on_epoch_end(row)
 
 
 def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
@@ -237,21 +216,15 @@ def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> Non
     Its own `run` cannot be seeded and stops early; its exhaustive search asks for a generator of NumPy that Hyperopt no
     longer takes, so that the settings are listed for it here.
     """
-    import numpy as np
     from hyperopt import fmin
     from recbole.trainer.hyper_tuning import HyperTuning
 
     def objective(samples: dict[str, Any], _: Any) -> dict[str, Any]:
         values = sweep.space.values(samples)
         sweep.record(values)
-        trial = ended(values, run_trial(sweep, samples))
-        return {
-            "model": sweep.model,
-            "best_valid_score": sweep.score(trial),
-            "valid_score_bigger": True,
-            "best_valid_result": trial.valid,
-            "test_result": {},
-        }
+        score = sweep.score(ended(values, run_trial(sweep, samples)))
+        nothing: dict[str, Any] = {"model": "", "best_valid_result": {}, "test_result": {}}  # only printed
+        return {"best_valid_score": score, "valid_score_bigger": True, **nothing}
 
     points = sweep.space.points(n_trials, base["seed"]) if sweep.algo == "exhaustive" else None
     tuning = HyperTuning(objective, sweep.space.hyperopt(), algo=sweep.algo if points is None else lambda *_: [])
@@ -259,8 +232,8 @@ def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> Non
         fmin(
             tuning.trial,
             tuning.space,
-            algo=tuning.algo,
-            max_evals=n_trials,
+            tuning.algo,
+            n_trials,
             points_to_evaluate=points,
             rstate=np.random.default_rng(base["seed"]),
             show_progressbar=False,
@@ -279,12 +252,10 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
     if base["nproc"] > 1:
         raise UserError(f"nproc must be 1 with --tool=ray, which runs trials side by side, got {base['nproc']}")
     options = {name: default for name, (default, *_) in RAY_OPTIONS.items()} | sweep.options
-    if options["gpus_per_trial"] is None:
-        options["gpus_per_trial"] = 1.0 if base["device"].type == "cuda" else 0.0
-    jobs, cpus, gpus = options["jobs"], options["cpus_per_trial"], options["gpus_per_trial"]
+    jobs, cpus, gpus = (options[name] for name in ("jobs", "cpus_per_trial", "gpus_per_trial"))
+    if gpus is None:
+        gpus = 1.0 if base["device"].type == "cuda" else 0.0
     machine = {"threads": max(int(cpus), 1), **sweep.given} | ({} if gpus else {"use_gpu": False})
-    epochs = [each.extremes() for each in sweep.space.parameters if each.name == "epochs"]
-    most_epochs = int(max([base["epochs"], *itertools.chain(*epochs)]))
 
     class Leader(tune.Callback):
         """Records trials in the process that leads the sweep."""
@@ -300,38 +271,35 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
     else:
         points = [sweep.space.samples(trial.values) for trial in sweep.trials][:n_trials]
     seed = base["seed"] + len(points)  # what is drawn after the points was not drawn before
+    searcher: Any = BasicVariantGenerator(points or None, max_concurrent=jobs or 0, random_state=seed)
     if sweep.algo == "bayes":
         from ray.tune.search.hyperopt import HyperOptSearch
 
         searcher = HyperOptSearch(sweep.space.hyperopt(), "score", "max", points or None, random_state_seed=seed)
-    else:
-        searcher = BasicVariantGenerator(points or None, max_concurrent=jobs or 0, random_state=seed)
-    scheduler = FIFOScheduler()
-    if options["asha"] and options["grace_period"] < most_epochs:
-        scheduler = ASHAScheduler(
-            time_attr="epochs",
-            max_t=most_epochs - 1,  # nothing is saved by stopping a trial after its last epoch
-            grace_period=options["grace_period"],
-            reduction_factor=options["reduction_factor"],
-            stop_last_trials=False,  # a trial at its last epoch completes, and leaves a result
-        )
+    tuned = [value for each in sweep.space.parameters if each.name == "epochs" for value in each.extremes()]
+    last_epoch, grace_period = max([base["epochs"], *tuned]) - 1, options["grace_period"]
+    scheduler: Any = FIFOScheduler()
+    if options["asha"] and grace_period <= last_epoch:  # a trial that gets as far as its last epoch completes
+        halving = {"reduction_factor": options["reduction_factor"], "stop_last_trials": False}
+        scheduler = ASHAScheduler(time_attr="epochs", grace_period=grace_period, max_t=last_epoch, **halving)
     trainable = tune.with_parameters(_train_in_ray, sweep=replace(sweep, given=machine))
+    settings = tune.TuneConfig(
+        metric="score",
+        mode="max",
+        num_samples=n_trials,
+        max_concurrent_trials=jobs,
+        search_alg=searcher,
+        scheduler=scheduler,
+        reuse_actors=True,
+    )
     storage = sweep.folder / ".ray"  # pickles, which nobody reads
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed
-    with cluster(RayOptions(jobs=jobs, cpus_per_trial=cpus, gpus_per_trial=gpus)):
+    with cluster(RayOptions(jobs, cpus, gpus)):
         try:
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
                 param_space=None if sweep.algo == "bayes" else sweep.space.ray(),
-                tune_config=tune.TuneConfig(
-                    metric="score",
-                    mode="max",
-                    num_samples=n_trials,
-                    max_concurrent_trials=jobs,
-                    search_alg=searcher,
-                    scheduler=scheduler,
-                    reuse_actors=True,
-                ),
+                tune_config=settings,
                 run_config=tune.RunConfig(
                     name="ray",
                     storage_path=str(storage),
@@ -345,16 +313,20 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
 
 
 def _train_in_ray(samples: Mapping[str, Any], sweep: Sweep) -> None:
-    """A trial in one of Ray's processes: report the best score so far after each epoch."""
+    """A trial in one of Ray's processes."""
     from ray import tune
 
-    result: dict[str, Any] = {"epochs": 0, "score": 0.0}
+    class Reports:
+        """Reports the best score so far after each epoch."""
 
-    def report(row: Mapping[str, float]) -> None:
-        if sweep.metric in row:
-            result.update(epochs=int(row["epoch"]) + 1, score=max(result["score"], row[sweep.metric]))
-            tune.report(dict(result))
+        epochs, score = 0, 0.0
 
-    failure = run_trial(sweep, samples, report)
-    if failure or not result["epochs"]:  # Ray wants a result of every trial
-        tune.report({**result, "failure": failure})
+        def on_epoch_end(self, row: Mapping[str, float]) -> None:
+            if sweep.metric in row and row["epoch"] >= self.epochs:
+                self.epochs, self.score = int(row["epoch"]) + 1, max(self.score, row[sweep.metric])
+                tune.report({"epochs": self.epochs, "score": self.score})
+
+    reports = Reports()
+    failure = run_trial(sweep, samples, [reports])
+    if failure or not reports.epochs:  # Ray wants a result of every trial
+        tune.report({"epochs": reports.epochs, "score": reports.score, "failure": failure})

@@ -166,11 +166,9 @@ def parse_space(text: str, file: str) -> Space:
         if len(words) < 3:
             raise UserError(f"{origin}: a parameter is written {_FORMS}, got {line.strip()!r}")
         name, kind, rest = words
-        known = ["choice", *_NUMBERS]
-        if kind not in known:
-            raise UserError(
-                f"{origin}: kind must be one of {', '.join(known)}, got {kind!r}{did_you_mean(kind, known)}"
-            )
+        if kind not in _KINDS:
+            hint = did_you_mean(kind, _KINDS)
+            raise UserError(f"{origin}: kind must be one of {', '.join(_KINDS)}, got {kind!r}{hint}")
         values = _choices(rest, origin) if kind == "choice" else _numbers(kind, rest, origin)
         parameter = Parameter(name, kind, values, origin)
         if name in parameters:
