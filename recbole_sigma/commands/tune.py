@@ -1,5 +1,6 @@
 """`recbole-sigma tune`: choose settings on validation, by Hyperopt or Ray Tune."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +93,10 @@ def tables(result: "TuneResult") -> str:
     valid, test = result.winner.valid, result.winner.test
     winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
     headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]
+    chosen = textwrap.fill(f"Chosen: {_text(result.best.values)}", terminal.WIDTH)
     return (
         f"Validation, * chosen by {metric_title(result.metric)}\n{terminal.table(headers, rows)}\n\n"
-        f"Chosen: {_text(result.best.values)}\n{terminal.table(['', 'valid', 'test'], winner)}\n{result.winner.folder}"
+        f"{chosen}\n{terminal.table(['', 'valid', 'test'], winner)}\n{result.winner.folder}"
     )
 
 

@@ -27,6 +27,7 @@ from recbole_sigma.experiment.pool import ensure
 from recbole_sigma.experiment.space import check_space, read_space
 from recbole_sigma.experiment.store import complete_run, prepare, unfinished_run
 from recbole_sigma.experiment.sweep import Sweep, Trial, read_epochs, read_sweep
+from recbole_sigma.registry import model_name
 from recbole_sigma.runs.result import RunResult
 from recbole_sigma.training.callbacks import Callback
 
@@ -92,7 +93,7 @@ def tune(
     parent = Path(given.pop("checkpoint_dir", base["checkpoint_dir"])).absolute()
     given["data_path"] = str(Path(base.settings()["data_path"]).absolute())
     algo = algo or ("bayes" if space.size() is None else "exhaustive")
-    name, metric = base.settings()["model"], base["valid_metric"].lower()
+    name, metric = model_name(base.model_class, importable=True), base["valid_metric"].lower()
     sweep = Sweep(parent, name, dataset, given, space, metric, tool, algo, max_evals, dict(options or {}))
     _check(sweep)
     sweep.key = sweep.current_key()
@@ -108,12 +109,17 @@ def resume_tuning(
 ) -> TuneResult:
     """Resume a sweep, with the settings it has but for the given ones, which say where and how fast trials run.
 
+    `settings` also confirm a model of the user's own, `{"model": "package.module:Class"}`, which importing executes.
+
     Raises:
         UserError: for a directory that is not a sweep's, and for data that are not the sweep's; else as `tune`.
         Interrupted: for Ctrl-C.
     """
     folder, settings = Path(folder).absolute(), dict(settings or {})
     sweep = read_sweep(folder)
+    confirmed = settings.pop("model", None)
+    if confirmed != sweep.model and (confirmed or ":" in sweep.model):
+        raise UserError(f"{folder}: the model is {sweep.model!r}; confirm it with --model={sweep.model}")
     for name in settings:
         if role(name) not in ("machine", "location") or name == "checkpoint_dir":
             raise UserError(f"{name}: a resumed sweep keeps its settings; start a new one")
