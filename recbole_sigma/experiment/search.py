@@ -26,8 +26,9 @@ from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.pool import ensure
 from recbole_sigma.experiment.space import check_space, read_space
 from recbole_sigma.experiment.store import complete_run, prepare, unfinished_run
-from recbole_sigma.experiment.sweep import Sweep, Trial, read_epochs, read_sweep
+from recbole_sigma.experiment.sweep import Sweep, Trial, read_sweep
 from recbole_sigma.registry import model_name
+from recbole_sigma.runs.reader import read_epochs
 from recbole_sigma.runs.result import RunResult
 from recbole_sigma.training.callbacks import Callback
 
@@ -234,17 +235,9 @@ def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> Non
 
     points = sweep.space.points(n_trials, base["seed"]) if sweep.algo == "exhaustive" else None
     tuning = HyperTuning(objective, sweep.space.hyperopt(), algo=sweep.algo if points is None else lambda *_: [])
+    drawn = {"points_to_evaluate": points, "rstate": np.random.default_rng(base["seed"])}
     with contextlib.redirect_stdout(io.StringIO()):  # RecBole prints each trial
-        fmin(
-            tuning.trial,
-            tuning.space,
-            tuning.algo,
-            n_trials,
-            points_to_evaluate=points,
-            rstate=np.random.default_rng(base["seed"]),
-            show_progressbar=False,
-            verbose=False,
-        )
+        fmin(tuning.trial, tuning.space, tuning.algo, n_trials, **drawn, show_progressbar=False, verbose=False)
 
 
 def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
@@ -298,22 +291,15 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
         scheduler=scheduler,
         reuse_actors=True,
     )
-    storage = sweep.folder / ".ray"  # pickles, which nobody reads
+    storage = str(sweep.folder / ".ray")  # pickles, which nobody reads
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed
+    retries = tune.FailureConfig(max_failures=_RETRIES)
+    files = tune.RunConfig("ray", storage, callbacks=[Leader()], failure_config=retries, verbose=0)
+    param_space = None if sweep.algo == "bayes" else sweep.space.ray()
     with cluster(RayOptions(jobs, cpus, gpus)):
         try:
-            tune.Tuner(
-                tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus}),
-                param_space=None if sweep.algo == "bayes" else sweep.space.ray(),
-                tune_config=settings,
-                run_config=tune.RunConfig(
-                    name="ray",
-                    storage_path=str(storage),
-                    callbacks=[Leader()],
-                    failure_config=tune.FailureConfig(max_failures=_RETRIES),
-                    verbose=0,
-                ),
-            ).fit()
+            resources = tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus})
+            tune.Tuner(resources, param_space=param_space, tune_config=settings, run_config=files).fit()
         finally:
             shutil.rmtree(storage, ignore_errors=True)
 

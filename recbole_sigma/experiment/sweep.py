@@ -21,16 +21,7 @@ from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.experiment.space import Space, parse_space
 from recbole_sigma.experiment.store import complete_run, run_key, unfinished_run
 from recbole_sigma.runs.files import csv_text, json_text, read_json, write_text
-
-try:
-    from recbole_sigma.runs.reader import read_epochs  # type: ignore[attr-defined]
-except ImportError:  # until the branch `report` is merged
-    from recbole_sigma.runs.reader import RecordedRun
-
-    def read_epochs(folder: Path) -> list[dict[str, float]]:
-        return RecordedRun("", "", "", 0, folder).curve
-
-
+from recbole_sigma.runs.reader import read_epochs
 from recbole_sigma.runs.result import RunResult
 
 # What tuning.json holds as it is, with the type of each.
@@ -154,10 +145,8 @@ class Sweep:
         """The trial with the best validation score, of equal ones the first. Raises UserError if none has a result."""
         done = [trial for trial in self.trials if trial.done]
         if not done:
-            errors = [trial.error for trial in self.trials if trial.error] or [
-                "the processes of the trials were killed"
-            ]
-            raise UserError(f"{self.folder}: no trial has a result; the first error: {errors[0]}")
+            errors = [trial.error for trial in self.trials if trial.error]
+            raise UserError(f"{self.folder}: no trial has a result: {errors[0] if errors else 'all were killed'}")
         return max(done, key=self.score)
 
     def write(self, winner: RunResult | None = None) -> None:
@@ -171,10 +160,10 @@ class Sweep:
         }
         write_text(self.folder / "tuning.json", json_text(record))
         rows = []
-        for number, trial in enumerate(self.trials, start=1):
-            row = asdict(trial)
-            valid = {f"valid {name}": value for name, value in row.pop("valid").items()}
-            rows.append({"trial": number, **row.pop("values"), **valid, **row})
+        for number, trial in enumerate(record["trials"], start=1):
+            valid = {f"valid {name}": value for name, value in trial["valid"].items()}
+            others = {name: value for name, value in trial.items() if name not in ("values", "valid")}
+            rows.append({"trial": number, **trial["values"], **valid, **others})
         write_text(self.folder / "trials.csv", csv_text(rows))
 
 
@@ -190,16 +179,14 @@ def read_sweep(folder: Path) -> Sweep:
     space = parse_space("\n".join(map(str, record["space"])), str(file))
     metric = record["chosen_by"].removeprefix("validation ")
     sweep = Sweep(folder, space=space, metric=metric, **{name: record[name] for name in _COPIED})
-    if any(folder.glob("*/trial.json")):  # a sweep that an older version began starts again
-        sweep.finished = 0
-        return sweep
+    is_old = any(folder.glob("*/trial.json"))  # of an older version: the sweep starts again
     try:
-        for trial in record["trials"]:
+        for trial in [] if is_old else record["trials"]:
             values = space.values(space.samples(trial["values"]))
             status, run, error = (str(trial[name]) for name in ("status", "folder", "error"))
             sweep.trials.append(sweep.read(Trial(values, status, run, error=error)))
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{file}: damaged: {one_line(error)}; delete it and give the command of the sweep") from None
-    if not all(trial.done for trial in sweep.trials):
+    if is_old or not all(trial.done for trial in sweep.trials):
         sweep.finished = 0
     return sweep
