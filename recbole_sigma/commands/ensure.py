@@ -1,9 +1,9 @@
 """`recbole-sigma ensure DIRECTORY`: what `compare` and `experiment` start for each run; not listed in the help."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recbole_sigma.commands import options
@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> None:
         "ensure", "DIRECTORY", "Complete the run that DIRECTORY/settings.yaml describes.", ""
     )
     parser.add_argument("directory")
-    directory = os.path.abspath(parser.parse_args(argv).directory)
+    directory = str(Path(parser.parse_args(argv).directory).absolute())
     from recbole_sigma.experiment.pool import ensure
 
     file = f"{directory}/settings.yaml"

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from recbole_sigma.config.schema import may_change
 from recbole_sigma.config.values import read_config_file
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.spec import Planned
-from recbole_sigma.experiment.store import complete_run, may_change, prepare, run_key, unfinished_run
+from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfinished_run
 from recbole_sigma.quick_start import resume, run
 from recbole_sigma.registry import find_model
 from recbole_sigma.runs.files import locked
@@ -77,7 +77,6 @@ def run_all(
     runs: Sequence[Planned],
     checkpoint_dir: Path,
     jobs: int,
-    machine: Mapping[str, Any],
     launcher: AbstractContextManager[Launch] | None = None,
 ) -> list[RecordedRun]:
     """Complete every run and return them all as recorded; one that fails says why and is not tried again.
@@ -86,7 +85,6 @@ def run_all(
         runs: of `Experiment.runs`.
         checkpoint_dir: where the runs of all experiments are kept, by key.
         jobs: runs at the same time.
-        machine: settings that change where and how fast a run goes: threads, use_gpu ...
         launcher: what starts the processes, entered only if some run is missing; by default on this machine.
 
     Raises:
@@ -101,7 +99,7 @@ def run_all(
         if complete_run(directory, tested=True) is None
     }
     for planned in missing.values():
-        prepare(planned.config, machine, parent)
+        prepare(planned.config, {}, parent)
     problems: dict[Path, str] = {}
     if missing:
         try:
@@ -158,8 +156,11 @@ def _run_missing(missing: Mapping[Path, Planned], total: int, jobs: int, launch:
 def run_child(directory: Path, stop: threading.Event) -> int:
     """Ensure one run in a child process of this machine that logs to `log.txt`; return its exit status."""
     command = [sys.executable, "-m", "recbole_sigma.cli", "ensure", str(directory)]
-    with (directory / "log.txt").open("ab") as log:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - our own
+    try:
+        with (directory / "log.txt").open("ab") as log:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - our own
+    except OSError as error:
+        raise UserError(f"{directory}: cannot start a run: {error.strerror}") from None
     try:
         while child.poll() is None and not stop.wait(0.1):
             pass

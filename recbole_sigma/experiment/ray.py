@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 
 import ray
 
-from recbole_sigma.errors import UserError
+from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.experiment.pool import SECONDS_TO_STOP, Launch, run_child
 
 _OBJECT_STORE = 100 * 2**20  # bytes: runs pass metrics only
@@ -45,7 +45,10 @@ class RayOptions:
 
 @contextlib.contextmanager
 def cluster(options: RayOptions) -> Iterator[None]:
-    """A Ray to run in: the caller's, the cluster that RAY_ADDRESS names, or one of our own until the end."""
+    """Join a cluster until the end: the caller's, the one that RAY_ADDRESS names, or one of our own on this machine.
+
+    Raises UserError for an address where no cluster is, and for runs that no machine has room for.
+    """
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
         yield
@@ -53,50 +56,44 @@ def cluster(options: RayOptions) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
-            _check_address(address)
+            host, _, port = address.rpartition(":")
+            if host and port.isdecimal() and "/" not in host:  # Ray would try for minutes where nobody listens
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
             ray.init(**quiet)
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"RAY_ADDRESS: cannot join {address!r}: {' '.join(str(error).split())}") from None
+            raise UserError(f"RAY_ADDRESS: cannot join {address!r}: {one_line(error)}") from None
     else:
         cpus = math.ceil(options.jobs * options.cpus_per_trial) if options.jobs else None
         # "local": without it Ray joins whatever cluster somebody has started on this machine.
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
     try:
-        _check_room(options)
+        for kind, wanted in (("CPU", options.cpus_per_trial), ("GPU", options.gpus_per_trial)):
+            most = max(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
+            if wanted > most:  # Ray would wait for such a machine for ever
+                limit = f"at most {most:g}, what a machine here has"
+                raise UserError(f"{kind.lower()}s_per_trial must be {limit}, got {wanted:g}")
         yield
     finally:
         ray.shutdown()
 
 
-def _check_address(address: str) -> None:
-    """Raise an OSError for a host and port where nobody listens: Ray would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _check_room(options: RayOptions) -> None:
-    """Refuse a trial that no machine here has room for: Ray would wait for one for ever."""
-    for kind, wanted in (("CPU", options.cpus_per_trial), ("GPU", options.gpus_per_trial)):
-        most = max(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
-        if wanted > most:
-            raise UserError(
-                f"{kind.lower()}s_per_trial must be at most {most:g}, what a machine here has, got {wanted:g}"
-            )
-
-
 @contextlib.contextmanager
-def tasks(jobs: int, machine: Mapping[str, Any]) -> Iterator[Launch]:
-    """What launches runs as tasks of the cluster; a cluster of our own has `jobs` workers and ends with the context.
+def tasks(jobs: int, cpus: int, use_gpu: bool) -> Iterator[Launch]:
+    """What launches runs as tasks of the cluster; a cluster of our own ends with the context.
 
-    A task takes as many CPUs as `machine` gives threads, and one GPU where there is one and `use_gpu` is not false.
+    Args:
+        jobs: runs at the same time, on a cluster of our own.
+        cpus: what each run takes.
+        use_gpu: whether each run takes a GPU, on a cluster that has one.
     """
-    threads = max(int(machine.get("threads") or 1), 1)
-    with cluster(RayOptions(jobs=jobs, cpus_per_trial=threads)):
-        gpus = 1 if machine.get("use_gpu", True) and ray.cluster_resources().get("GPU") else 0
+    here = Path.cwd()
+    with cluster(RayOptions(jobs=jobs, cpus_per_trial=cpus)):
+        gpus = 1 if use_gpu and ray.cluster_resources().get("GPU") else 0
 
-        @ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)
+        @ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         def child(directory: str) -> int:
+            with contextlib.suppress(OSError):  # paths in settings may be relative
+                os.chdir(here)
             return run_child(Path(directory), threading.Event())  # a cancelled task is interrupted as by Ctrl-C
 
         def launch(directory: Path, stop: threading.Event) -> int:

@@ -16,30 +16,15 @@ from typing import Any
 
 import recbole_sigma
 from recbole_sigma.config.config import Config
+from recbole_sigma.config.schema import identity
 from recbole_sigma.config.values import dump_settings
 from recbole_sigma.errors import UserError
+from recbole_sigma.registry import source_digest
 from recbole_sigma.runs.files import read_json, write_text
 
-# Until the branches `config`, `commands` and `report` are merged.
-try:
-    from recbole_sigma.config.schema import identity, may_change, role
-    from recbole_sigma.registry import source_digest
+try:  # until the branch `report` is merged
     from recbole_sigma.runs.reader import read_epochs
 except ImportError:
-    from recbole_sigma.quick_start import MAY_CHANGE
-
-    def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-        irrelevant = set(MAY_CHANGE) - {"epochs", "stopping_step"}
-        return {key: value for key, value in settings.items() if key not in irrelevant}
-
-    def role(name: str) -> str:
-        return "machine" if name in MAY_CHANGE and name not in ("epochs", "stopping_step") else "model"
-
-    def may_change(name: str) -> bool:
-        return name in MAY_CHANGE
-
-    def source_digest(cls: type) -> str | None:
-        return None
 
     def read_epochs(folder: Path) -> list[Any]:
         file = folder / "metrics.csv"
@@ -50,15 +35,21 @@ _KEY_LENGTH = 16  # hexadecimal digits
 
 
 def run_key(config: Config) -> str:
-    """Hash of a run's settings, data, version of this package and, for a model of the user's own, its source file."""
+    """Hash of everything that determines a run's numbers: its settings, its data, the version of this package.
+
+    A model of the user's own is not part of a version: its source file counts, and the files of features that it may
+    read.
+    """
+    data = Path(config["data_path"])
     determines: dict[str, Any] = {
         "settings": identity(config.settings()) | {"nproc": config["nproc"]},
-        "data": _file_digest(Path(config["data_path"]) / f"{config.dataset}.inter"),
+        "data": _file_digest(data / f"{config.dataset}.inter"),
         "version": recbole_sigma.__version__,
         "processes": config["nproc"],
     }
     if source := source_digest(config.model_class):
         determines["source"] = source
+        determines["features"] = [_file_digest(data / f"{config.dataset}.{kind}") for kind in ("user", "item")]
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
 
 
@@ -72,7 +63,6 @@ def prepare(config: Config, machine: Mapping[str, Any], parent: Path) -> Path:
     """
     directory = parent.absolute() / run_key(config)
     settings = {**config.settings(), **machine, "checkpoint_dir": str(directory)}
-    settings["data_path"] = str(Path(settings["data_path"]).absolute())
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
