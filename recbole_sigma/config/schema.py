@@ -144,12 +144,3 @@ def _shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that determine a run's numbers (until schema.yaml has roles)."""
-    machine = {
-        "data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id", "eval_batch_size",
-        "ip", "port",
-    }  # fmt: skip
-    return {name: value for name, value in settings.items() if name not in machine}
