@@ -81,11 +81,11 @@ def run_and_report(
     out = out or checkpoint_dir / experiment.name
     check_report(out)  # now, and not after hours of training
     if user:
-        from recbole_sigma.data import create_dataset, data_preparation
+        from recbole_sigma.data.preparation import load
         from recbole_sigma.report.case_study import check_user
 
-        for each in {run.dataset: run.config for run in runs}.values():
-            check_user({each.dataset: data_preparation(each, create_dataset(each))[2].dataset}, user)
+        configs = {run.dataset: run.config for run in runs}
+        check_user({name: load(config).test.dataset for name, config in configs.items()}, user)
     launcher = None
     if engine == "ray":
         try:

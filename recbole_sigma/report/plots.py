@@ -5,9 +5,8 @@ The background is transparent; the colours are readable on white and on black.
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from recbole_sigma.evaluation.metrics import METRICS, metric_title
-from recbole_sigma.report.table import Cell, Report, Table
+from recbole_sigma.report.table import Report, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +47,6 @@ class Plot:
     def uri(self) -> str:
         """The picture as a `data:` address."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-
-    def write(self, path: Path) -> None:
-        """Write the picture to a file."""
-        path.write_bytes(self.png)
 
 
 def plots_of(report: Report) -> list[Plot]:
@@ -124,8 +119,8 @@ def _bars(table: Table, ticks: Sequence[tuple[str, str, str]], ylabel: str) -> F
         cells = [table.cells[label, group, "test", metric] for _, metric, group in ticks]
         axes.bar(
             np.arange(len(ticks)) + (position - (len(tested) - 1) / 2) * width, [cell.mean for cell in cells],
-            width * 0.92, yerr=_spread(cells), label=label, color=_COLOURS[number % len(_COLOURS)],
-            hatch="//" * (number // len(_COLOURS)), ecolor=_INK, capsize=2,
+            width * 0.92, yerr=[cell.deviation or np.nan for cell in cells], label=label,
+            color=_COLOURS[number % len(_COLOURS)], hatch="//" * (number // len(_COLOURS)), ecolor=_INK, capsize=2,
         )  # fmt: skip
     axes.set_xticks(range(len(ticks)), [title for title, _, _ in ticks])
     axes.set(ylabel=ylabel, ylim=(0, None))
@@ -144,18 +139,13 @@ def _against(table: Table, key: str) -> Figure | None:
         for split, name, line, marker in (("valid", "validation", ":", "s"), ("test", "test", "-", "o")):
             cells = {at: cell for at, row in enumerate(rows) if (cell := table.cell(row.label, split, metric))}
             axes.errorbar(
-                list(cells), [cell.mean for cell in cells.values()], _spread(cells.values()), label=name,
-                color=_COLOURS[split == "test"], marker=marker, linestyle=line, markersize=4, capsize=2,
+                list(cells), [cell.mean for cell in cells.values()],
+                [cell.deviation or np.nan for cell in cells.values()], label=name, color=_COLOURS[split == "test"], marker=marker, linestyle=line, markersize=4, capsize=2,
             )  # fmt: skip
         axes.set(xlabel=key, title=metric_title(f"{metric}@{table.k}"))
         axes.set_xticks(range(len(rows)), [str(row.runs[0].varied[key]) for row in rows])
     figure.axes[0].legend()
     return figure if len(rows) > 1 else None
-
-
-def _spread(cells: Collection[Cell]) -> list[float] | None:
-    """Lengths of error bars, or None if there is no deviation to show."""
-    return [cell.deviation or 0 for cell in cells] if any(cell.deviation for cell in cells) else None
 
 
 def _legend(axes: "Axes") -> None:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -131,7 +132,7 @@ def write_report(report: Report, out: Path, form: str) -> None:
     """Write the report to `out`; Markdown's plots are files beside it, `STEM-PLOT.png`. Raises UserError."""
     plots = _plots(report) if form in ("md", "html") else []
     for plot in plots if form == "md" else ():
-        write_file(out.with_name(f"{out.stem}-{plot.name}.png"), plot.write)
+        write_file(out.with_name(f"{out.stem}-{plot.name}.png"), partial(Path.write_bytes, data=plot.png))
     write_text(out, render(report, form, plots, out.stem))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from recbole_sigma.evaluation.metrics import METRICS, metric_title
 from recbole_sigma.evaluation.significance import FEWEST_SEEDS, LEVEL
-from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, Table
+from recbole_sigma.report.table import COLUMNS, COSTS, Report, Table
 from recbole_sigma.runs.reader import RecordedRun
 
 if TYPE_CHECKING:
@@ -57,14 +57,12 @@ def sections(report: Report, table: Table) -> list[Section]:
 
 def comparison(table: Table, brief: bool = False) -> Section:
     """Every metric of every row; `brief`, for terminals, leaves out improvements and the deviations on validation."""
-
-    def cell(label: str, split: str, metric: str) -> Cell | None:
-        value = table.cell(label, split, metric)
-        return value._replace(deviation=None) if value and brief and split == "valid" else value
-
-    rows: list[Sequence[object]] = [
-        (row.label, len(row.complete), *(cell(row.label, *column) for column in COLUMNS)) for row in table.rows
-    ]
+    rows: list[Sequence[object]] = []
+    for row in table.rows:
+        cells = [table.cell(row.label, *column) for column in COLUMNS]
+        if brief:
+            cells = [cell and cell._replace(deviation=None) for cell in cells[: len(METRICS)]] + cells[len(METRICS) :]
+        rows.append((row.label, len(row.complete), *cells))
     if table.improvement and not brief:
         better = (table.improvement.get(column) for column in COLUMNS)
         rows.append(("best over second", "", *(None if each is None else f"{100 * each:+.1f} %" for each in better)))

@@ -222,7 +222,8 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
         UserError: if data, items or weights are not those of the run, or for a model that is not confirmed.
     """
     from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
-    from recbole_sigma.data import create_dataset, data_preparation
+    from recbole_sigma.data.preparation import load
+    from recbole_sigma.registry import build_model
 
     folder = Path(folder)
     run = _read(folder)
@@ -230,21 +231,19 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
         raise UserError(f"{folder / 'config.yaml'}: confirm the import of its model with model={run.model}")
     config = Config(model or run.model, run.dataset, config_files=[folder / "config.yaml"], settings=settings)
-    data = create_dataset(config)
-    if data.checksum() != run.result["dataset"].get("sha256"):
+    data = load(config)
+    if data.dataset.checksum() != run.result["dataset"].get("sha256"):
         raise UserError(f"{folder}: {run.dataset}.inter is not the file that the run was trained on")
-    if read_json(folder / "items.json", list) != data.field2id_token[data.iid_field].astype(str).tolist():
-        raise UserError(f"{folder / 'items.json'}: not the items of {run.dataset}.inter")
-    train, valid, test = data_preparation(config, data)
-    network = config.model_class(config, train.dataset).to(config["device"])
-    directory = RunFolder(folder, lock=False)
+    directory = RunFolder(folder)
+    directory.check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
+    network: Any = build_model(config, data.train.dataset)
     try:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
         raise UserError(
             f"{directory.weights}: not the weights of {run.model} as it is now: {one_line(error)}"
         ) from None
-    return LoadedRun(config, network.eval(), train, valid, test)
+    return LoadedRun(config, network.eval(), data.train, data.valid, data.test)
 
 
 def _run_directories(path: Path) -> Iterator[Path]:
