@@ -24,7 +24,7 @@ from recbole_sigma.errors import UserError
 class Batch(NamedTuple):
     """Which samples: `rows` (n,), drawn as batch `number` of epoch `epoch`, both from 0.
 
-    Of several processes, `rows` is the share of the one of number `rank`; it may be empty.
+    With several processes, `rows` is the shard of process `rank`; it may be empty.
     """
 
     epoch: int
@@ -32,15 +32,11 @@ class Batch(NamedTuple):
     rows: np.ndarray
     rank: int = 0
 
-    def share(self, rank: int, size: int) -> "Batch":
-        """What process `rank` of `size` takes; each row is one process's."""
-        return self._replace(rows=np.array_split(self.rows, size)[rank], rank=rank)
-
 
 class BatchSampler(Sampler[Batch]):
-    """Batches of row numbers, in order, or shuffled anew each epoch by `generator`, as torch's RandomSampler does.
+    """Batches of row numbers, in order, or shuffled in each epoch by `generator`, as torch's RandomSampler does.
 
-    With `sizes`, (rows,), a batch is full when its sizes add up to `batch_size`, and holds one row at least.
+    With `sizes`, (rows,), a batch is full when its sizes add up to `batch_size`, and holds at least one row.
     The state between two epochs is the pair (`epoch`, state of `generator`).
     """
 
@@ -55,22 +51,20 @@ class BatchSampler(Sampler[Batch]):
         self.rank, self.size = 0, 1
 
     def __iter__(self) -> Iterator[Batch]:
+        """The batches of one epoch; each row belongs to the shard of one process."""
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = self._permutation()
-        for number, rows in enumerate(np.split(order, self._ends(order)) if self.n_rows else ()):
-            yield Batch(epoch, number, rows).share(self.rank, self.size)
+        ends = np.arange(self.batch_size, self.n_rows, self.batch_size)  # of all batches but the last
+        if self.sizes is not None:
+            before = np.cumsum(self.sizes[order]) - self.sizes[order]
+            ends = np.flatnonzero(np.diff(before // self.batch_size)) + 1
+        for number, rows in enumerate(np.split(order, ends) if self.n_rows else ()):
+            yield Batch(epoch, number, np.array_split(rows, self.size)[self.rank], self.rank)
         self._permutation()  # RandomSampler draws one more at the end of an epoch; the next epoch's depends on it
 
     def __len__(self) -> int:
         """With `sizes`, of a mean epoch: how many batches there are depends on the order."""
         return -(-(self.n_rows if self.sizes is None else int(self.sizes.sum())) // self.batch_size)
-
-    def _ends(self, order: np.ndarray) -> np.ndarray:
-        """Where all batches but the last end."""
-        if self.sizes is None:
-            return np.arange(self.batch_size, self.n_rows, self.batch_size)
-        before = np.cumsum(self.sizes[order]) - self.sizes[order]
-        return np.flatnonzero(np.diff(before // self.batch_size)) + 1
 
     def _permutation(self) -> np.ndarray:
         if self.generator is None:
@@ -79,19 +73,10 @@ class BatchSampler(Sampler[Batch]):
 
 
 class _Rows(Dataset[Any]):
-    """The data set of a torch DataLoader whose batches are made, whole, by its `collate_fn`."""
-
-    def __init__(self, n_rows: int) -> None:
-        self._n_rows = n_rows
-
-    def __len__(self) -> int:
-        return self._n_rows
-
-    def __getitem__(self, row: int) -> int:
-        return row
+    """The data set of a torch DataLoader whose batches are made as a whole by its `collate_fn`."""
 
     def __getitems__(self, batch: Batch) -> Batch:
-        """torch hands over a whole batch here."""
+        """torch asks for a whole batch here."""
         return batch
 
 
@@ -112,37 +97,32 @@ class _LeanLoader(AbstractDataLoader):
         self.generator.manual_seed(config["seed"])
         self.transform = construct_transform(config)
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        if _made_on_device(config, dataset.inter_feat, sampler):
-            dataset.inter_feat.device = config["device"]
+        any_length = isinstance(dataset.inter_feat, Prefixes) and dataset.inter_feat.any_length
+        if any_length and sampler is None and not config["transform"] and not config["worker"]:
+            dataset.inter_feat.device = config["device"]  # all that makes the batch can work there
         sizes = getattr(dataset.inter_feat, "n_targets", None)  # of windows
         self.batches = BatchSampler(self.sample_size, self.step, self.generator if shuffle else None, sizes)
         DataLoader.__init__(
             self,
-            dataset=_Rows(self.sample_size),
+            dataset=_Rows(),
             batch_sampler=self.batches,  # type: ignore[arg-type]  # torch's stub asks for lists
             collate_fn=self.collate_fn,
             num_workers=config["worker"] or 0,
             generator=self.generator,
         )
 
-    def share(self, rank: int, size: int) -> None:
-        """From now on give process `rank` of `size` its part of every batch; None for a part without a row."""
+    def shard(self, rank: int, size: int) -> None:
+        """From now on give process `rank` of `size` its shard of every batch; None for a shard without a row."""
         self.batches.rank, self.batches.size = rank, size
 
     def state(self) -> dict[str, Any]:
-        """Between two epochs: all that decides the batches to come."""
+        """All that determines the next batches, between two epochs."""
         return {"epoch": self.batches.epoch, "generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on as the loader that gave `state` would."""
+        """Continue as the loader that gave `state` would."""
         self.batches.epoch = state["epoch"]
         self.generator.set_state(state["generator"])
-
-
-def _made_on_device(config: Any, samples: Any, sampler: Any) -> bool:
-    """Whether batches are put together on the device: nothing that works on the CPU, or elsewhere, has a part in it."""
-    plain = isinstance(samples, Prefixes) and samples.any_length
-    return plain and sampler is None and not config["transform"] and not config["worker"]
 
 
 class TrainLoader(TrainDataLoader, _LeanLoader):

@@ -9,28 +9,26 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+# Names of fields that are made for batches: RecBole's defaults, which are fixed here.
+LIST_SUFFIX = "_list"  # of the history of a field
+LIST_LENGTH = "item_length"  # the length of the history
+NEG_PREFIX = "neg_"  # of the fields of a negative item
+
 Rows = int | slice | list[int] | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
-class PrefixNames:
-    """What the fields of a sample are called (settings USER_ID_FIELD, ITEM_ID_FIELD, LIST_SUFFIX, ...)."""
-
-    user: str
-    item: str
-    list_suffix: str
-    list_length: str
-
-
-@dataclass(frozen=True)
 class FlatHistories:
-    """All interactions, each user's one after another in time order.
+    """All interactions, those of each user one after another in time order.
 
     `columns[field]` (interactions, ...); `user_start` (users + 1,): user u owns `user_start[u]:user_start[u + 1]`.
+    `user` and `item` are the names of the fields with the ids.
     """
 
     columns: dict[str, Tensor]
     user_start: np.ndarray
+    user: str
+    item: str
     _copies: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
     def column(self, name: str, device: torch.device) -> Tensor:
@@ -56,11 +54,8 @@ class Prefixes:
 
     device = torch.device("cpu")
 
-    def __init__(
-        self, flat: FlatHistories, names: PrefixNames, targets: np.ndarray, max_length: int, any_length: bool
-    ) -> None:
+    def __init__(self, flat: FlatHistories, targets: np.ndarray, max_length: int, any_length: bool) -> None:
         self.flat = flat
-        self.names = names
         self.targets = targets
         self.max_length = max_length
         self.any_length = any_length
@@ -80,7 +75,7 @@ class Prefixes:
 
     def select(self, chosen: np.ndarray) -> "Prefixes":
         """The samples where `chosen` (n,) bool holds, over the same flat arrays."""
-        part = Prefixes(self.flat, self.names, self.targets[chosen], self.max_length, self.any_length)
+        part = Prefixes(self.flat, self.targets[chosen], self.max_length, self.any_length)
         part._dropped, part.device = self._dropped, self.device
         return part
 
@@ -92,10 +87,10 @@ class Prefixes:
         length = stop - start
         where, padding = _positions(start, length, width)
         fields = {name: self.flat.column(name, self.device)[stop] for name in self._plain_fields()}
-        if self.names.list_length not in self._dropped:
-            fields[self.names.list_length] = length
+        if LIST_LENGTH not in self._dropped:
+            fields[LIST_LENGTH] = length
         for name, listed in self._list_fields().items():
-            if not self.any_length or listed == self.names.item:
+            if not self.any_length or listed == self.flat.item:
                 fields[name] = _gather(self.flat.column(listed, self.device), where, padding)
         return Interaction(fields)
 
@@ -106,7 +101,7 @@ class Prefixes:
         return _gather(self.flat.columns[field], where, padding)
 
     def _user_start(self, positions: np.ndarray) -> np.ndarray:
-        users = self.flat.columns[self.names.user].numpy()[positions]
+        users = self.flat.columns[self.flat.user].numpy()[positions]
         return self.flat.user_start[users]
 
     # --- what RecBole asks of an Interaction ---------------------------------------------------------------------
@@ -115,8 +110,8 @@ class Prefixes:
     def columns(self) -> list[str]:
         """Names of all fields, those that are built on demand included."""
         names = [name for name in self.flat.columns if name not in self._dropped]
-        if self.names.list_length not in self._dropped:
-            names.append(self.names.list_length)
+        if LIST_LENGTH not in self._dropped:
+            names.append(LIST_LENGTH)
         return names + list(self._list_fields())
 
     def __getitem__(self, key: str | Rows) -> "Tensor | HistoryColumn | Interaction":
@@ -125,7 +120,7 @@ class Prefixes:
             return self.batch(key)
         if key in self._dropped:
             raise KeyError(key)
-        if key == self.names.list_length:
+        if key == LIST_LENGTH:
             return self._lengths
         lists = self._list_fields()
         if key in lists:
@@ -153,12 +148,12 @@ class Prefixes:
 
     def _plain_fields(self) -> list[str]:
         if self.any_length:
-            return [self.names.user, self.names.item]
+            return [self.flat.user, self.flat.item]
         return [name for name in self.flat.columns if name not in self._dropped]
 
     def _list_fields(self) -> dict[str, str]:
         """List field -> the field that it lists."""
-        pairs = {name + self.names.list_suffix: name for name in self.flat.columns if name != self.names.user}
+        pairs = {name + LIST_SUFFIX: name for name in self.flat.columns if name != self.flat.user}
         return {name: field for name, field in pairs.items() if name not in self._dropped}
 
     def _index(self, rows: Rows) -> np.ndarray:
