@@ -248,7 +248,7 @@ def _loaders(config: Config, data: Any, group: Group) -> tuple[Any, ...]:
     for part, loader in zip(("training", "validation", "test"), loaders, strict=True):
         if not len(loader.dataset):
             raise UserError(f"{data.dataset_name}: nothing is left for {part}; some user must have 4 interactions")
-        loader.share(group.rank, group.size)
+        loader.shard(group.rank, group.size)
     return loaders
 
 

@@ -1,6 +1,6 @@
 """Read atomic files (RecBole's text tables) with pyarrow; every mistake is named by file and line.
 
-An atomic file is UTF-8 text, its columns are separated by tabs or commas. The first line names each column and its type:
+An atomic file is UTF-8 text with columns separated by tabs or commas. The first line names each column and its type:
 
     user_id:token   item_id:token   timestamp:float
     196             242             881250949
@@ -25,7 +25,6 @@ from recbole_sigma.errors import UserError
 
 _BLOCK = 1 << 24  # bytes read at once; no line may be longer
 _MISSING = ["", "NA", "N/A", "n/a", "<NA>", "nan", "NaN", "null", "NULL", "None"]  # in a column of numbers
-_TYPES = "token, token_seq, float or float_seq"
 
 
 @dataclass(frozen=True)
@@ -106,11 +105,12 @@ def _read_header(path: Path) -> tuple[str, dict[str, FeatureType]]:
         raise UserError(f"{path}:1: the file is empty or begins with an empty line; write a header such as {example!r}")
     separator = "\t" if "\t" in text else ","
     columns: dict[str, FeatureType] = {}
+    kinds = [each.value for each in FeatureType]
     for title in text.split(separator):
         name, _, kind = title.partition(":")
-        if kind not in {each.value for each in FeatureType}:
+        if kind not in kinds:
             what = f"column {name!r} has the unknown type {kind!r}" if kind else f"column {name!r} has no type"
-            right = f"write {name}:TYPE, where TYPE is {_TYPES}, and separate columns by tabs or commas"
+            right = f"write {name}:TYPE, with TYPE one of {', '.join(kinds)}; separate columns by tabs or commas"
             raise UserError(f"{path}:1: {what}; {right}")
         if name in columns:
             raise UserError(f"{path}:1: column {name!r} appears twice; every column needs a name of its own")
@@ -128,14 +128,12 @@ def _read_columns(
     for time_type in (pa.int64(), pa.float64()):
         arrow.update({titles[name]: time_type for name in form.time})
         try:
-            table = csv.read_csv(
-                path,
-                csv.ReadOptions(use_threads=False, block_size=_BLOCK),
-                csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False),
-                csv.ConvertOptions(
-                    column_types=arrow, include_columns=list(arrow), null_values=_MISSING, check_utf8=False
-                ),
+            read = csv.ReadOptions(use_threads=False, block_size=_BLOCK)
+            parse = csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False)
+            convert = csv.ConvertOptions(
+                column_types=arrow, include_columns=list(arrow), null_values=_MISSING, check_utf8=False
             )
+            table = csv.read_csv(path, read, parse, convert)
             break
         except pa.ArrowInvalid as error:
             problem = str(error)
@@ -146,7 +144,7 @@ def _read_columns(
 
 
 def _refusal(path: Path, names: list[str], problem: str) -> UserError:
-    """pyarrow's message about a row (the header is row 1, empty lines do not count) in our words."""
+    """The UserError for pyarrow's message about a row (the header is row 1, empty lines do not count)."""
     match = re.search(
         r"(?:column #(\d+): )?Row #(\d+): (?:Expected (\d+) columns, got (\d+)|.*invalid value '(.*)')", problem, re.S
     )

@@ -58,16 +58,12 @@ class SequenceDataset(SequentialDataset):
             return None
         if unwanted and wanted != "*":
             raise UserError(f"load_col, unload_col: only one of them can be given for {source.value}")
-        ids = {self.uid_field: "USER_ID_FIELD", self.iid_field: "ITEM_ID_FIELD"}
-        time = {}
+        user, item = {self.uid_field: "USER_ID_FIELD"}, {self.iid_field: "ITEM_ID_FIELD"}
+        form = AtomicFormat(user if source == FeatureSource.USER else item)
         if source == FeatureSource.INTERACTION:
-            time = {self.time_field: "TIME_FIELD"}
-        else:
-            del ids[self.iid_field if source == FeatureSource.USER else self.uid_field]
+            form = AtomicFormat({**user, **item}, {self.time_field: "TIME_FIELD"})
         table = read_atomic(
-            Path(filepath),
-            AtomicFormat(ids, time),
-            lambda name: (wanted == "*" or name in wanted) and name not in unwanted,
+            Path(filepath), form, lambda name: name not in unwanted and (wanted == "*" or name in wanted)
         )
         for name, kind in table.types.items():
             self.field2source[name] = source
@@ -131,7 +127,7 @@ class SequenceDataset(SequentialDataset):
         super()._reset_index()
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
-        """Number the tokens of columns that share their ids from 1, in the order in which RecBole meets them.
+        """Number the tokens of columns that share their ids from 1, in RecBole's order (of first appearance).
 
         RecBole's own version makes an object of every cell, and on pandas 3 `Series.agg(len)` counts the column where
         it expects the length of each list.
@@ -176,7 +172,7 @@ class SequenceDataset(SequentialDataset):
             order = np.lexsort((time, users))
         else:
             time = self._time_as_written[rows]
-            in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # `rm_dup_inter` has sorted the table by time
+            in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`, which sorts by time
             order = np.lexsort((time, users) if in_file_order else (rows, time, users))
         self._aug_presets()
         user_start = np.concatenate([[0], np.cumsum(counts)])
@@ -195,12 +191,10 @@ class SequenceDataset(SequentialDataset):
 
         Plain columns are copied here: pandas 3 hands out read-only arrays, at which torch warns.
         """
-        kind = self.field2type[column.name]
-        if kind == FeatureType.TOKEN:
-            return torch.from_numpy(column.to_numpy(dtype=np.int64, copy=True))
-        if kind == FeatureType.FLOAT and column.name not in self.config["numerical_features"]:
-            return torch.from_numpy(column.to_numpy(dtype=np.float32, copy=True))
-        return super()._dataframe_to_interaction(column.to_frame())[column.name]
+        dtype = {FeatureType.TOKEN: np.int64, FeatureType.FLOAT: np.float32}.get(self.field2type[column.name])
+        if dtype is None or column.name in self.config["numerical_features"]:
+            return super()._dataframe_to_interaction(column.to_frame())[column.name]
+        return torch.from_numpy(column.to_numpy(dtype=dtype, copy=True))
 
     # --- splitting -----------------------------------------------------------------------------------------------
 
@@ -235,7 +229,7 @@ class SequenceDataset(SequentialDataset):
         return self.inter_feat.history_lengths(index)
 
     def statistics(self) -> dict[str, int | float]:
-        """Of the data after filtering: users, items, interactions, mean_length (of a user's history), sparsity."""
+        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity."""
         flat = self.inter_feat.flat
         users = int(np.count_nonzero(np.diff(flat.user_start)))
         items = len(np.unique(flat.columns[self.iid_field].numpy()))
@@ -275,10 +269,10 @@ class SequenceDataset(SequentialDataset):
 
 
 def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Positions of all samples' targets, users in the order in which RecBole meets them.
+    """Positions of the targets of all samples, with users in RecBole's order.
 
-    RecBole sorts its samples by time and then groups them: a user stands where its first target does, equal times by
-    user id. `user_start` (users + 1,), `time` (interactions,) in the order of (user, time).
+    RecBole sorts its samples by time and then groups them by user: users come in the order of the time of their first
+    target, equal times in the order of user ids. `user_start` (users + 1,), `time` (interactions,) in the order of (user, time).
     """
     count = np.diff(user_start)
     users = np.flatnonzero(count >= 2)
@@ -287,4 +281,3 @@ def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarr
     ends = np.cumsum(samples)
     first = user_start[users] + 1
     return np.arange(ends[-1]) + np.repeat(first - (ends - samples), samples)
-

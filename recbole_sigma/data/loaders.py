@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.prefixes import Prefixes
-from recbole_sigma.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -140,12 +139,7 @@ class TrainLoader(TrainDataLoader, _LeanLoader):
 
 
 class WindowLoader(TrainLoader):
-    """Random batches of windows, `train_batch_size` items to be predicted in each, with a negative for every one."""
-
-    def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = False) -> None:
-        super().__init__(config, dataset, sampler, shuffle)
-        if sampler is not None and (self.neg_sample_num != 1 or self.neg_sample_args["dynamic"]):
-            raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1, dynamic: False")
+    """Random batches of windows with `train_batch_size` targets in each batch, and at most one negative per target."""
 
     def collate_fn(self, batch: Batch) -> Interaction | None:
         """The windows, (B, L); negatives depend on (seed, epoch, number of the batch, process) only."""
@@ -172,21 +166,19 @@ class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
 
 
 class UniformNegatives:
-    """Negatives drawn evenly from all items but the positive one: RecBole's RepeatableSampler, without a set a row."""
+    """Negatives drawn evenly from all items but the positive one, as by RecBole's RepeatableSampler (a set per row)."""
 
     def __init__(self, n_items: int) -> None:
-        """`n_items` counts the padding item 0."""
-        if n_items < 3:
-            raise UserError("train_neg_sample_args: the data has one item only, so that none is left as a negative")
+        """`n_items`, at least 3, counts the padding item 0."""
         self._n_items = n_items
         self._random = np.random.default_rng()
 
     def seed(self, *numbers: int) -> None:
-        """What is drawn from here on depends on `numbers` only."""
+        """All further draws depend on `numbers` only."""
         self._random = np.random.default_rng(numbers)
 
     def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> torch.Tensor:
-        """(n,), (n,) -> (n * num,): negatives of row i stand at i, i + n, i + 2n ..."""
+        """(n,), (n,) -> (n * num,): negatives of row i are at i, i + n, i + 2n ..."""
         positive = np.tile(np.asarray(item_ids), num)
         drawn = self._random.integers(1, self._n_items - 1, len(positive))
         return torch.from_numpy(drawn + (drawn >= positive))

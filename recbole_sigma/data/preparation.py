@@ -73,8 +73,15 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     """Loaders for training, validation and test."""
     if config["transform"] == "mask_itemseq":
         _check_masking(dataset)
-    train, valid, test = dataset.build()
-    negatives = _negative_sampler(config, dataset, [train, valid, test])
+    splits = train, valid, test = dataset.build()
+    distribution, negatives = config["train_neg_sample_args"]["distribution"], None
+    if distribution != "none":
+        if dataset.item_num < 3:
+            raise UserError("train_neg_sample_args: the data has only one item, so that none is left as a negative")
+        if distribution == "uniform" and config["repeatable"]:
+            negatives = UniformNegatives(dataset.item_num)
+        else:
+            negatives = create_samplers(config, dataset, splits)[0]
     evaluated = EvalLoader(config, valid, None), EvalLoader(config, test, None)
     if config["train_mode"] != "sequence":
         return TrainLoader(config, train, negatives, shuffle=config["shuffle"]), *evaluated
@@ -83,12 +90,14 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
             "train_mode: sequence scores every position of a history in one pass, for which a position may not see the "
             f"items after it, as in Mamba4Rec or RecMamba; for {config.model} write train_mode: prefix"
         )
+    if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
+        raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")
     windows = train.copy(Windows(train.inter_feat))
     return WindowLoader(config, windows, negatives, shuffle=config["shuffle"]), *evaluated
 
 
 def _check_masking(dataset: SequenceDataset) -> None:
-    """RecBole draws an item outside the history for every masked one, without end where there is none."""
+    """RecBole draws an item outside the history for every masked item, and never stops if there is none."""
     samples, n_items = dataset.inter_feat, dataset.item_num - 1
     if n_items > samples.max_length:
         return
@@ -101,17 +110,5 @@ def _check_masking(dataset: SequenceDataset) -> None:
             user = dataset.id2token(dataset.uid_field, users[target])
             raise UserError(
                 f"transform: mask_itemseq needs an item outside each history, and a history of user {user} has all "
-                f"{n_items} that there are; take a MAX_ITEM_LIST_LENGTH below {n_items} or more items"
+                f"{n_items} items; set MAX_ITEM_LIST_LENGTH below {n_items} or use data with more items"
             )
-
-
-def _negative_sampler(config: Any, dataset: SequenceDataset, splits: list[SequenceDataset]) -> Any:
-    """What draws negatives in training: None, ours, or RecBole's for what ours does not cover."""
-    distribution = config["train_neg_sample_args"]["distribution"]
-    if distribution == "none":
-        return None
-    if dataset.item_num < 3:
-        raise UserError("train_neg_sample_args: the data has one item only, so that none is left as a negative")
-    if distribution == "uniform" and config["repeatable"]:
-        return UniformNegatives(dataset.item_num)
-    return create_samplers(config, dataset, splits)[0]

@@ -209,8 +209,8 @@ def _titles(dataset: Any) -> dict[str, str]:
     file = Path(dataset.dataset_path, f"{dataset.dataset_name}.item")
     if not file.is_file():
         return {}
-    config, item = dataset.config, dataset.iid_field
-    form = AtomicFormat(config["field_separator"], config["encoding"] or "utf-8", {item: "ITEM_ID_FIELD"}, {})
+    item = dataset.iid_field
+    form = AtomicFormat({item: "ITEM_ID_FIELD"})
     table = read_atomic(file, form, lambda name: name == item or name.lower().endswith(_TITLES))
     text = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
     named = [name for name, kind in table.types.items() if name != item and kind in text]
