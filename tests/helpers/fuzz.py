@@ -7,7 +7,7 @@ import os
 import random
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,10 @@ class Case:
         """Short: Hypothesis prints how to run it again."""
         drawn = {name: content[:300] if isinstance(content, bytes) else content for name, content in self.files.items()}
         return f"{[argument[:200] for argument in self.argv]} {drawn if len(drawn) < 5 else list(drawn)}"
+
+
+def pick(draw: st.DrawFn, options: Sequence[Any]) -> Any:
+    return draw(st.sampled_from(options))
 
 
 # --- words: what has been typed wrongly, and what might be taken for something else
@@ -122,90 +126,82 @@ def text_of(table: list[list[str]]) -> bytes:
 
 
 TINY = text_of([HEADER, *([f"u{n % 12}", f"i{(n * 7) % 13}", str(n)] for n in range(60))])
+DATA = {"dataset/tiny/tiny.inter": TINY}
 
 
 @st.composite
 def _interactions(draw: st.DrawFn) -> list[list[str]]:
     """Rows of user, item, time: some users with one or two interactions, repeated pairs, equal times."""
-    order, n_items = random.Random(draw(st.integers(0, 99))), draw(st.sampled_from([1, 2, 5, 15, 15]))
-    integers, lengths = draw(st.booleans()), draw(st.lists(st.integers(1, 8), min_size=1, max_size=12))
+    order, n_items = random.Random(draw(st.integers(0, 99))), pick(draw, [1, 2, 5, 15, 15])
+    lengths = draw(st.lists(st.integers(1, 8), min_size=1, max_size=12))
     users = [f"u{user}" for user, length in enumerate(lengths) for _ in range(length)]
     order.shuffle(users)
+    integers = draw(st.booleans())
     times = [order.randrange(20) if integers else order.random() * 1e9 for _ in users]
     return [[user, f"i{order.randrange(n_items)}", str(time)] for user, time in zip(users, times, strict=True)]
 
 
 def _break_table(draw: st.DrawFn, table: list[list[str]]) -> None:
     """One fault in a cell, a column, a row, the header, or the number of rows."""
-    fault, row = (
-        draw(st.sampled_from(["cell", "cell", "column", "row", "header", "more", "rows"])),
-        draw(st.sampled_from(table)),
-    )
+    fault = pick(draw, ["cell", "cell", "column", "row", "header", "more", "rows"])
+    row, cells = pick(draw, table), draw(st.lists(_cell, min_size=1, max_size=4))
     column = draw(st.integers(0, max(len(row) - 1, 0)))
     if fault == "cell":
-        row[column : column + 1] = [draw(_cell)]
+        row[column : column + 1] = cells[:1]
     elif fault == "column":
-        value = draw(_cell)
         for each in table[1:]:
-            each[column : column + 1] = [value]
+            each[column : column + 1] = cells[:1]
     elif fault == "row":
-        row[column : column + draw(st.integers(0, 1))] = draw(st.lists(_cell, max_size=1))
+        row[column : column + draw(st.integers(0, 1))] = pick(draw, [[], cells[:1]])
     elif fault == "header":
         table[0][column : column + 1] = [draw(st.sampled_from(_TITLES) | st.text(max_size=5))]
     elif fault == "more":
-        values = draw(st.lists(_cell, min_size=1, max_size=4))
-        title = draw(st.sampled_from(["rating:float", "class:token_seq", "x:float_seq", "label:float", *_TITLES]))
+        title = pick(draw, ["rating:float", "class:token_seq", "x:float_seq", "label:float", *_TITLES])
         for number, each in enumerate(table):
-            each.append(values[number % len(values)] if number else title)
+            each.append(cells[number % len(cells)] if number else title)
     else:
-        table[:] = draw(
-            st.sampled_from(
-                [table[:1], [[], *table, []], table[:2], table * 2, table[1:] or table, table[:1] + table[:0:-1]]
-            )
-        )
-        table[:] = [list(each) for each in table]
+        others = [table[:1], [[], *table, []], table[:2], table * 2, table[1:] or table, table[:1] + table[:0:-1]]
+        table[:] = [list(each) for each in pick(draw, others)]
 
 
 def _break_bytes(draw: st.DrawFn, text: bytes) -> bytes:
     """A file that is in another encoding, cut, or not text."""
     at = draw(st.integers(0, max(len(text) - 1, 0)))
     inserted = [b"\0", b"\xff", b"\xed\xa0\x80", b"\n", b"\r", b"\x1a", draw(st.binary(max_size=20)), b"z" * 2_000_000]
-    return draw(
-        st.sampled_from([
-            b"\xef\xbb\xbf" + text, text.replace(b"\n", b"\r\n"), text.replace(b"\n", b"\r"), text.replace(b"\t", b","),
-            text.replace(b"\t", b"  "), text.decode("utf-8", "replace").encode("utf-16"), zlib.compress(text), b"",
-            text[:at], text.rstrip(b"\n"), b"\n" + text, *(text[:at] + each + text[at:] for each in inserted),
-        ])
-    )  # fmt: skip
+    return bytes(pick(draw, [
+        b"\xef\xbb\xbf" + text, text.replace(b"\n", b"\r\n"), text.replace(b"\n", b"\r"), text.replace(b"\t", b","),
+        text.replace(b"\t", b"  "), text.decode("utf-8", "replace").encode("utf-16"), zlib.compress(text), b"",
+        text[:at], text.rstrip(b"\n"), b"\n" + text, *(text[:at] + each + text[at:] for each in inserted),
+    ]))  # fmt: skip
 
 
 @st.composite
 def files(draw: st.DrawFn) -> Case:
     """`train` on atomic files: right ones, and ones with up to three faults, read under a setting or two."""
-    table, side = [list(HEADER), *draw(_interactions())], draw(st.sampled_from(["", "", "user", "item"]))
-    rows, model = [list(row) for row in table[1:]], draw(st.sampled_from([*MODELS, *["Mamba4Rec"] * 6]))
-    faults = draw(st.integers(0, 2))
+    rows, model = draw(_interactions()), pick(draw, [*MODELS, *["Mamba4Rec"] * 6])
+    side = pick(draw, ["", "", "user", "item"])
+    table, faults = [list(HEADER), *map(list, rows)], draw(st.integers(0, 2))
     for _ in range(faults):
         _break_table(draw, table)
     text = text_of(table)
     if draw(st.integers(0, 3)) == 0:
         text, faults = _break_bytes(draw, text), 1
-    settings = dict(
-        pair for each in draw(st.lists(st.sampled_from(_DATA_SETTINGS), max_size=2)) for pair in each.items()
-    )
+    settings: dict[str, Any] = {}
+    for setting in draw(st.lists(st.sampled_from(_DATA_SETTINGS), max_size=2)):
+        settings |= setting
     content: dict[str, Any] = {
         "base.yaml": yaml.safe_dump({**SMALL, **MODELS[model]}).encode(),
         "drawn.yaml": yaml.safe_dump(settings).encode(),
         "dataset/tiny/tiny.inter": text,
     }
     if side:
-        more = [[f"{side[0]}{n}", f"a{n % 3} b", str(n / 2), f"{n} 0.5"] for n in range(draw(st.sampled_from([0, 15])))]
+        more = [[f"{side[0]}{n}", f"a{n % 3} b", str(n / 2), f"{n} 0.5"] for n in range(pick(draw, [0, 15]))]
         more.insert(0, [f"{side}_id:token", "class:token_seq", "price:float", "vector:float_seq"])
         for _ in range(draw(st.integers(0, 2))):
             _break_table(draw, more)
         content[f"dataset/tiny/tiny.{side}"] = text_of(more)
     if draw(st.integers(0, 19)) == 0:  # something else with the file's name
-        faults, other = 1, draw(st.sampled_from([None, Path("nowhere"), Path("tiny.inter"), Path("../../base.yaml")]))
+        faults, other = 1, pick(draw, [None, Path("nowhere"), Path("tiny.inter"), Path("../../base.yaml")])
         content["dataset/tiny/tiny.inter"] = other
     users = [user for user, *_ in rows]
     enough = any(users.count(user) >= 4 for user in users)
@@ -218,9 +214,10 @@ def files(draw: st.DrawFn) -> Case:
 
 # --- settings and command lines
 
-_number = st.sampled_from(
-    [0, 1, 2, 3, -1, 5, 64, 1000, 10**6, 10**18, -(10**18), 2**31, 2**63, 10**40, 0.0, 0.5, 1.0]
-) | (st.sampled_from([-0.5, 1e-300, 1e300, math.nan, math.inf, -math.inf, 1.5, 1e18]))
+_number = st.sampled_from([
+    0, 1, 2, 3, -1, 5, 64, 1000, 10**6, 10**18, -(10**18), 2**31, 2**63, 10**40, 0.0, 0.5, 1.0, -0.5, 1.5, 1e18, 1e300,
+    1e-300, math.nan, math.inf, -math.inf,
+])  # fmt: skip
 _word = st.sampled_from(_WORDS) | st.text(max_size=6) | st.sampled_from(_TEXT[:-1])
 _scalar = st.none() | st.booleans() | _number | _word
 _value = st.recursive(
@@ -240,14 +237,14 @@ def defaults() -> dict[str, Any]:
 @st.composite
 def _setting(draw: st.DrawFn) -> tuple[str, Any]:
     """A known name, sometimes misspelt, and a value: of the right kind more often than not."""
-    key = draw(st.sampled_from([*defaults(), "resume", "world_size", "local_rank", "port", "encoding"]))
+    key = pick(draw, [*defaults(), "resume", "world_size", "local_rank", "port", "encoding"])
     default = defaults().get(key)
     if draw(st.integers(0, 3)) == 0:
-        key, value = draw(st.sampled_from(_DATA_SETTINGS)).copy().popitem()
+        key, value = pick(draw, _DATA_SETTINGS).copy().popitem()
     elif isinstance(default, bool):
         value = draw(st.booleans())
     elif isinstance(default, (int, float)):
-        value = draw(st.sampled_from([default, 1, 2, 3, 4, 0, 0.5, 1.0, 0.1, 7, 10**5, 10**9, 2**31 - 1, 1e-300, 1e30]))
+        value = pick(draw, [default, 1, 2, 3, 4, 0, 0.5, 1.0, 0.1, 7, 10**5, 10**9, 2**31 - 1, 1e-300, 1e30])
     elif isinstance(default, dict):
         value = draw(st.dictionaries(st.sampled_from([*default, *_WORDS]), _scalar, max_size=2))
     else:
@@ -267,8 +264,8 @@ def settings(draw: st.DrawFn) -> Case:
     """`train` with one to three settings of any value, on the command line or in a file, in any style of YAML."""
     model = draw(st.sampled_from([*MODELS, *["Mamba4Rec"] * 4, "SIGMA", "SIGMA"]))
     drawn, argv = dict(draw(st.lists(_setting(), min_size=1, max_size=3))), ["train", "--config_files=base.yaml"]
-    content = {"base.yaml": yaml.safe_dump({**SMALL, **MODELS[model], "model": model}).encode(), **_data()}
-    how = draw(st.sampled_from(["arguments", "arguments", "file", "file", "broken file"]))
+    content = {"base.yaml": yaml.safe_dump({**SMALL, **MODELS[model], "model": model}).encode(), **DATA}
+    how = pick(draw, ["arguments", "arguments", "file", "file", "broken file"])
     if how == "arguments":
         for key, value in drawn.items():
             text = yaml.dump(value, default_flow_style=True, allow_unicode=True, width=10**9)
@@ -276,15 +273,11 @@ def settings(draw: st.DrawFn) -> Case:
             argv.append(f"--{key}={text if text.isprintable() else repr(value)}")
     else:
         argv[1] += ",drawn.yaml"
-        text = yaml.dump(drawn, default_flow_style=draw(st.sampled_from([None, True, False])), allow_unicode=True)
-        broken = draw(st.sampled_from(_YAML)) if how == "broken file" else ""
+        text = yaml.dump(drawn, default_flow_style=pick(draw, [None, True, False]), allow_unicode=True)
+        broken = pick(draw, _YAML) if how == "broken file" else ""
         content["drawn.yaml"] = (broken + text * draw(st.integers(not broken, 1))).encode("utf-8", "replace")
     names = [part for key in map(str, drawn) for part in (key, key.partition("=")[0], key[:50], repr(key)[1:-1])]
     return Case(argv, content, (*names, "drawn.yaml", "tiny.inter", "learning_rate", "--"))
-
-
-def _data() -> dict[str, bytes]:
-    return {"dataset/tiny/tiny.inter": TINY}
 
 
 @st.composite
@@ -292,7 +285,7 @@ def command_lines(draw: st.DrawFn) -> Case:
     """Any arguments. What would be right is made small by base.yaml, which comes first."""
     anything = st.text(max_size=8).filter(lambda text: "\0" not in text)
     setting = st.builds("--{}={}".format, st.sampled_from([*defaults()]), anything)
-    argv = [draw(st.sampled_from(["train", "train", "models", "env", "resume", ""]))]
+    argv = [pick(draw, ["train", "train", "models", "env", "resume", ""])]
     argv += draw(st.lists(st.sampled_from(_ARGUMENTS) | anything | setting, max_size=5))
     for number, argument in enumerate(argv):
         key, _, value = argument.removeprefix("--").partition("=")
@@ -302,7 +295,7 @@ def command_lines(draw: st.DrawFn) -> Case:
     if any(argument.startswith("--config_files") for argument in argv):
         small = "--dataset=tiny" if not any("--dataset" in argument for argument in argv) else "--epochs=1"
     argv[1:1] = [small] if argv[0] == "train" else []
-    return Case(argv, {"base.yaml": yaml.safe_dump(SMALL).encode(), **_data()})
+    return Case(argv, {"base.yaml": yaml.safe_dump(SMALL).encode(), **DATA})
 
 
 # --- run directories
@@ -310,18 +303,8 @@ def command_lines(draw: st.DrawFn) -> Case:
 _RUN_SETTINGS = {**SMALL, **MODELS["Mamba4Rec"], "epochs": 2}
 _VALUES: list[Any] = [None, -1, 0, 1, 2, 1e9, "text", [], {}, True, [1], {"a": 1}, "../../x", "nan", "1" * 400]
 _JUNK = [
-    b"",
-    b"\0",
-    b"{}",
-    b"[]",
-    b"null",
-    b"PK\x03\x04",
-    b"\x80\x04.",
-    b"seed: 1\n",
-    b"[[[",
-    b'{"a": NaN}',
-    b"x" * 5000,
-]
+    b"", b"\0", b"{}", b"[]", b"null", b"PK\x03\x04", b"\x80\x04.", b"seed: 1\n", b"[[[", b'{"a": NaN}', b"x" * 5000,
+]  # fmt: skip
 
 
 class _Stop(Callback):
@@ -357,14 +340,14 @@ def _damage(draw: st.DrawFn, text: bytes) -> bytes:
     if how == 1:
         return text[:at] + bytes([draw(st.integers(0, 255))]) + text[at + 1 :]
     if how == 2:
-        return text[:at] + draw(st.sampled_from(_JUNK)) + text[at:]
+        return text[:at] + pick(draw, _JUNK) + text[at:]
     if how == 3:
-        return draw(st.sampled_from(_JUNK))
+        return pick(draw, _JUNK)
     digits = [index for index, byte in enumerate(text) if chr(byte).isdigit()]
     if how == 4 and digits:  # what no parser notices
-        at = draw(st.sampled_from(digits))
-        return text[:at] + draw(st.sampled_from("0123456789")).encode() + text[at + 1 :]
-    value = draw(st.sampled_from(_VALUES))
+        at = pick(draw, digits)
+        return text[:at] + pick(draw, "0123456789").encode() + text[at + 1 :]
+    value = pick(draw, _VALUES)
     try:
         content = json.loads(text)
     except ValueError:
@@ -373,34 +356,32 @@ def _damage(draw: st.DrawFn, text: bytes) -> bytes:
         lines[line] = lines[line].partition(b":")[0] + b": " + json.dumps(value).encode()
         return b"\n".join(lines)
     if isinstance(content, (dict, list)) and content:
-        content[draw(st.sampled_from([*content] if isinstance(content, dict) else range(len(content))))] = value
+        content[pick(draw, [*content] if isinstance(content, dict) else range(len(content)))] = value
     return json.dumps(content).encode()
 
 
 @st.composite
 def run_directories(draw: st.DrawFn) -> Case:
     """`train --resume` of a run directory with none to three faults."""
-    kind = draw(st.sampled_from(["interrupted", "complete"]))
+    kind = pick(draw, ["interrupted", "complete"])
     content: dict[str, Any] = dict(run_files(kind))
     for _ in range(draw(st.integers(0, 3))):
         name = draw(st.sampled_from(sorted({*run_files("complete"), *run_files("interrupted")})))
-        fault = draw(
-            st.sampled_from(["damage", "damage", "damage", "missing", "other", "swapped", "directory", "link"])
-        )
+        fault = pick(draw, ["damage", "damage", "damage", "missing", "other", "swapped", "directory", "link"])
         before = content.pop(name, b"")
         if fault == "damage":
             content[name] = _damage(draw, before if isinstance(before, bytes) else b"")
         elif fault == "other":
-            content[name] = run_files(draw(st.sampled_from(["other", "complete"]))).get(name, b"")
+            content[name] = run_files(pick(draw, ["other", "complete"])).get(name, b"")
         elif fault == "swapped":
             content[name] = draw(st.sampled_from(sorted(run_files(kind).values())))
         elif fault == "directory":
             content[name] = None
         elif fault == "link":
-            content[name] = Path(draw(st.sampled_from(["nowhere", "/dev/null", ".", name])))
-    case = Case(["train", f"--resume={RUN}"], {**{f"{RUN}/{name}": each for name, each in content.items()}, **_data()})
+            content[name] = Path(pick(draw, ["nowhere", "/dev/null", ".", name]))
+    case = Case(["train", f"--resume={RUN}"], {**{f"{RUN}/{name}": each for name, each in content.items()}, **DATA})
     if draw(st.integers(0, 5)) == 0:
-        key = draw(st.sampled_from(["epochs", "threads", "seed", "model", "state"]))
+        key = pick(draw, ["epochs", "threads", "seed", "model", "state"])
         return replace(case, argv=[*case.argv, f"--{key}={draw(st.integers(-1, 3))}"])
     as_run = content.get("config.yaml") == run_files(kind)["config.yaml"]  # else the message may be about any setting
     return replace(case, named=(RUN,) if as_run else (), right=content == run_files(kind))
