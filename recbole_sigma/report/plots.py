@@ -140,8 +140,10 @@ def _against(table: Table, key: str) -> Figure | None:
             cells = {at: cell for at, row in enumerate(rows) if (cell := table.cell(row.label, split, metric))}
             means = [cell.mean for cell in cells.values()]
             errors = [cell.deviation or np.nan for cell in cells.values()]
-            look = {"color": _COLOURS[split == "test"], "marker": marker, "linestyle": line, "markersize": 4}
-            axes.errorbar(list(cells), means, errors, label=name, capsize=2, **look)
+            axes.errorbar(
+                list(cells), means, errors, label=name, color=_COLOURS[split == "test"], marker=marker, linestyle=line,
+                markersize=4, capsize=2,
+            )  # fmt: skip
         axes.set(xlabel=key, title=metric_title(f"{metric}@{table.k}"))
         axes.set_xticks(range(len(rows)), [str(row.runs[0].varied[key]) for row in rows])
     figure.axes[0].legend()
