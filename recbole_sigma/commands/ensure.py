@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_sigma.commands import options
-from recbole_sigma.config.values import parse_overrides
+from recbole_sigma.config.values import Given, parse_overrides, read_config_file
 
 
 def main(argv: Sequence[str]) -> None:
@@ -22,6 +22,9 @@ def main(argv: Sequence[str]) -> None:
     file = f"{directory}/settings.yaml"
     # What result.json records as the command: one that repeats this run and can be typed.
     repeat = [_option("config_files", [file] if {" ", ","} & {*file} else file), _option("checkpoint_dir", directory)]
+    model = read_config_file(file).get("model", Given("")).value
+    if ":" in str(model):  # a class of the user's own, which `train` does not import because a file says so
+        repeat.append(_option("model", model))
     sys.argv = ["recbole-sigma", "train", *repeat]
     print(ensure(directory).folder)
 

@@ -21,7 +21,6 @@ from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import (
     Given,
     SettingsLoader,
-    parse_overrides,
     plain,
     properties_path,
     read_config_file,
@@ -30,7 +29,7 @@ from recbole_sigma.config.values import (
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
-__all__ = ["Config", "parse_overrides", "properties_path", "read_config_files"]
+__all__ = ["Config", "properties_path"]
 
 _RECBOLE = Path(recbole.__file__).parent
 

@@ -18,18 +18,14 @@ from yaml.constructor import ConstructorError
 from recbole_sigma.errors import UserError, one_line
 
 _LARGEST_FILE = 2**16  # bytes; PyYAML needs seconds for more, and some devices never end
-_NUMBERS = [
-    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$")),
-    (
-        "tag:yaml.org,2002:float",
-        re.compile(
-            r"""^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
-                  |[-+]?[0-9]+[eE][-+]?[0-9]+
-                  |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
-            re.VERBOSE,
-        ),
-    ),
-]
+_INTEGER = re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$")
+_FLOAT = re.compile(
+    r"""^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
+          |[-+]?[0-9]+[eE][-+]?[0-9]+
+          |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
+    re.VERBOSE,
+)
+_NUMBERS = [("tag:yaml.org,2002:int", _INTEGER), ("tag:yaml.org,2002:float", _FLOAT)]
 _REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp", "value", "merge")}
 _SURROGATE = re.compile("[\ud800-\udfff]")  # from bytes that are not UTF-8, or an escape: no file could hold it
 
@@ -61,7 +57,7 @@ class SettingsLoader(yaml.SafeLoader):
     # SafeLoader's rules for text without quotes, with our numbers, and without dates and merge keys.
     yaml_implicit_resolvers = {
         first: [
-            *(_NUMBERS if first in "-+.0123456789" and first else ()),
+            *(_NUMBERS if first in {*"-+.0123456789"} else ()),
             *(rule for rule in yaml.SafeLoader.yaml_implicit_resolvers.get(first, ()) if rule[0] not in _REPLACED),
         ]
         for first in {*yaml.SafeLoader.yaml_implicit_resolvers, *"-+.0123456789"}
@@ -76,7 +72,7 @@ class SettingsLoader(yaml.SafeLoader):
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
-            raise ConstructorError(None, None, f"{node.value!r} contains half a character", node.start_mark)
+            raise ConstructorError(None, None, f"{node.value!r} holds half a character", node.start_mark)
         return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -19,7 +19,7 @@ from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import identity
 from recbole_sigma.config.values import dump_settings
 from recbole_sigma.errors import UserError
-from recbole_sigma.registry import source_digest
+from recbole_sigma.registry import model_name, source_digest
 from recbole_sigma.runs.files import read_json, write_text
 from recbole_sigma.runs.reader import read_epochs
 
@@ -52,9 +52,13 @@ def prepare(config: Config, machine: Mapping[str, Any], parent: Path) -> Path:
         config: all settings of the run.
         machine: settings that change where and how fast it runs; they win.
         parent: the experiment's checkpoint_dir.
+
+    Raises:
+        UserError: if the directory cannot be written, and for a model class that another process cannot import.
     """
     directory = parent.absolute() / run_key(config)
     settings = {**config.settings(), **machine, "checkpoint_dir": str(directory)}
+    settings["model"] = model_name(config.model_class, importable=True)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

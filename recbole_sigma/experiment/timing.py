@@ -22,7 +22,7 @@ from tqdm import tqdm
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.environment import device_name, versions
 from recbole_sigma.experiment.spec import Experiment, Planned
-from recbole_sigma.runs.result import data_facts
+from recbole_sigma.runs.result import data_metadata
 from recbole_sigma.training.allocator import keep_freed_memory
 
 HEADERS = ("", "parameters", "seconds per epoch", "inference, ms per batch", "training, MB", "inference, MB")
@@ -88,7 +88,7 @@ def measure(experiment: Experiment, rounds: int) -> str:
                 row += [f"{own:.1f} ({own / first:.2f})" for own, first in times]
                 rows.append([*row, *(f"{_peak_mb(step, arm.device):.0f}" for step in (arm.train, arm.infer))])
                 progress.update()
-        config, data = arms[0].config, data_facts(arms[0].train_data.dataset)
+        config, data = arms[0].config, data_metadata(arms[0].train_data.dataset)
         size = ", ".join(f"{data[key]:,} {key}" for key in ("users", "items", "interactions"))
         batches = f"{config['train_batch_size']:,} in training and {config['eval_batch_size']:,} in inference"
         sections.append(f"""## {dataset}

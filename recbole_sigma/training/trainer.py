@@ -26,7 +26,7 @@ SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many ite
 RANK_ROWS = 256  # rows whose ranks are counted together
 SMALLEST_SCALE = 2.0**-14  # of a GradScaler, which halves its scale at each overflow and would end at 0 silently
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[str, Any] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,

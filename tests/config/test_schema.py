@@ -125,6 +125,7 @@ def test_what_is_no_number() -> None:
         ("repeatable", False, "true"),
         ("use_gpu", 1, "true or false"),
         ("gpu_id", 0.5, "the number of a GPU"),
+        ("gpu_id", [], "the number of a GPU"),
         ("checkpoint_dir", "a\0b", "the path of a directory"),
         ("data_path", "", "the path of a directory"),
         ("USER_ID_FIELD", "a:b", "the name of a column"),
