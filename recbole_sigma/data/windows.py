@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.data.prefixes import Prefixes, Rows
+from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows
 
 
 class Windows:
@@ -24,7 +24,6 @@ class Windows:
 
     def __init__(self, prefixes: Prefixes) -> None:
         self.flat = prefixes.flat
-        self.names = prefixes.names
         self.max_length = prefixes.max_length
         histories = _whole_histories(prefixes)
         self.start, self.first_target, self.stop = _cut(*histories, self.max_length)
@@ -40,27 +39,27 @@ class Windows:
         step = np.arange(int(length.max(initial=1)))
         padding = step >= length[:, None]
         position = np.where(padding, 0, start[:, None] + step)
-        items = self.flat.columns[self.names.item]
+        items = self.flat.columns[self.flat.item]
         read, target = items[torch.from_numpy(position)], items[torch.from_numpy(position + 1)]
         read[torch.from_numpy(padding)] = 0
         target[torch.from_numpy(padding | (position + 1 < first[:, None]))] = 0
         return Interaction(
             {
-                self.names.user: self.flat.columns[self.names.user][torch.from_numpy(start)],
-                self.names.item: target,
-                self.names.item + self.names.list_suffix: read,
-                self.names.list_length: torch.from_numpy(length),
+                self.flat.user: self.flat.columns[self.flat.user][torch.from_numpy(start)],
+                self.flat.item: target,
+                self.flat.item + LIST_SUFFIX: read,
+                LIST_LENGTH: torch.from_numpy(length),
             }
         )
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.flat.columns, self.names.item + self.names.list_suffix, self.names.list_length])
+        return iter([*self.flat.columns, self.flat.item + LIST_SUFFIX, LIST_LENGTH])
 
 
 def _whole_histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs of samples that follow each other: where the user's history starts, first and last target, (runs,) each."""
     targets = np.sort(prefixes.targets.astype(np.int64))
-    user = prefixes.flat.columns[prefixes.names.user].numpy()[targets]
+    user = prefixes.flat.columns[prefixes.flat.user].numpy()[targets]
     begins = np.flatnonzero(np.diff(targets, prepend=-1) != 1)
     begins = np.union1d(begins, np.flatnonzero(np.diff(user, prepend=-1)))
     last = np.append(begins[1:], len(targets)) - 1
