@@ -124,9 +124,8 @@ def resume_tuning(
     for name in settings:
         if role(name) not in ("machine", "location") or name == "checkpoint_dir":
             raise UserError(f"{name}: a resumed sweep keeps its settings; start a new one")
-    if "data_path" in settings:
-        settings["data_path"] = str(Path(settings["data_path"]).absolute())
     sweep.given.update(settings)
+    sweep.given["data_path"] = str(Path(sweep.given["data_path"]).absolute())
     sweep.max_evals = max_evals or sweep.max_evals
     _check(sweep)
     if sweep.current_key() != sweep.key:

@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from recbole_sigma.config.config import Config
 from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.experiment.space import Space, parse_space
 from recbole_sigma.experiment.store import complete_run, run_key, unfinished_run
-from recbole_sigma.runs.files import csv_text, json_text, read_json, write_text
+from recbole_sigma.runs.files import json_text, read_json, write_text
 from recbole_sigma.runs.reader import read_epochs
 from recbole_sigma.runs.result import RunResult
 
@@ -159,12 +161,12 @@ class Sweep:
             "winner": winner and {**asdict(self.best()), "test": winner.test},
         }
         write_text(self.folder / "tuning.json", json_text(record))
-        rows = []
-        for number, trial in enumerate(record["trials"], start=1):
-            valid = {f"valid {name}": value for name, value in trial["valid"].items()}
-            others = {name: value for name, value in trial.items() if name not in ("values", "valid")}
-            rows.append({"trial": number, **trial["values"], **valid, **others})
-        write_text(self.folder / "trials.csv", csv_text(rows))
+        rows = [
+            {**trial.values, **{f"valid {name}": value for name, value in trial.valid.items()}, **asdict(trial)}
+            for trial in self.trials
+        ]
+        table = pd.DataFrame(rows, index=range(1, len(rows) + 1)).drop(columns=["values", "valid"], errors="ignore")
+        write_text(self.folder / "trials.csv", table.to_csv(index_label="trial"))
 
 
 def read_sweep(folder: Path) -> Sweep:
