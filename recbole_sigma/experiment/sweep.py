@@ -105,17 +105,17 @@ class Sweep:
         """What chooses, in full precision; 0 for a trial without an evaluation, of all metrics the worst."""
         return trial.valid.get(self.metric, 0.0)
 
-    def record(self, values: Mapping[str, Any], error: str = "", ended: bool = False) -> Trial:
-        """Note that a trial starts or has ended, and write the files.
+    def record(self, values: Mapping[str, Any], error: str = "", running: bool = False) -> Trial:
+        """Note that a trial starts (`running`) or is finished, and write the files.
 
-        A trial that ended without an error and is not complete was stopped by the scheduler.
+        A trial that is neither running nor complete, and has no error, was stopped by the scheduler.
         """
         before, folder = self.trial(values), ""
         with suppress(UserError):  # for settings that are refused; the trial itself says so
             folder = before.folder or run_key(self.config(values))
         status = "failed" if error else before.status if before.status == "stopped" else "unfinished"
         trial = self.read(Trial(dict(values), status, folder, error=error))
-        if ended and trial.status == "unfinished" and trial.valid:
+        if not running and trial.status == "unfinished" and trial.valid:
             trial = replace(trial, status="stopped")
         if before in self.trials:
             self.trials[self.trials.index(before)] = trial
