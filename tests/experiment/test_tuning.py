@@ -134,7 +134,7 @@ def test_the_same_command_trains_nothing_again_and_more_trials_only_what_is_new(
     more = begin()
     assert more.folder == first.folder and more.trials[:2] == first.trials and len(trained) == 4 * 3
     assert resume_tuning(more.folder).winner == more.winner and len(trained) == 4 * 3
-    assert begin(hidden_size=16, max_evals=1).folder != more.folder
+    assert begin(hidden_size=32, max_evals=1).folder != more.folder
     assert begin(threads=None).folder == more.folder  # how fast it goes does not make another sweep
     again = evaluated.copy()
     begin()
