@@ -72,17 +72,10 @@ def main(argv: Sequence[str]) -> None:
 def tables(result: "TuneResult") -> str:
     """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
     metrics = list(result.best.valid)
-    trials = sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True)
-    rows: list[list[str | int | float]] = [
-        [
-            "*" * (trial is result.best),
-            _text(trial.values),
-            *(trial.valid.get(metric, "-") for metric in metrics),
-            trial.epochs,
-            trial.status,
-        ]
-        for trial in trials
-    ]
+    rows: list[list[str | int | float]] = []
+    for trial in sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True):
+        cells = [trial.valid.get(metric, "-") for metric in metrics]
+        rows.append(["*" * (trial is result.best), _text(trial.values), *cells, trial.epochs, trial.status])
     valid, test = result.winner.valid, result.winner.test
     winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
     headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]
