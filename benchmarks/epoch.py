@@ -12,9 +12,8 @@ step draws a batch, moves it to the device, reads its loss and updates the weigh
 the steps of an epoch. `--epochs` also times whole epochs, each by the model's own trainer, RecBole's or ours. Inference
 scores all items for a batch of test users that is on the device. Memory (CUDA only) is the most that torch allocated,
 including the model, gradients and the state of Adam. On CPU our block replaces mamba-ssm's in released designs: their
-figures from there show that the script works, nothing else.
-Two things are done in favour of the rivals: anomaly detection, which importing RecBole's models switches on, is off
-(compat.py), and the allocator keeps freed memory as in our runs (training/allocator.py).
+figures from there only show that the script works. Two things favour the rivals: anomaly detection, which importing
+RecBole's models switches on, is off (compat.py), and the allocator keeps freed memory (training/allocator.py).
 No script here may be called cuda.py: it would hide NVIDIA's package `cuda`, which kernel libraries import.
 """
 
