@@ -33,7 +33,7 @@ from typing import Any
 import pandas as pd
 import torch
 from tabulate import tabulate
-from timing import OUT_OF_MEMORY, PeakMemory, command_parser, count, limit_memory, measure_alone, names, output_file
+from timing import OUT_OF_MEMORY, PeakMemory, command_parser, count, counts, limit_memory, measure_alone, output_file
 from torch.utils.benchmark import timer
 from tqdm import tqdm
 
@@ -64,10 +64,10 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """The command line, refused before hours are spent on it."""
     parser = command_parser(__doc__)
-    parser.add_argument("--models", type=names, default=",".join(DEFAULT_MODELS), help="what to measure")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=DEFAULT_MODELS, help="what to measure")
     parser.add_argument(
         "--lengths",
-        type=lambda text: list(map(count, text.split(","))),
+        type=counts,
         default="50,200,500,1000,2000,5000,10000",
         help="values of L",
     )

@@ -43,9 +43,9 @@ def count(text: str) -> int:
     return number
 
 
-def names(text: str) -> list[str]:
-    """An option's value that is a list of names, `SIGMA,SASRec`."""
-    return text.split(",")
+def counts(text: str) -> list[int]:
+    """An option's value that is a list of whole numbers, `50,200`."""
+    return [count(number) for number in text.split(",")]
 
 
 def output_file(text: str) -> Path:

@@ -19,7 +19,7 @@ from recbole_sigma.layers.mamba import Mamba
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LENGTH, ITEMS, BATCH = 10, 20, 64
-SMALL_DATA = ("--items=30", "--tokens=40", "--steps=1", "--threads=1")
+SMALL_DATA = ("--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
 SMALL_MODEL = ("--hidden_size=16", f"--MAX_ITEM_LIST_LENGTH={LENGTH}", "--eval_batch_size=16")
 QUICK = ("--device=cpu", "--rounds=1", "--steps=1", "--warm_up=1", f"--batch={BATCH}", "--threads=1")
 # Names of parameters in our models, and in the released designs.
@@ -114,13 +114,7 @@ def test_a_small_race_over_lengths_gives_table_csv_and_plot(
     call: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     figures, plot = tmp_path / "length.csv", tmp_path / "length.png"
-    options = (
-        "--models=SIGMA,Mamba4Rec:sequence,SASRec",
-        "--lengths=20",
-        "--rounds=2",
-        f"--csv={figures}",
-        f"--plot={plot}",
-    )
+    options = (f"--csv={figures}", f"--plot={plot}", "--models=SIGMA,Mamba4Rec:sequence,SASRec", "--lengths=20")
     assert call("length", *SMALL_DATA, *options) == 0
     table = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in row[1:-1]] for row in table[2:]]
