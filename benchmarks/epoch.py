@@ -12,9 +12,8 @@ step draws a batch, moves it to the device, reads its loss and updates the weigh
 the steps of an epoch. `--epochs` also times whole epochs, each by the model's own trainer, RecBole's or ours. Inference
 scores all items for a batch of test users that is on the device. Memory (CUDA only) is the most that torch allocated,
 including the model, gradients and the state of Adam. On CPU our block replaces mamba-ssm's in released designs: their
-figures from there show that the script works, nothing else.
-Two things are done in favour of the rivals: anomaly detection, which importing RecBole's models switches on, is off
-(compat.py), and the allocator keeps freed memory as in our runs (training/allocator.py).
+figures from there only show that the script works. Two things favour the rivals: anomaly detection, which importing
+RecBole's models switches on, is off (compat.py), and the allocator keeps freed memory (training/allocator.py).
 No script here may be called cuda.py: it would hide NVIDIA's package `cuda`, which kernel libraries import.
 """
 
@@ -34,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 from contestants import Contestant, Data
-from timing import PeakMemory, command_parser, count, in_turn, names, output_file
+from timing import PeakMemory, command_parser, count, in_turn, output_file
 from tqdm import tqdm
 from where_time_goes import profile, profile_tables
 
@@ -89,7 +88,7 @@ def parse_args() -> argparse.Namespace:
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--data_path", default="dataset/", help="directory of the data sets")
     parser.add_argument("--dataset", default="ml-100k", help="name of the data set; RecBole contains ml-100k")
-    parser.add_argument("--models", type=names, default=MODELS, help="what to measure")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=MODELS, help="what to measure")
     parser.add_argument("--rival", default="recbole:SASRec", metavar="MODEL", help="the one of them to compare with")
     parser.add_argument("--length_ratio", type=length_ratios, default=[{}], help="values for our models: 1.25,2,100")
     parser.add_argument("--batch", type=count, default=2048, help="train_batch_size")

@@ -33,16 +33,7 @@ from typing import Any
 import pandas as pd
 import torch
 from tabulate import tabulate
-from timing import (
-    OUT_OF_MEMORY,
-    PeakMemory,
-    command_parser,
-    count,
-    limit_memory,
-    measure_alone,
-    names,
-    output_file,
-)
+from timing import OUT_OF_MEMORY, PeakMemory, command_parser, count, counts, limit_memory, measure_alone, output_file
 from torch.utils.benchmark import timer
 from tqdm import tqdm
 
@@ -50,7 +41,6 @@ MODELS = ("RecMamba", "Mamba4Rec", "SIGMA", "LinRec", "SASRec")
 RIVAL = "SASRec"
 SEQUENCE = ":sequence"  # after the name of a model: `train_mode: sequence`
 DEFAULT_MODELS = (*MODELS, *(f"{name}{SEQUENCE}" for name in ("RecMamba", "Mamba4Rec")))
-WARM_UP_LENGTH = 16
 RATIOS = {f"time / {RIVAL}": "seconds", f"memory / {RIVAL}": "memory_mb"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")  # can be distinguished by colour-blind readers
 
@@ -74,10 +64,10 @@ def main() -> int:
 def parse_args() -> argparse.Namespace:
     """The command line, refused before hours are spent on it."""
     parser = command_parser(__doc__)
-    parser.add_argument("--models", type=names, default=",".join(DEFAULT_MODELS), help="what to measure")
+    parser.add_argument("--models", type=lambda text: text.split(","), default=DEFAULT_MODELS, help="what to measure")
     parser.add_argument(
         "--lengths",
-        type=lambda text: list(map(count, text.split(","))),
+        type=counts,
         default="50,200,500,1000,2000,5000,10000",
         help="values of L",
     )
@@ -140,7 +130,7 @@ def measure(name: str, length: int, args: argparse.Namespace) -> dict[str, Any]:
         optimizer.step()
         return timer() - before
 
-    step(make_batch(model, name, min(WARM_UP_LENGTH, length), 2, args.device))  # compiles
+    step(make_batch(model, name, min(16, length), 2, args.device))  # compiles
     optimizer.state.clear()
     model.zero_grad()
     batch = make_batch(model, name, length, max(args.tokens // length, 1), args.device)

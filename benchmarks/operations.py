@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from tabulate import tabulate
-from timing import command_parser, count, read_kb
+from timing import command_parser, count, free_bytes
 from torch import Tensor
 from torch.utils.benchmark import Timer
 from torch.utils.checkpoint import checkpoint
@@ -149,13 +149,12 @@ OPERATIONS: dict[str, tuple[Callable[..., dict[str, Method]], list[str]]] = {
 }
 
 
-def compare(methods: dict[str, Method], rounds: int, seconds: float, threads: int) -> list[list[str | float | None]]:
+def compare(methods: dict[str, Method], rounds: int, seconds: float, threads: int) -> list[list[str | float]]:
     """A row of the table per method: milliseconds forward, ratio, milliseconds forward and backward, ratio."""
-    free_bytes = 0.9 * 1024 * read_kb("/proc/meminfo", "MemAvailable")
     statements = {"forward": "with torch.no_grad(): run()", "both": "torch.autograd.grad(run(), leaves, gradients)"}
     timers, times = {}, {}
     for name, method in methods.items():
-        if method.needed_bytes > free_bytes:
+        if method.needed_bytes > 0.9 * free_bytes():
             print(f"left out: {name} needs {method.needed_bytes / 2**30:.0f} GiB of memory")
             continue
         with torch.no_grad():
@@ -168,12 +167,10 @@ def compare(methods: dict[str, Method], rounds: int, seconds: float, threads: in
         for key, timer in timers.items():
             times[key] += timer.blocked_autorange(min_run_time=seconds).times
     ms = {key: 1000 * float(torch.tensor(values).median()) for key, values in times.items()}
-    first = next(iter(methods))
-    return [
-        [name, *(figure for kind in statements for figure in (ms[name, kind], ms[name, kind] / ms[first, kind]))]
-        for name in methods
-        if (name, "both") in ms
-    ]
+    measured = list(dict.fromkeys(name for name, _ in ms))
+    base = ms[measured[0], "forward"], ms[measured[0], "both"]
+    rows = [(name, ms[name, "forward"], ms[name, "both"]) for name in measured]
+    return [[name, forward, forward / base[0], both, both / base[1]] for name, forward, both in rows]
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ all alike, and their ratios hold.
 import argparse
 import ctypes
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -42,9 +43,9 @@ def count(text: str) -> int:
     return number
 
 
-def names(text: str) -> list[str]:
-    """An option's value that is a list of names, `SIGMA,SASRec`."""
-    return text.split(",")
+def counts(text: str) -> list[int]:
+    """An option's value that is a list of whole numbers, `50,200`."""
+    return [count(number) for number in text.split(",")]
 
 
 def output_file(text: str) -> Path:
@@ -73,12 +74,7 @@ def in_turn(works: Mapping[Any, Callable[[], Any]], rounds: int, warm_up: int = 
 
 
 def measure_alone(command: list[str], limit: float | None = None) -> dict[str, Any]:
-    """The JSON object that a command prints last, or `{"failure": reason}`.
-
-    Args:
-        command: arguments for this Python.
-        limit: seconds after which the process is killed.
-    """
+    """Run Python on `command`, at most `limit` seconds: the JSON that it prints last, or `{"failure": reason}`."""
     try:
         process = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
@@ -123,10 +119,15 @@ def peak_resident_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+def free_bytes() -> float:
+    """Memory that can be had without swapping."""
+    return read_kb("/proc/meminfo", "MemAvailable") * 1024 if sys.platform == "linux" else math.inf
+
+
 def limit_memory(more_gb: float | None) -> None:
     """Let this process allocate that much more; 80 % of what is free without a number. Linux only."""
     if sys.platform == "linux":
-        more = int(more_gb * 1e9) if more_gb else read_kb("/proc/meminfo", "MemAvailable") * 1024 * 4 // 5
+        more = int(more_gb * 1e9 if more_gb else 0.8 * free_bytes())
         limit = read_kb("/proc/self/status", "VmSize") * 1024 + more
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 

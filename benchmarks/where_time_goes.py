@@ -1,6 +1,7 @@
 """Where the time of a training step goes: its stages by the clock, its kernels by torch.profiler."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -17,7 +18,6 @@ from torch.utils.benchmark import timer
 from recbole_sigma.model.chunks import length_chunks
 from recbole_sigma.ops.softmax import softmax_loss
 
-STAGES = ("data", "to the device", "encoder, forward", "softmax, both ways", "encoder, backward", "optimiser")
 # What a kernel or operator is for, by the first pattern that its name matches. GEMMs belong to projections and softmax.
 PURPOSES = (
     ("scan", r"selective_?scan"),
@@ -33,7 +33,6 @@ PURPOSES = (
 )
 REST = "the rest, mostly element by element"
 LAUNCHES, COPIES, WAITS = r"^(cuda|cu)(Graph)?Launch", r"^cudaMemcpy", r"^cuda\w*Synchronize"
-TOP = 20
 
 
 def profile(contestant: Contestant, steps: int, warm_up: int) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def _time_stages(contestant: Contestant, steps: int) -> tuple[dict[str, float], 
     The step is cut at the representation, so that the forward and backward pass of the softmax are timed alone.
     """
     model, optimizer, device = contestant.model, contestant.optimizer, contestant.device
-    spent, chunks = dict.fromkeys(STAGES, 0.0), 0
+    spent, chunks = defaultdict[str, float](float), 0
 
     def timed(stage: str, work: Callable[..., Any], *args: Any) -> Any:
         started = timer()
@@ -117,7 +116,7 @@ def _summary(averages: Any, on_gpu: bool, steps: int, step_ms: float) -> dict[st
         "device_busy": float(table.ms.sum()) / step_ms if on_gpu else None,
         "calls_per_step": counted,
         "purposes_ms": table.groupby(table.name.map(purpose_of)).ms.sum().sort_values(ascending=False).to_dict(),
-        "top": table.head(TOP).to_dict("records"),
+        "top": table.head(20).to_dict("records"),
     }
 
 

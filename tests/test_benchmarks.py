@@ -19,7 +19,7 @@ from recbole_sigma.layers.mamba import Mamba
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LENGTH, ITEMS, BATCH = 10, 20, 64
-SMALL_DATA = ("--items=30", "--tokens=40", "--steps=1", "--threads=1")
+SMALL_DATA = ("--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
 SMALL_MODEL = ("--hidden_size=16", f"--MAX_ITEM_LIST_LENGTH={LENGTH}", "--eval_batch_size=16")
 QUICK = ("--device=cpu", "--rounds=1", "--steps=1", "--warm_up=1", f"--batch={BATCH}", "--threads=1")
 # Names of parameters in our models, and in the released designs.
@@ -84,57 +84,45 @@ def test_every_operation_is_compared_with_a_rival(call: Callable[..., Any], caps
     for operation, shape in shapes.items():
         call("operations", operation, f"--shapes={shape}", "--rounds=1", "--seconds=0.001", "--threads=1")
         table = capsys.readouterr().out.split(f"{operation} {shape}")[1].splitlines()[2:]
-        assert len(table) >= 2
-        assert [float(row.split()[-1]) for row in table][0] == 1
-        assert all(float(row.split()[-1]) > 0 for row in table)
+        ours, *others = (float(row.split()[-1]) for row in table)
+        assert ours == 1
+        assert others
+        assert min(others) > 0
 
 
-def test_data_sets_are_compared_in_memory_and_time(
-    call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    call("data", "--interactions=3000", "--recbole=2000", "--threads=1")
-    rows = [row.split("|")[2].strip() for row in capsys.readouterr().out.splitlines() if row.startswith("|")]
-    assert rows[2:] == ["imports", "reading", "ours", "ours, padded", "imports", "ours, padded", "recbole"]
-
-
-@pytest.mark.parametrize("model", ["SIGMA", "LinRec", "Mamba4Rec:sequence"])
-def test_the_length_benchmark_measures_each_model_in_its_own_process(model: str) -> None:
-    figures = measure_one(model, "12", *SMALL_DATA)
-    assert 0 < figures["seconds"] < math.inf
-    assert 0 <= figures["memory_mb"] < math.inf
-    assert figures["steps"] == 1
+def test_each_stage_of_a_data_set_is_measured(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    data = script("data")
+    data.write_synthetic(tmp_path, 1000)
+    seconds = {part: data.measure(part, tmp_path) for part in data.PARTS}
+    assert {part for part, (dataset_s, _) in seconds.items() if dataset_s > 0} == {*data.PARTS} - {"imports"}
+    assert {part for part, (_, epoch_s) in seconds.items() if epoch_s > 0} == {"ours", "ours, padded", "recbole"}
 
 
 def test_attention_takes_the_memory_of_its_copies() -> None:
     heads, length = 2, 2000
     # One thread: at short lengths the workspaces of all threads would be a third of the figure.
-    memory_mb = measure_one("SASRec", str(length), "--items=30", f"--tokens={length}", "--steps=1", "--threads=1")[
-        "memory_mb"
-    ]
+    options = ("--items=30", f"--tokens={length}", "--steps=1", "--threads=1", "--one", "SASRec", str(length))
+    command = [sys.executable, str(BENCHMARKS / "length.py"), *options]
+    figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     copy_mb = heads * length * length * 4 / 1e6
     # Weights, the factors of their dropout and the product, in each of two layers; some more in the backward pass.
-    assert 6 * copy_mb < memory_mb < 24 * copy_mb
-
-
-def measure_one(*options: str) -> dict[str, float]:
-    command = [sys.executable, str(BENCHMARKS / "length.py"), "--one", *options]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 6 * copy_mb < figures["memory_mb"] < 24 * copy_mb
+    assert figures["steps"] == 1
 
 
 def test_a_small_race_over_lengths_gives_table_csv_and_plot(
     call: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     figures, plot = tmp_path / "length.csv", tmp_path / "length.png"
-    options = ("--models=RecMamba,SASRec", "--lengths=5,20", "--rounds=1", f"--csv={figures}", f"--plot={plot}")
+    options = (f"--csv={figures}", f"--plot={plot}", "--models=SIGMA,Mamba4Rec:sequence,SASRec", "--lengths=20")
     assert call("length", *SMALL_DATA, *options) == 0
     table = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert [[cell.strip() for cell in row[1:4]] for row in table[2:]] == [
-        ["5", "8", "RecMamba"], ["5", "8", "SASRec"], ["20", "2", "RecMamba"], ["20", "2", "SASRec"],
-    ]  # fmt: skip
-    assert table[3][6].strip() == table[3][7].strip() == "100.0%"
+    cells = [[cell.strip() for cell in row[1:-1]] for row in table[2:]]
+    assert [cell[:3] for cell in cells] == [["20", "2", name] for name in ("SIGMA", "Mamba4Rec:sequence", "SASRec")]
+    assert cells[2][5:] == ["100.0%", "100.0%"]
     with figures.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [row["length"] for row in rows] == ["5", "5", "20", "20"]
+    assert [row["train_mode"] for row in rows] == ["prefix", "sequence", "prefix"]
     assert all(float(row["seconds"]) > 0 and not row["failure"] for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
 
@@ -223,16 +211,14 @@ def test_the_profile_shows_stages_purposes_and_operators(
 
 
 def test_the_purpose_of_a_kernel_follows_from_its_name(script: Callable[[str], ModuleType]) -> None:
-    kernels = {
-        "void selective_scan_bwd_kernel<Selective_Scan_bwd_kernel_traits<32, 4>>": "scan",
-        "void causal_conv1d_fwd_kernel<Causal_conv1d_fwd_kernel_traits<128, 4>>": "convolution",
-        "void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float>": "softmax and loss",
-        "sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x32": "matrix products",
-        "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<>": "optimiser",
-        "Memcpy HtoD (Pageable -> Device)": "copies and fills",
-        "void RNN_blockPersist_fp_GRU<float, float, float, 64>": "GRU",
-    }
-    assert {name: script("where_time_goes").purpose_of(name) for name in kernels} == kernels
+    purpose_of = script("where_time_goes").purpose_of
+    assert purpose_of("void selective_scan_bwd_kernel<Selective_Scan_bwd_kernel_traits<32, 4>>") == "scan"
+    assert purpose_of("void causal_conv1d_fwd_kernel<Causal_conv1d_fwd_kernel_traits<128, 4>>") == "convolution"
+    assert purpose_of("void at::native::(anonymous namespace)::cunn_SoftMaxForward<4, float>") == "softmax and loss"
+    assert purpose_of("sm90_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x32") == "matrix products"
+    assert purpose_of("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<>") == "optimiser"
+    assert purpose_of("Memcpy HtoD (Pageable -> Device)") == "copies and fills"
+    assert purpose_of("void RNN_blockPersist_fp_GRU<float, float, float, 64>") == "GRU"
 
 
 @pytest.mark.parametrize("name", ["SIGMA", "Mamba4Rec"])
