@@ -160,7 +160,7 @@ def test_a_wrong_value_is_named_beside_what_would_be_right(name: str, value: Any
     message = refusal(name, value)
     assert name in message
     assert right in message
-    wrong = value[-1] if isinstance(value, list) and value else value
+    wrong = value[-1] if isinstance(value, list) and value and name != "load_col" else value
     assert "unknown" in message or message.endswith(f", got {wrong!r}".replace("False", "false"))
 
 
