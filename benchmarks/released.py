@@ -18,11 +18,12 @@ from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.gate import ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.mixing import WeightedSum
-from recbole_sigma.model.sigma import CONV_WIDTH, SHARES
+from recbole_sigma.layers.padding import Rows
+from recbole_sigma.model.sigma import CONV_WIDTH, WEIGHTS
 
 KEPT = 5  # slots at the end of the padded row that are not flipped: the first 45 of 50 are
 GATE_DROPOUT = 0.2
-NO_LENGTHS = torch.empty(0, dtype=torch.long)  # gates of all positions do not use lengths
+NO_LENGTHS = Rows(torch.empty(0, dtype=torch.long))  # gates of all positions do not use lengths
 
 
 class StandInMamba(nn.Module):
@@ -35,7 +36,7 @@ class StandInMamba(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)"""
         rows, length, _ = hidden.shape
-        return self.block(hidden, torch.full((rows,), length, device=hidden.device))
+        return self.block(hidden, Rows(torch.full((rows,), length, device=hidden.device)))
 
 
 class ReleasedModel(SequentialRecommender):
@@ -92,7 +93,7 @@ class _GatedBlock(nn.Module):
         self.gates = ReleasedGates(hidden_size, GATE_DROPOUT)
         self.conv = nn.Conv1d(hidden_size, hidden_size, CONV_WIDTH, padding=CONV_WIDTH // 2)
         self.gru = nn.GRU(hidden_size, hidden_size, bias=False, batch_first=True)
-        self.mixing = WeightedSum(list(SHARES["released"].values()))
+        self.mixing = WeightedSum(list(WEIGHTS["released"].values()))
         self.projection = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -1,31 +1,41 @@
-"""State-space sequential recommenders inside RecBole."""
+"""State-space sequential recommenders inside RecBole.
+
+Names are imported when they are first used (PEP 562): `import recbole_sigma` imports neither torch nor RecBole.
+"""
 
 import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-# Transparent huge pages for torch's CPU tensors: fresh big tensors then cost far fewer page faults (about a fifth of
-# a training step). torch reads it once, when it is first imported; a value that the user has set stays.
+# Transparent huge pages for torch's CPU tensors: large new tensors then cost far fewer page faults (about a fifth of
+# a training step). torch reads the variable when it is first imported; a value that the user has set stays.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from recbole_sigma.config.config import Config
     from recbole_sigma.errors import UserError
     from recbole_sigma.quick_start import resume, run
+    from recbole_sigma.runs.result import RunResult
 
 __version__ = "0.1.0"
-__all__ = ["Config", "UserError", "__version__", "resume", "run"]
+__all__ = ["Config", "RunResult", "UserError", "__version__", "resume", "run"]
 
-_HOME = {
-    "Config": "recbole_sigma.config.config",
-    "UserError": "recbole_sigma.errors",
-    "resume": "recbole_sigma.quick_start",
-    "run": "recbole_sigma.quick_start",
+_MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
+_MODULES = {
+    "Config": "config.config",
+    "RunResult": "runs.result",
+    "UserError": "errors",
+    "resume": "quick_start",
+    "run": "quick_start",
+    **{name: f"model.{name.lower()}" for name in _MODELS},
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import an exported name when it is first asked for (PEP 562): `import recbole_sigma` stays light."""
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(f"recbole_sigma.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_sigma import __version__
-from recbole_sigma.errors import Interrupted, UserError, did_you_mean, one_line
+from recbole_sigma.errors import Interrupted, UserError, did_you_mean, one_line, out_of_memory
 
 _PROGRAM = "recbole-sigma"
 COMMANDS = {
@@ -33,8 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice counts as Ctrl-C
     try:
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        with out_of_memory():
+            _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # a closed pipe is noticed here rather than when Python exits
+    except SystemExit as stop:  # of argparse, after --help
+        return int(stop.code or 0)
     except UserError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,8 @@
-"""The one exception that a user is meant to read."""
+"""Errors that a user is meant to read."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _LONGEST = 900  # characters of a message
 _LONGEST_NAME = 80  # of what is compared with known names
@@ -42,3 +43,17 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(str(folder))
         self.folder = folder
         self.how = how or f"recbole-sigma train --resume={folder}"
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """Turn memory that runs out inside, on the CPU or on a GPU, into a UserError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        import torch  # not at the top: this module is imported by every command
+
+        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+            raise
+        smaller = "make train_batch_size, eval_batch_size, MAX_ITEM_LIST_LENGTH or hidden_size smaller"
+        raise UserError(f"not enough memory: {smaller} ({one_line(error)[:200]})") from None

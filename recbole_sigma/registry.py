@@ -1,53 +1,131 @@
-"""Models by name: ours first, then RecBole's sequential ones."""
+"""Models by name or class: ours, RecBole's sequential models, and classes of the user's own."""
 
+import hashlib
 import importlib
+import operator
 import pkgutil
+import sys
+import traceback
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
+import torch
 from recbole.model import sequential_recommender as recbole_models
 from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
 
 from recbole_sigma import compat
-from recbole_sigma.errors import UserError, did_you_mean
+from recbole_sigma.errors import UserError, did_you_mean, one_line
 
 compat.apply()
 
-_OUR_MODELS = Path(__file__).parent / "model"
+_OUR_MODULES = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "model")])]
 
 
-def find_model(name: str) -> type:
-    """The model class called `name`: `model/<lower case>.py` here, else RecBole's. Raises UserError for any other."""
-    if name.lower() in _our_modules():
-        module = importlib.import_module(f"recbole_sigma.model.{name.lower()}")
-        found = getattr(module, name, None)
-    else:
-        found = getattr(recbole_models, name, None)
-    if not _is_model(found):
-        raise UserError(f"unknown model {name!r}{did_you_mean(name, model_names())}")
-    return found
+def find_model(model: str | type) -> type:
+    """The class of a model.
+
+    Args:
+        model: the name of one of our models (`SIGMA`) or of RecBole's sequential models (`Caser`), a class, or
+            `package.module:Class`. The module is imported as `python -m` would, from the working directory first.
+
+    Raises:
+        UserError: for an unknown name, a module that cannot be imported, a class that is not there, and one that is no
+            `SequentialRecommender`.
+    """
+    cls: Any = model
+    if isinstance(model, str) and ":" in model:
+        cls = _import_class(model)
+    elif isinstance(model, str):
+        ours = model.lower() in _OUR_MODULES
+        home = importlib.import_module(f"recbole_sigma.model.{model.lower()}") if ours else recbole_models
+        cls = getattr(home, model, None)
+    if not _is_model(cls):
+        short_name = isinstance(model, str) and ":" not in model
+        hint = did_you_mean(str(model), model_names()) if short_name else ": it is no SequentialRecommender"
+        raise UserError(f"unknown model {model!r}{hint}")
+    return cls
+
+
+def _import_class(path: str) -> Any:
+    """What `package.module:Class` names. Runs the module's code."""
+    module_name, _, class_name = path.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the user's own code runs here and may raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = "" if last.filename.startswith("<") else f" in {last.filename}:{last.lineno}"
+        reason = f"{type(error).__name__}: {one_line(error)}{where}"
+        raise UserError(f"model {path!r}: cannot import {module_name!r} ({reason})") from None
+    try:
+        return operator.attrgetter(class_name)(module)
+    except AttributeError:
+        hint = "; put it into a module" if module_name == "__main__" else did_you_mean(class_name, vars(module))
+        raise UserError(f"model {path!r}: there is no {class_name!r} in {module_name!r}{hint}") from None
+
+
+def _is_model(cls: object) -> TypeGuard[type]:
+    return isinstance(cls, type) and issubclass(cls, SequentialRecommender)
 
 
 def model_names() -> list[str]:
-    """Every name that `find_model` knows, ours first. Imports all of them: for help texts and messages."""
-    ours = [
-        name
-        for stem in _our_modules()
-        for name in _classes_named_as_file(importlib.import_module(f"recbole_sigma.model.{stem}"), stem)
-    ]
-    recbole = [name for name, each in vars(recbole_models).items() if _is_model(each)]
-    return ours + [name for name in recbole if name not in ours]
+    """Every short name that `find_model` knows, ours first. Imports all models: for help texts and messages."""
+    ours = []
+    for stem in _OUR_MODULES:
+        module = importlib.import_module(f"recbole_sigma.model.{stem}")
+        ours += [name for name, value in vars(module).items() if name.lower() == stem and _is_model(value)]
+    return ours + [name for name, value in vars(recbole_models).items() if _is_model(value) and name not in ours]
 
 
-def _is_model(found: object) -> TypeGuard[type]:
-    return isinstance(found, type) and issubclass(found, SequentialRecommender)
+def model_name(cls: type, *, importable: bool = False) -> str:
+    """The name under which `find_model` finds a class: `SIGMA`, or `package.module:Class` for one of the user's own.
+
+    Raises UserError if another process must be able to import the class and it comes from a script or a function.
+    """
+    if _is_bundled(cls) and find_model(cls.__name__) is cls:
+        return cls.__name__
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    if importable and (cls.__module__ == "__main__" or "<locals>" in name):
+        raise UserError(f"model: another process cannot import {name!r}; put the class into a module")
+    return name
 
 
-def _our_modules() -> list[str]:
-    """File names, without `.py`, in `recbole_sigma/model`; none of them is imported."""
-    return [module.name for module in pkgutil.iter_modules([str(_OUR_MODELS)])]
+def source_digest(cls: type) -> str | None:
+    """SHA-256 of the source files of a user's own class and its bases; None for our and RecBole's classes."""
+    own = [base.__module__ for base in cls.__mro__ if not _is_bundled(base)]
+    files = dict.fromkeys(getattr(sys.modules[module], "__file__", None) for module in own)
+    contents = [Path(file).read_bytes() for file in files if file]
+    return hashlib.sha256(b"".join(contents)).hexdigest() if contents else None
 
 
-def _classes_named_as_file(module: object, stem: str) -> list[str]:
-    """The classes of a module whose name in lower case is the file's: one for a model, none for a base class."""
-    return [name for name, each in vars(module).items() if isinstance(each, type) and name.lower() == stem]
+def _is_bundled(cls: type) -> bool:
+    """Whether the class is part of a package whose version is recorded with a run, or of Python."""
+    top = cls.__module__.partition(".")[0]
+    return top in {"recbole_sigma", "recbole", "torch"} | sys.stdlib_module_names
+
+
+def build_model(config: Any, dataset: Any) -> nn.Module:
+    """The model of `config`, with initial weights, on its device.
+
+    Raises UserError where one of RecBole's models refuses its settings or data, such as a column that S3Rec needs.
+    """
+    try:
+        model: nn.Module = config.model_class(config, dataset)
+    except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
+        if not config.model_class.__module__.startswith("recbole."):
+            raise  # in our models or the user's own this is a bug, whose traceback is wanted
+        raise UserError(f"model: {config.model} cannot be built with these settings and data ({error})") from None
+    return model.to(config["device"])
+
+
+def n_parameters(config: Any, n_items: int) -> int:
+    """Number of trained parameters for a data set of `n_items` items, counted without allocating them."""
+    from recbole_sigma.data.items import (
+        Items,  # not above: recbole_sigma.data imports Config, which imports this module
+    )
+
+    with torch.device("meta"):
+        model = config.model_class(config, Items(n_items))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

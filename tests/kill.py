@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from recbole_sigma import resume, run
 from recbole_sigma.evaluation.ranks import Ranks
+from recbole_sigma.runs import files
 from recbole_sigma.runs.files import digest
 from recbole_sigma.runs.folder import RunFolder
 
@@ -95,8 +96,8 @@ def one_run(model: str, saved: Path, moments: random.Random) -> Any:
                 run(model, "ml-100k", settings={**SETTINGS, "checkpoint_dir": str(saved)})
 
         seconds = plan.uniform(0.3, 3.0) if moment == "at any time" else LONGEST
-        status, told = child(work, seconds)
-        complete = max([complete, *told])
+        status, reported = child(work, seconds)
+        complete = max([complete, *reported])
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0, f"status {os.WEXITSTATUS(status)} after a kill"
             return
@@ -106,13 +107,13 @@ def one_run(model: str, saved: Path, moments: random.Random) -> Any:
 
 
 def child(work: Callable[[], Any], seconds: float = LONGEST) -> tuple[int, list[int]]:
-    """`work()` in a fork that is killed after `seconds`: its wait status, and the epochs that it told were complete."""
+    """`work()` in a fork that is killed after `seconds`: its wait status, and each number of complete epochs."""
     read, write = os.pipe()
     process = os.fork()
     if process == 0:
         status = 1
         try:
-            tell_complete_epochs(write)
+            report_complete_epochs(write)
             work()
             status = 0
         except BaseException as error:
@@ -121,32 +122,32 @@ def child(work: Callable[[], Any], seconds: float = LONGEST) -> tuple[int, list[
             os._exit(status)
     os.close(write)
     deadline = time.monotonic() + seconds
-    while (ended := os.waitpid(process, os.WNOHANG)) == (0, 0):
+    while (exited := os.waitpid(process, os.WNOHANG)) == (0, 0):
         if time.monotonic() > deadline:
             os.kill(process, signal.SIGKILL)
-            ended = os.waitpid(process, 0)
+            exited = os.waitpid(process, 0)
             break
         time.sleep(0.01)
     with os.fdopen(read, "rb") as pipe:
-        return ended[1], list(pipe.read())
+        return exited[1], list(pipe.read())
 
 
-def tell_complete_epochs(pipe: int) -> None:
+def report_complete_epochs(pipe: int) -> None:
     """In a child: a byte with the number of complete epochs after each."""
-    from recbole_sigma.training.checkpoint import Progress
+    from recbole_sigma.training.checkpoint import Checkpoint
 
-    save = Progress.save
+    on_epoch_end = Checkpoint.on_epoch_end
 
-    def told(self: Any) -> None:
-        save(self)
-        os.write(pipe, bytes([len(self._trainer.rows)]))
+    def reported(self: Any, row: Any) -> None:
+        on_epoch_end(self, row)
+        os.write(pipe, bytes([row["epoch"] + 1]))
 
-    Progress.save = told  # type: ignore[method-assign]
+    Checkpoint.on_epoch_end = reported  # type: ignore[method-assign]
 
 
 def arm(moment: str, plan: random.Random) -> None:
     """In a child: end it with SIGKILL at the `moment`, some time."""
-    from recbole_sigma.runs import files, folder
+    from recbole_sigma.runs import files
     from recbole_sigma.training.trainer import SequenceTrainer
 
     def kill() -> None:
@@ -169,7 +170,7 @@ def arm(moment: str, plan: random.Random) -> None:
     elif moment == "making the folder":
         Path.rename = after(Path.rename, 0)  # type: ignore[method-assign]
     else:
-        files.write_file = folder.write_file = killing_write(files.write_file, plan, kill)
+        files.write_file = killing_write(files.write_file, plan, kill)
 
 
 def killing_write(write_file: Callable[..., None], plan: random.Random, kill: Callable[[], None]) -> Any:
@@ -200,21 +201,21 @@ def only_folder(saved: Path) -> Path | None:
 
 
 def check_folder(saved: Path, complete: int) -> None:
-    """What must hold after a kill, `complete` epochs having been told."""
+    """What must hold after a kill, after `complete` epochs were reported."""
     path = only_folder(saved)
     if path is None:
         assert complete == 0, "the folder is gone"
         return
     folder = RunFolder(path)
-    state = folder.load_state()
+    with folder.locked():
+        state = folder.load_state()
     epochs = len(state["epochs"]) if state else 0
     assert epochs >= complete, f"{complete} epochs were complete, the state has {epochs}"
-    folder.read_json("items.json", list)
+    files.read_json(path / "items.json", list)
     if folder.weights.exists():
         folder.load_weights()
     if (path / "result.json").exists():
-        folder.read_json("result.json", dict)
-    folder.close()
+        files.read_json(path / "result.json", dict)
 
 
 def outcome(path: Path | None) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def outcome(path: Path | None) -> dict[str, Any]:
     with (path / "metrics.csv").open(newline="", encoding="utf-8") as file:
         rows = [{key: row[key] for key in row if "seconds" not in key} for row in csv.DictReader(file)]
     return {
-        "weights": digest(RunFolder(path, lock=False).load_weights()),
+        "weights": digest(RunFolder(path).load_weights()),
         "ranks": {part: {name: array.tolist() for name, array in arrays.items()} for part, arrays in ranks.items()},
         "rows": rows,
         **{key: result[key] for key in ("valid", "test", "epochs", "best_epoch", "dataset", "protocol")},

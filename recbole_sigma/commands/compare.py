@@ -2,14 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.commands import options
 from recbole_sigma.config.values import command_line
 from recbole_sigma.errors import UserError
 
-ENGINES = ("local", "ray")
+if TYPE_CHECKING:
+    from recbole_sigma.experiment.spec import Experiment
+
 SHARED_DETAILS = """
   --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
@@ -40,56 +43,65 @@ def main(argv: Sequence[str]) -> None:
     _, settings = options.parse(parser, argv)
     models = options.names(settings, "models", example="SIGMA,Mamba4Rec")
     datasets = options.names(settings, "datasets", "ml-100k", example="amazon-beauty,yelp")
+    how = take_options(settings)
     from recbole_sigma.experiment.spec import comparison, seeds_of
 
-    where = run_options(settings, "compare")
     seeds = seeds_of(settings.pop("seeds", 1))
-    run_and_report(comparison(models, datasets, seeds, settings), where)
+    run_and_report(comparison(models, datasets, seeds, settings), **how)
 
 
-def run_and_report(experiment: Any, where: dict[str, Any], groups: bool = False, user: str = "") -> None:
-    """Train what is missing, write the reports, print the summary and the page's name."""
-    from recbole_sigma.experiment.running import carry_out, write_reports
-    from recbole_sigma.report.render import check_report, summary
+def take_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take the options that say how to run an experiment out of `settings`, as arguments of `run_and_report`."""
+    how = {
+        "jobs": options.count(settings, "jobs", 1),
+        "engine": options.name(settings, "engine", "local"),
+        "out": Path(options.name(settings, "out", "")) if "out" in settings else None,
+    }
+    if how["engine"] not in ("local", "ray"):
+        raise UserError(f"--engine must be one of local, ray, got {how['engine']!r}")
+    return how
 
-    planned = list(experiment.runs())
-    check_report(where["out"])  # now, and not after hours of training
+
+def run_and_report(
+    experiment: "Experiment", jobs: int, engine: str, out: Path | None, groups: bool = False, user: str = ""
+) -> None:
+    """Train what is missing, write the reports, print the summary and the page's name.
+
+    With `groups`, results also by the length of users' histories; with `user`, also that user's history and lists.
+    """
+    from recbole_sigma.evaluation.groups import BOUNDS
+    from recbole_sigma.experiment.pool import run_all
+    from recbole_sigma.report.render import check_report, report_of, summary, write_report
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    machine = {"threads": max(cores // jobs, 1), "show_progress": False}
+    runs = list(replace(experiment, settings=machine | dict(experiment.settings)).runs())
+    config = runs[0].config
+    checkpoint_dir = Path(config["checkpoint_dir"])
+    out = out or checkpoint_dir / experiment.name
+    check_report(out)  # now, and not after hours of training
     if user:
+        from recbole_sigma.data.preparation import load
         from recbole_sigma.report.case_study import check_user
 
-        check_user(planned, user)
-    runs = carry_out(planned, *(where[key] for key in ("checkpoint_dir", "jobs", "speed", "engine")))
-    report = write_reports(runs, experiment.title, where["command"], where["out"], groups, user)
+        configs = {run.dataset: run.config for run in runs}
+        check_user({name: load(config).test.dataset for name, config in configs.items()}, user)
+    launcher = None
+    if engine == "ray":
+        try:
+            from recbole_sigma.experiment.ray import tasks
+        except ImportError:
+            install = "pip install 'recbole-sigma[tune]'"
+            raise UserError(f"--engine=ray: ray is not installed; install it with {install}") from None
+        launcher = tasks(jobs, config["threads"] or 1, config["use_gpu"])
+        jobs = len(runs)  # the cluster runs as many as it has room for
+    recorded = run_all(runs, checkpoint_dir, jobs, launcher)
+    report = report_of(recorded, experiment.title, command_line(), bounds=BOUNDS if groups else (), user=user or None)
+    for form in ("md", "html", "csv", "tex"):
+        write_report(report, out.with_suffix(f".{form}"), form)
     print(summary(report))
-    print(f"\n{where['out'].with_suffix('.html')}")
-    if missing := [run for run in runs if run.problem]:
+    print(f"\n{out.with_suffix('.html')}")
+    if missing := [run for run in recorded if run.problem]:
         raise UserError(
             f"{len(missing)} of {len(runs)} runs have no result, as the report says; the same command tries again"
         )
-
-
-def run_options(settings: dict[str, Any], name: str) -> dict[str, Any]:
-    """What says how and where; settings that arms share stay in `settings`."""
-    from recbole_sigma.experiment.store import IRRELEVANT
-
-    jobs = options.count(settings, "jobs", 1)
-    folder = settings.get("checkpoint_dir", "saved")
-    if not isinstance(folder, str) or not folder:
-        raise UserError(f"checkpoint_dir must be a folder, got {folder!r}")
-    out = settings.pop("out", str(Path(folder) / name))
-    if not isinstance(out, str) or not out:
-        raise UserError(f"--out must be a file, got {out!r}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    speed = {"threads": max(cores // jobs, 1), "show_progress": False}
-    speed |= {key: value for key, value in settings.items() if key in IRRELEVANT and key != "checkpoint_dir"}
-    engine = settings.pop("engine", "local")
-    if engine not in ENGINES:
-        raise UserError(f"--engine must be one of {', '.join(ENGINES)}, got {engine!r}")
-    return {
-        "engine": engine,
-        "jobs": jobs,
-        "checkpoint_dir": Path(folder),
-        "out": Path(out),
-        "speed": speed,
-        "command": command_line(),
-    }

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from recbole_sigma.commands import options
-from recbole_sigma.commands.compare import SHARED_DETAILS, run_and_report, run_options
+from recbole_sigma.commands.compare import SHARED_DETAILS, run_and_report, take_options
+from recbole_sigma.config.values import command_line
 from recbole_sigma.errors import UserError
 
 _DETAILS = f"""
@@ -42,24 +42,21 @@ def main(argv: Sequence[str]) -> None:
     user = settings.pop("user", None)
     if (experiment.name == "case-study") != (user is not None):
         raise UserError("--user: case-study shows one user, as in --user=196; no other experiment does")
-    where = run_options(settings, experiment.name)
+    how = take_options(settings)
     experiment = with_changes(experiment, datasets, settings.pop("seeds", None), settings)
-    if experiment.name == "efficiency":
-        _efficiency(experiment, rounds, where)
-    else:
-        run_and_report(experiment, where, groups=experiment.name == "groups", user="" if user is None else str(user))
+    if experiment.name != "efficiency":
+        groups = experiment.name == "groups"
+        run_and_report(experiment, **how, groups=groups, user="" if user is None else str(user))
+        return
+    from recbole_sigma.experiment.timing import measure
+    from recbole_sigma.runs.files import write_text
 
-
-def _efficiency(experiment: Any, rounds: int, where: dict[str, Any]) -> None:
-    from recbole_sigma.experiment.timing import efficiency
-    from recbole_sigma.runs.files import write_file
-
-    text = "\n".join(measured.as_text() for measured in efficiency(experiment, rounds))
-    out = where["out"].with_suffix(".md")
-
-    def write(path: Path) -> None:
-        path.write_text(f"# {experiment.title}\n\n{text}\nMade by\n\n    {where['command']}\n", encoding="utf-8")
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_file(out, write)
+    out = how["out"] or Path(str(experiment.settings.get("checkpoint_dir", "saved")), experiment.name)
+    out = out.with_suffix(".md")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out.parent}: cannot be written: {error.strerror}") from None
+    text = measure(experiment, rounds)
+    write_text(out, f"# {experiment.title}\n\n{text}\nMade by\n\n    {command_line()}\n")
     print(f"{text}\n{out}")

@@ -1,11 +1,14 @@
 """Arguments that the commands share, each declared once: `--name=value`, `--name value`, lists, names, counts."""
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
-from recbole_sigma.config.values import parse_overrides
-from recbole_sigma.errors import UserError
+from recbole_sigma.config.values import Given, parse_overrides, properties_path, read_config_files
+from recbole_sigma.errors import UserError, did_you_mean
 
 PROGRAM = "recbole-sigma"
 DEFAULT_MODEL = "SIGMA"
@@ -46,7 +49,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
         if wants_value and left and not left[0].startswith("--"):
             argument = f"{argument}={left.pop(0)}"
         joined.append(argument)
-    known, rest = parser.parse_known_args(joined)
+    known, rest = parser.parse_known_intermixed_args(joined)
     return known, parse_overrides(rest)
 
 
@@ -81,3 +84,41 @@ def files(settings: dict[str, Any]) -> list[str]:
     value = settings.pop("config_files", None)
     entries = value if isinstance(value, list) else str(value or "").replace(",", " ").split()
     return [str(entry) for entry in entries]
+
+
+def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[str, str]:
+    """Take the names of model and data set out of `settings`, else out of config files, else the defaults.
+
+    Raises UserError for a class that only a file names, because importing it runs code, and for names that are no
+    setting: both before RecBole is imported, which takes seconds.
+    """
+    given = read_config_files(files)
+    in_file = given.get("model", Given(DEFAULT_MODEL))
+    if "model" not in settings and ":" in str(in_file.value):
+        raise in_file.error(f"model {in_file.value!r} is code of its own; to run it, add --model={in_file.value}")
+    model = name(settings, "model", in_file.value)
+    dataset = name(settings, "dataset", given.get("dataset", Given(DEFAULT_DATASET)).value)
+    refuse_unknown({**given, **{key: Given(value) for key, value in settings.items()}}, model)
+    return model, dataset
+
+
+def refuse_unknown(given: Mapping[str, Given], model: str) -> None:
+    """Raise a UserError for a setting that no file of RecBole's or ours names; Config knows better, and later.
+
+    A class of the user's own brings settings that only Config can know: for `package.module:Class` nothing is refused.
+    """
+    spec = find_spec("recbole")  # found without being imported
+    if ":" in model or spec is None or not spec.submodule_search_locations:
+        return
+    recbole = Path(spec.submodule_search_locations[0])
+    lists = (recbole / "utils" / "argument_list.py").read_text(encoding="utf-8")
+    near = {"model", "dataset", *re.findall(r"'(\w+)'", lists)}
+    known = set(near)
+    for file in [*(recbole / "properties").rglob("*.yaml"), *properties_path().rglob("*.yaml")]:
+        names = re.findall(r"^(\w+)\s*:", file.read_text(encoding="utf-8"), re.MULTILINE)
+        known.update(names)
+        if file.parent.name != "model" or file.stem == model:
+            near.update(names)
+    for key, value in given.items():
+        if key not in known:
+            raise value.error(f"unknown setting {key!r}{did_you_mean(key, near)}")

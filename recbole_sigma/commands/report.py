@@ -1,6 +1,5 @@
-"""`recbole-sigma report`: its options, and what it calls. Light: what is slow is imported late."""
+"""`recbole-sigma report`: recorded runs side by side."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from recbole_sigma.errors import UserError, did_you_mean
 
 _FORMATS = ("md", "html", "csv", "tex")
 _EXAMPLES = """
+  --model=PACKAGE.MODULE:CLASS  with --case-study: import this class, where runs are of a model of your own
+
 examples:
   recbole-sigma report saved
       the table of all runs in saved/, on the terminal
@@ -30,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, or a directory of such")
     parser.add_argument("--format", metavar="NAME", help="md, html, csv or tex (the ending of FILE)")
-    parser.add_argument("--out", metavar="FILE", help="where to write (the text itself is printed)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (the text itself is printed)")
     parser.add_argument("--title", default="", metavar="TEXT", help="heading (Runs on DATASET)")
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
     parser.add_argument("--groups", action="store_true", help="also by the users' history length: 0-5, 5-20, 20+")
@@ -39,46 +40,31 @@ def main(argv: Sequence[str]) -> None:
         "--case-study", metavar="USER", help="one user's history and each model's list (terminal, md, html)"
     )
     args, settings = options.parse(parser, argv)
+    models = options.names(settings, "model", example="package.module:Class") if "model" in settings else []
     if settings:
         raise UserError(f"report takes run directories and the options of --help, got --{next(iter(settings))}")
-    form, bounds = _format(args), _bounds(args)
+    form = args.format or (args.out.suffix.lstrip(".") if args.out else None)
+    if form not in (*_FORMATS, None):
+        name = "--format" if args.format else f"--out={args.out}: the ending"
+        raise UserError(f"{name} must be one of {', '.join(_FORMATS)}, got {form!r}{did_you_mean(form, _FORMATS)}")
+    try:
+        bounds = [int(bound) for bound in (args.bounds or ("5,20" if args.groups else "")).split(",") if bound]
+    except ValueError:
+        raise UserError(f"--bounds must be whole numbers with commas, as 5,20; got {args.bounds!r}") from None
     if args.k < 1:
         raise UserError(f"--k must be at least 1, got {args.k}")
-    out = Path(args.out) if args.out else None
-    if out and not out.absolute().parent.is_dir():
-        raise UserError(f"--out: there is no folder {str(out.parent)!r}")
+    if args.out and not args.out.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no directory {str(args.out.parent)!r}")
     from recbole_sigma.report.render import render, report_of, summary, write_report
     from recbole_sigma.runs.reader import read_runs
 
-    command = command_line()
-    report = report_of(read_runs(args.runs), args.title, command, args.k, bounds, args.case_study)
-    if out and form:
-        write_report(report, out, form)
-        print(f"{summary(report)}\n\n{out}")
-    elif form:
-        print(render(report, form), end="")
+    if models:
+        from recbole_sigma.registry import find_model
+
+        list(map(find_model, models))
+    report = report_of(read_runs(args.runs), args.title, command_line(), args.k, bounds, args.case_study)
+    if args.out and form:
+        write_report(report, args.out, form)
+        print(f"{summary(report)}\n\n{args.out}")
     else:
-        print(summary(report))
-
-
-def _format(args: argparse.Namespace) -> str | None:
-    """As given, or as the file's name ends; None for the terminal."""
-    if args.format is None and args.out is None:
-        return None
-    form = str(args.format or Path(args.out).suffix.lstrip("."))
-    if form not in _FORMATS:
-        what = "--format" if args.format else "--out: the ending"
-        raise UserError(f"{what} must be one of {', '.join(_FORMATS)}, got {form!r}{did_you_mean(form, _FORMATS)}")
-    return form
-
-
-def _bounds(args: argparse.Namespace) -> tuple[int, ...]:
-    from recbole_sigma.evaluation.groups import BOUNDS
-
-    if args.bounds is None:
-        return BOUNDS if args.groups else ()
-    try:
-        bounds = tuple(int(each) for each in args.bounds.split(","))
-    except ValueError:
-        raise UserError(f"--bounds are whole numbers with commas, as 5,20; got {args.bounds!r}") from None
-    return bounds
+        print(render(report, form).rstrip("\n") if form else summary(report))

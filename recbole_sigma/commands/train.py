@@ -1,18 +1,13 @@
 """`recbole-sigma train`: train and evaluate one model, or resume a run."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from recbole_sigma.commands import options
-from recbole_sigma.config.values import read_config_files
+from recbole_sigma.commands.terminal import table
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.metrics import metric_title
-
-if TYPE_CHECKING:
-    from recbole_sigma.runs.result import RunResult
 
 _DETAILS = """
-  --model=NAME             a model, as the papers write it (SIGMA)
+  --model=NAME             a model, as the papers write it, or package.module:Class (SIGMA)
   --dataset=NAME           a folder in data_path, or ml-100k, which RecBole brings along (ml-100k)
   --data_path=FOLDER       where data sets are (dataset/)
   --config_files=A,B       YAML files of settings; a later file wins over an earlier, the command line over all
@@ -40,28 +35,24 @@ def main(argv: Sequence[str]) -> None:
         _DETAILS,
     )
     _, settings = options.parse(parser, argv)
+    files = options.files(settings)
     if "resume" in settings:
         folder = options.name(settings, "resume", "")
-        if "config_files" in settings:
+        if files:
             raise UserError("--config_files: a resumed run keeps the settings in its config.yaml; leave it out")
         from recbole_sigma.quick_start import resume
 
-        _print(resume(folder, settings))
-        return
-    files = options.files(settings)
-    in_files = {key: given.value for key, given in read_config_files(files).items() if key in ("model", "dataset")}
-    settings = {**in_files, **settings}
-    model = options.name(settings, "model", options.DEFAULT_MODEL)
-    dataset = options.name(settings, "dataset", options.DEFAULT_DATASET)
-    from recbole_sigma.quick_start import run  # takes seconds: a mistake above is reported before
+        result = resume(folder, settings)
+    else:
+        model, dataset = options.model_and_dataset(settings, files)
+        from recbole_sigma.quick_start import run  # takes seconds: a mistake above is reported before
 
-    _print(run(model, dataset, config_files=files, settings=settings))
+        result = run(model, dataset, config_files=files, settings=settings)
 
+    from recbole_sigma.evaluation.metrics import metric_title
 
-def _print(result: "RunResult") -> None:
-    """Each metric on validation and test side by side; the run directory in the last line."""
-    from tabulate import tabulate
-
-    rows = [[metric_title(metric), result.valid[metric], result.test[metric]] for metric in result.test]
-    print(tabulate(rows, headers=["", "valid", "test"], floatfmt=".4f"))
+    rows: list[list[str | float]] = [
+        [metric_title(metric), result.valid[metric], result.test[metric]] for metric in result.test
+    ]
+    print(table(["", "valid", "test"], rows))
     print(result.folder)

@@ -1,33 +1,37 @@
 """`recbole-sigma tune`: choose settings on validation, by Hyperopt or Ray Tune."""
 
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from recbole_sigma.commands import options
-from recbole_sigma.config.values import read_config_files
+from recbole_sigma.commands import options, terminal
+from recbole_sigma.evaluation.metrics import metric_title
+
+if TYPE_CHECKING:
+    from recbole_sigma.experiment.search import TuneResult
 
 _DETAILS = """
   --model=NAME, --dataset=NAME, --config_files=A,B, --SETTING=VALUE    as in train, for all trials
-  --params_file=FILE       parameters and the values to try, a line each (hyper.test):
+  --params_file=FILE       parameters and the values to try, one per line (hyper.test):
                                r choice [0, 2, 5, 10]
                                dropout_prob uniform 0.1,0.5
                                learning_rate loguniform -8,0         exponents of e
                                num_layers quniform 1,4,1             steps of 1
-  --tool=hyperopt|ray      hyperopt: one trial after the other, here; ray: side by side (hyperopt)
+  --tool=hyperopt|ray      hyperopt: one trial after the other, in this process; ray: side by side (hyperopt)
   --max_evals=N            trials (all, if every parameter is a choice; else 20)
   --algo=exhaustive|random|bayes    (exhaustive, if every parameter is a choice; else bayes)
-  --resume=TUNE_DIR        go on with a sweep that was ended; giving the same command does, too
+  --resume=TUNE_DIR        resume an interrupted sweep; giving the same command does, too
 
 with --tool=ray; RAY_ADDRESS joins a cluster, whose machines must share checkpoint_dir and the data:
-  --jobs=N                 trials at a time (as many as there is room for)
+  --jobs=N                 trials at the same time (as many as there is room for)
   --cpus_per_trial=X       (1)
-  --gpus_per_trial=X       parts are allowed, such as 0.25 (1 where there is a GPU)
+  --gpus_per_trial=X       fractions are allowed, such as 0.25 (1 where there is a GPU)
   --asha=False             train every trial to its end, instead of stopping those that are behind
   --grace_period=N         epochs that every trial gets (5)
-  --reduction_factor=X     one of X trials goes on beyond a rung; each rung is X times as far as the one before (3)
+  --reduction_factor=X     one in X trials continues beyond a rung; each rung is X times as far as the one before (3)
 
-Validation chooses; test is evaluated once, for the winner, after all trials. Each trial is a run in the sweep's folder,
-and is not trained again where a sweep goes on or gets more trials.
+Validation chooses; test is evaluated once, for the winner, after all trials. Each trial is a run in the sweep's
+directory, and is not trained again when a sweep is resumed or gets more trials.
 
 examples:
   recbole-sigma tune --model=SIGMA --dataset=ml-100k --params_file=hyper.test
@@ -49,34 +53,40 @@ def main(argv: Sequence[str]) -> None:
     )
     _, settings = options.parse(parser, argv)
     max_evals = settings.pop("max_evals", None)
-    from recbole_sigma.experiment import search
-    from recbole_sigma.experiment.record import trials_table, winner_table
+    from recbole_sigma.experiment.search import RAY_OPTIONS, resume_tuning, tune
 
     if "resume" in settings:
-        result = search.resume_tuning(options.name(settings, "resume", ""), settings, max_evals)
-    else:
-        result = _start(settings, max_evals)
-    print(trials_table(result.trials, result.best, result.metric))
-    print()
-    print(winner_table(result.best, result.winner))
-    print(result.winner.folder)
-
-
-def _start(settings: dict[str, Any], max_evals: Any) -> Any:
-    from recbole_sigma.experiment.search import RAY_OPTIONS, tune
-
+        print(tables(resume_tuning(options.name(settings, "resume", ""), settings, max_evals)))
+        return
     files = options.files(settings)
-    in_files = {key: given.value for key, given in read_config_files(files).items() if key in ("model", "dataset")}
-    settings = {**in_files, **settings}
+    params_file, tool = options.name(settings, "params_file", "hyper.test"), options.name(settings, "tool", "hyperopt")
     algo = options.name(settings, "algo", "") if "algo" in settings else None
-    return tune(
-        options.name(settings, "model", options.DEFAULT_MODEL),
-        options.name(settings, "dataset", options.DEFAULT_DATASET),
-        options.name(settings, "params_file", "hyper.test"),
-        options.name(settings, "tool", "hyperopt"),
-        max_evals,
-        algo,
-        files,
-        options={name: settings.pop(name) for name in RAY_OPTIONS if name in settings},
-        settings=settings,
+    ray_options = {name: settings.pop(name) for name in RAY_OPTIONS if name in settings}
+    model, dataset = options.model_and_dataset(settings, files)
+    result = tune(
+        model, dataset, params_file, tool, max_evals, algo, files, options=ray_options, settings=settings
+    )  # fmt: skip
+    print(tables(result))
+
+
+def tables(result: "TuneResult") -> str:
+    """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
+    metrics = list(result.best.valid)
+    rows: list[list[str | int | float]] = []
+    for trial in sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True):
+        cells = [trial.valid.get(metric, "-") for metric in metrics]
+        rows.append(["*" * (trial is result.best), _text(trial.values), *cells, trial.epochs, trial.status])
+    valid, test = result.winner.valid, result.winner.test
+    winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
+    headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]
+    chosen = textwrap.fill(f"Chosen: {_text(result.best.values)}", terminal.WIDTH)
+    return (
+        f"Validation, * chosen by {metric_title(result.metric)}\n{terminal.table(headers, rows)}\n\n"
+        f"{chosen}\n{terminal.table(['', 'valid', 'test'], winner)}\n{result.winner.folder}"
     )
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    """`r=5, dropout_prob=0.25`; numbers in four digits."""
+    texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    return ", ".join(f"{name}={text}" for name, text in texts.items())

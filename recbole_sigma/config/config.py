@@ -1,88 +1,48 @@
-"""Config: RecBole's, plus our properties/, with values checked and unknown names refused.
+"""Config: RecBole's, with our properties/, checked values, and unknown names refused.
 
-From weak to strong: RecBole's defaults, properties/overall.yaml, RecBole's and our properties/model/<Model>.yaml,
-properties/dataset/<data set>.yaml, config files in their order, settings (the command line's, for one).
+From weak to strong: RecBole's defaults, properties/overall.yaml, the model's defaults, properties/dataset/<name>.yaml,
+config files in their order, settings (the command line's, for example). A model's defaults are those of its base
+classes, then its own: properties/model/<Model>.yaml, RecBole's and ours, or <Model>.yaml beside the module of a user's
+own class.
 """
 
 import copy
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import recbole
 import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.config.schema import check, check_together
-from recbole_sigma.config.shapes import is_number
+from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import (
     Given,
     SettingsLoader,
-    parse_overrides,
     plain,
+    properties_path,
     read_config_file,
     read_config_files,
 )
 from recbole_sigma.errors import UserError, did_you_mean
-from recbole_sigma.registry import find_model
+from recbole_sigma.registry import find_model, model_name
 
-__all__ = ["Config", "parse_overrides", "properties_path", "read_config_files"]
+__all__ = ["Config", "properties_path"]
 
 _RECBOLE = Path(recbole.__file__).parent
 
-# Settings that RecBole's code reads and none of its files names.
-_WITHOUT_DEFAULT = {
-    "encoding", "tail_ratio", "reg_weight", "contrast", "sim", "tau", "use_filter",
-    "world_size", "offset", "ip", "port",
-}  # fmt: skip
+# Settings that RecBole's code reads, or once read, and that have no default in its files.
+_WITHOUT_DEFAULT = {"encoding", "reg_weight", "use_filter", "world_size", "offset", "ip", "port"}
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
-_KEYS_INSIDE = {
-    "eval_args": ("split", "order", "group_by", "mode"),
-    "train_neg_sample_args": tuple(_ONE_UNIFORM_SAMPLE),
-}
-
-
-def properties_path() -> Path:
-    """The folder `properties`: inside the package in an installed copy, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "properties", package.parent / "properties"):
-        if (folder / "overall.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
-
-
-def _check_dataset_name(name: str) -> None:
-    """It is a folder in data_path, begins names of files, and stands in the name of the run's folder."""
-    if not name or not name.isprintable() or name in (".", "..") or {"/", "\\"} & {*name} or len(name.encode()) > 100:
-        raise UserError(f"dataset must be the name of a folder in data_path, of at most 100 bytes, got {name!r}")
-
-
-@contextmanager
-def _recbole_refusals(setting: str) -> Iterator[None]:
-    """RecBole's own checks of settings, as UserErrors of one line; `setting` is what those without a name are about."""
-    try:
-        yield
-    except (ValueError, TypeError, NotImplementedError, RuntimeError) as error:
-        message = " ".join(str(error).split())
-        named = any(name in message for name in (setting, "train_neg_sample_args", "repeatable", "topk", "eval_args"))
-        raise UserError(message if named else f"{setting}: {message}") from None
-
-
-def _as_interval(given: Given) -> Given:
-    """`[5, 40]` is a list in YAML, and an interval to whoever writes it."""
-    value = given.value
-    if isinstance(value, list) and len(value) == 2 and all(map(is_number, value)):
-        return Given(f"[{value[0]},{value[1]}]", given.origin)
-    return given
 
 
 class Config(RecBoleConfig):
     """The settings of one run; read as RecBole's Config, `config["learning_rate"]`.
 
-    Never looks at `sys.argv`. Two configs share nothing. Raises UserError for whatever a user can have got wrong.
+    Never looks at `sys.argv` and never evaluates text. Two configs share nothing.
     """
 
     parameters: dict[str, list[str]]
@@ -99,148 +59,165 @@ class Config(RecBoleConfig):
         """
         Args:
             model: the class, or a name that `find_model` knows.
-            dataset: a folder in `data_path`, or `ml-100k`, which RecBole's wheel brings along.
+            dataset: a directory in `data_path`, or `ml-100k`, which is part of RecBole's wheel.
             config_files: YAML files; a later one wins.
             settings: settings by name; they win over the files.
-            need_data: refuse a data set that is not there. False for a checkpoint served without its data.
+            need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
+
+        Raises:
+            UserError: for a wrong name, value, file, model or data set.
         """
-        self._given = read_config_files(config_files)
-        for key, value in (settings or {}).items():
-            try:
-                self._given[key] = Given(plain(value))
-            except TypeError as error:
-                raise UserError(f"{key} must be a plain value (number, text, list, mapping), got a {error}") from None
-        for key in ("user_inter_num_interval", "item_inter_num_interval"):
-            if key in self._given:
-                self._given[key] = _as_interval(self._given[key])
-        self._need_data = need_data
+        given = _read(config_files, settings or {})
         if need_data or dataset:
             _check_dataset_name(dataset)
-        super().__init__(model=find_model(model) if isinstance(model, str) else model, dataset=dataset)
+        self.model_class = find_model(model)
+        self.model, self.dataset = self.model_class.__name__, dataset
+        self._choices: Mapping[str, tuple[Any, ...]] = getattr(self.model_class, "choices", {})
+
+        # The steps of RecBole's __init__, without its readings of files and of the command line.
+        self.compatibility_settings()
+        self._init_parameters_category()
+        # RecBole adds to these lists, which are its module's own, and so to every later config.
+        self.parameters = {category: list(names) for category, names in self.parameters.items()}
+        self.yaml_loader = SettingsLoader
+        self._load_internal_config_dict(self.model, self.model_class, dataset)
+        self._check(given)
+        self._settings = self._merge(given)
+        self.final_config_dict = {**self.internal_config_dict, **self.settings(), "model": self.model}
+        self._set_default_parameters()
+        self._set_train_neg_sample_args()
+        self._set_eval_neg_sample_args("valid")
+        self._set_eval_neg_sample_args("test")
+
+        self._check_together(given)
+        if self["loss_type"] in _SAMPLED_LOSSES:
+            self["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
+        self["data_path"] = str(self._data_folder(Path(self._settings["data_path"]), need_data))
+        gpus = self["gpu_id"] if isinstance(self["gpu_id"], list) else str(self["gpu_id"]).split(",")
+        gpu_ids = [str(gpu).strip() for gpu in gpus]
+        self["gpu_id"] = ",".join(gpu_ids)
+        self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(gpu_ids[0]))
 
     def settings(self) -> dict[str, Any]:
-        """Every setting as a plain YAML value: given back as a config file, they repeat the run."""
+        """Every setting as a plain YAML value: given as a config file, they repeat the run."""
         return copy.deepcopy(self._settings)
-
-    # What follows overrides the steps of RecBole's __init__, in the order in which it takes them.
-
-    def _init_parameters_category(self) -> None:
-        super()._init_parameters_category()
-        # RecBole adds to these lists, which are its module's own, and so to every later config.
-        self.parameters = {category: list(keys) for category, keys in self.parameters.items()}
-
-    def _build_yaml_loader(self) -> type[SettingsLoader]:
-        return SettingsLoader
-
-    def _load_cmd_line(self) -> dict[str, Any]:
-        return {}  # RecBole reads sys.argv here, whoever calls
 
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         ours = properties_path()
-        files = (
-            ours / "overall.yaml",
-            _RECBOLE / "properties" / "model" / f"{model}.yaml",  # once more: FPMC, for one, knows no loss but BPR
-            ours / "model" / f"{model}.yaml",
-            ours / "dataset" / f"{dataset}.yaml",
-        )
-        for file in files:
-            if file.is_file():
-                self.internal_config_dict.update({key: each.value for key, each in read_config_file(file).items()})
+        # RecBole's file of the model once more: RecBole reads it before its own defaults of sequential models.
+        for file in (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml"):
+            for name, given in read_config_file(file).items() if file.is_file() else ():
+                if not file.is_relative_to(_RECBOLE):
+                    # A model's file declares the model's settings, with any value.
+                    default = given.value if role(name) == "model" else self.internal_config_dict.get(name)
+                    check(name, given, default, self._choices)
+                self.internal_config_dict[name] = given.value
 
-    def _get_final_config_dict(self) -> dict[str, Any]:
+    def _check(self, given: Mapping[str, Given]) -> None:
+        """Refuse unknown names and wrong values."""
         defaults = self.internal_config_dict
-        self._refuse_unknown()
-        choices = getattr(self.model_class, "choices", {})
-        for key, given in self._given.items():
-            check(key, given, defaults.get(key), choices)
+        known = ({*defaults} | _WITHOUT_DEFAULT | {"model", "dataset"}) - {"MODEL_TYPE"}
+        for name, value in given.items():
+            if name not in known:
+                raise value.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
+            check(name, value, defaults.get(name), self._choices)
 
-        merged = copy.deepcopy({**defaults, **{key: given.value for key, given in self._given.items()}})
-        merged.update(model=self.model, dataset=self.dataset)
-        check_together(merged)
-        # RecBole replaces a mapping whole: `eval_args: {mode: uni100}` would bring a random split with it.
-        merged["eval_args"] = {**defaults["eval_args"], **merged["eval_args"]}
-        if merged["train_neg_sample_args"] is None and self._wants_negatives(merged):
-            merged["train_neg_sample_args"] = dict(_ONE_UNIFORM_SAMPLE)
-        self._settings = {key: value for key, value in merged.items() if key != "MODEL_TYPE"}
+    def _merge(self, given: Mapping[str, Given]) -> dict[str, Any]:
+        """The settings of the run, by name: the defaults and what was given."""
+        merged = {**self.internal_config_dict, **{name: value.value for name, value in given.items()}}
+        del merged["MODEL_TYPE"]
+        merged.update(model=model_name(self.model_class), dataset=self.dataset)
+        # RecBole replaces the whole mapping: `eval_args: {mode: uni100}` would bring a random split with it.
+        merged["eval_args"] = {**self.internal_config_dict["eval_args"], **merged["eval_args"]}
+        sampled = merged["loss_type"] in _SAMPLED_LOSSES
+        if hasattr(self.model_class, "input_type"):
+            sampled = self.model_class.input_type == InputType.PAIRWISE
+        elif not sampled and merged["train_neg_sample_args"] is not None:
+            raise UserError(
+                f"train_neg_sample_args must be null with loss_type {merged['loss_type']}, which samples no items, "
+                f"got {merged['train_neg_sample_args']}"
+            )
+        if sampled and merged["train_neg_sample_args"] is None:
+            merged["train_neg_sample_args"] = _ONE_UNIFORM_SAMPLE
         return copy.deepcopy(merged)
 
-    def _set_default_parameters(self) -> None:
-        data_path = self.final_config_dict["data_path"]
-        with _recbole_refusals("metrics"):
-            super()._set_default_parameters()
-        if self.final_config_dict.get("loss_type") in _SAMPLED_LOSSES:
-            self.final_config_dict["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
-        self._check_valid_metric()
-        folder = self._data_folder(Path(data_path))
-        self.final_config_dict["data_path"] = str(folder)
+    def _check_together(self, given: Mapping[str, Given]) -> None:
+        """Refuse settings that are right alone and wrong together."""
+        if self["n_heads"] and self["hidden_size"] and self["hidden_size"] % self["n_heads"]:
+            raise UserError(f"n_heads must divide hidden_size, {self['hidden_size']}, got {self['n_heads']}")
+        metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
+        if metric.lower() not in map(str.lower, available):
+            raise given.get("valid_metric", Given(metric)).error(
+                f"valid_metric must be one of {', '.join(available)} (metrics and topk), got {metric!r}"
+            )
+        # A batch holds columns under these names and names made from them; two of one name would be one column.
+        columns = {
+            self["ITEM_LIST_LENGTH_FIELD"]: "ITEM_LIST_LENGTH_FIELD",
+            f"{self['ITEM_ID_FIELD']}{self['LIST_SUFFIX']}": "LIST_SUFFIX",
+            f"{self['NEG_PREFIX']}{self['ITEM_ID_FIELD']}": "NEG_PREFIX",
+        }
+        for name in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
+            column = self[name]
+            if column and columns.setdefault(column, name) != name:
+                raise UserError(f"{columns[column]} and {name} both make a column {column!r}; choose different names")
 
-    def _init_device(self) -> None:
-        """RecBole looks at gpu_id alone, and writes it over the CUDA_VISIBLE_DEVICES that the user has set."""
-        gpu = self.final_config_dict["gpu_id"]
-        gpu_ids = [part.strip() for part in (",".join(map(str, gpu)) if isinstance(gpu, list) else str(gpu)).split(",")]
-        self.final_config_dict["gpu_id"] = ",".join(gpu_ids)
-        self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(gpu_ids[0]))
-
-    def _set_train_neg_sample_args(self) -> None:
-        with _recbole_refusals("train_neg_sample_args"):
-            super()._set_train_neg_sample_args()
-
-    def _set_eval_neg_sample_args(self, phase: Literal["valid", "test"]) -> None:
-        with _recbole_refusals("eval_args"):
-            super()._set_eval_neg_sample_args(phase)
-
-    # Our own steps.
-
-    def _refuse_unknown(self) -> None:
-        known = {*self.internal_config_dict, *_WITHOUT_DEFAULT, "model", "dataset"}.union(*self.parameters.values())
-        known -= {"MODEL_TYPE", "config_file"}
-        for key, given in self._given.items():
-            if key not in known:
-                raise given.error(f"unknown setting {key!r}{did_you_mean(key, known)}")
-            for inner in given.value if key in _KEYS_INSIDE and isinstance(given.value, dict) else ():
-                if inner not in _KEYS_INSIDE[key]:
-                    raise given.error(f"unknown {inner!r} in {key}{did_you_mean(str(inner), _KEYS_INSIDE[key])}")
-
-    def _wants_negatives(self, merged: Mapping[str, Any]) -> bool:
-        """Whether the model's loss compares an item with one that was not chosen."""
-        if hasattr(self.model_class, "input_type"):
-            return bool(self.model_class.input_type == InputType.PAIRWISE)
-        return merged.get("loss_type") in _SAMPLED_LOSSES
-
-    def _check_valid_metric(self) -> None:
-        metrics, lengths = self.final_config_dict["metrics"], self.final_config_dict["topk"]
-        right = [f"{metric}@{k}" for metric in metrics for k in lengths]
-        wrong = self.final_config_dict["valid_metric"]
-        if wrong.lower() not in (each.lower() for each in right):
-            given = self._given.get("valid_metric", Given(wrong))
-            there = ", ".join(right)
-            raise given.error(f"valid_metric must be one that metrics and topk give ({there}), got {wrong!r}")
-
-    def _data_folder(self, data_path: Path) -> Path:
-        """The data set's folder. ml-100k is RecBole's own copy, unless `data_path` has one."""
-        name = self.dataset
-        folder = data_path / name
-        if name == "ml-100k" and not folder.is_dir():
-            return _RECBOLE / "dataset_example" / name
-        if self._need_data and not (name and folder.is_dir()):  # where RecBole would begin to download
-            self._refuse_dataset(data_path)
+    def _data_folder(self, data_path: Path, need_data: bool) -> Path:
+        """The data set's directory. ml-100k is RecBole's own copy, unless `data_path` has one."""
+        folder = data_path / self.dataset
+        if self.dataset == "ml-100k" and not folder.is_dir():
+            return _RECBOLE / "dataset_example" / self.dataset
+        if need_data and not folder.is_dir():  # RecBole would start to download
+            names = [path.name for path in data_path.iterdir() if path.is_dir()] if data_path.is_dir() else []
+            raise UserError(
+                f"unknown data set {self.dataset!r}: there is no directory {str(folder)!r}"
+                + (did_you_mean(self.dataset, [*names, "ml-100k"]) or "; set --data_path to the directory of data sets")
+            )
         return folder
 
-    def _refuse_dataset(self, data_path: Path) -> NoReturn:
-        there = [each.name for each in data_path.iterdir() if each.is_dir()] if data_path.is_dir() else []
-        raise UserError(
-            f"unknown data set {self.dataset!r}: there is no folder {str(data_path / self.dataset)!r}"
-            + (did_you_mean(self.dataset, [*there, "ml-100k"]) or "; --data_path=FOLDER says where data sets are")
-        )
-
     def _device(self, gpu_id: str) -> torch.device:
-        """CPU if the user says so or there is no other; else the GPU of that number among those torch sees."""
-        if not self.final_config_dict["use_gpu"] or not gpu_id or not torch.cuda.is_available():
+        """The CPU if `use_gpu` is false or there is no GPU; else the GPU of that number among those torch sees.
+
+        RecBole looks at gpu_id only, and overwrites the CUDA_VISIBLE_DEVICES that the user has set.
+        """
+        if not self["use_gpu"] or not gpu_id or not torch.cuda.is_available():
             return torch.device("cpu")
-        if not gpu_id.isdecimal() or int(gpu_id) >= torch.cuda.device_count():
-            raise UserError(f"gpu_id must be less than {torch.cuda.device_count()}, the GPUs here, got {gpu_id!r}")
+        number = torch.cuda.device_count()
+        if not gpu_id.isdecimal() or int(gpu_id) >= number:
+            gpus = "1 GPU (0)" if number == 1 else f"{number} GPUs (0 to {number - 1})"
+            raise UserError(f"gpu_id={gpu_id}: this machine has {gpus}")
         if int(gpu_id) == 0:
             return torch.device("cuda")
         torch.cuda.set_device(int(gpu_id))  # kernels outside torch run on the current device
         return torch.device("cuda", int(gpu_id))
+
+
+def _read(config_files: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Given]:
+    """All settings of the user's, with plain values."""
+    given = read_config_files(config_files)
+    for name, value in settings.items():
+        try:
+            given[name] = Given(plain(value))
+        except TypeError as error:
+            raise UserError(f"{name} must be a plain value (number, text, list, mapping), got a {error}") from None
+    for name in {"user_inter_num_interval", "item_inter_num_interval"} & {*given}:
+        match given[name].value:  # [5, 40] is a list in YAML, and an interval to whoever writes it
+            case [int() | float() as low, int() | float() as high]:
+                given[name] = Given(f"[{low},{high}]", given[name].origin)
+    return given
+
+
+def _check_dataset_name(name: str) -> None:
+    """It is a directory in data_path, begins the names of files, and is part of the name of the run's directory."""
+    if not name or not name.isprintable() or name in (".", "..") or {"/", "\\"} & {*name} or len(name.encode()) > 100:
+        raise UserError(f"dataset must be the name of a directory in data_path, of at most 100 bytes, got {name!r}")
+
+
+def _model_files(model_class: type) -> Iterator[Path]:
+    """Where the defaults of a model may be, from weak to strong: those of its base classes come first."""
+    for base in reversed(model_class.__mro__):
+        yield _RECBOLE / "properties" / "model" / f"{base.__name__}.yaml"
+        yield properties_path() / "model" / f"{base.__name__}.yaml"
+        module = getattr(sys.modules.get(base.__module__), "__file__", None)  # None in a notebook
+        if module:
+            yield Path(module).with_name(f"{base.__name__}.yaml")

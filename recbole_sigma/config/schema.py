@@ -1,191 +1,147 @@
-"""What a setting may be: the kind of its default value, a range, or one of a few names."""
+"""What each setting may be and what it is for, from `properties/schema.yaml`, which explains its keywords.
+
+Light to import: jsonschema is imported when a value is checked, and the file is read when it is first needed.
+"""
 
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
-from recbole_sigma.config.shapes import wrong_shape
-from recbole_sigma.config.values import Given
-from recbole_sigma.errors import UserError
+import yaml
 
-_CHOICES = {
-    "time_order": ("exact", "recbole"),
-    "loss_type": ("CE", "BPR"),
-    "train_mode": ("prefix", "sequence"),
-    "hidden_act": ("gelu", "relu", "swish", "tanh", "sigmoid"),
-    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop"),  # no gradient here is sparse
-    "state": ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
-    "rm_dup_inter": ("first", "last"),
-}
-# Kinds of settings whose default is null. Others with that default take anything.
-_KIND_IF_NULL: dict[str, type] = {
-    "threads": int,
-    "train_neg_sample_args": dict,
-    "clip_grad_norm": dict,
-    "normalize_all": bool,
-}
-# Settings whose default is not null, and which RecBole or we take as null for "all" or "none".
-_MAY_BE_NULL = {
-    "load_col", "user_inter_num_interval", "item_inter_num_interval", "filter_inter_by_user_or_item",
-    "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD",  # null has a message of its own
+from recbole_sigma.config.values import Given, properties_path
+from recbole_sigma.errors import did_you_mean
+
+_KINDS: dict[type, str] = {
+    bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object", type(None): "null",
 }  # fmt: skip
-# RecBole's features that no model here uses, and that would be without effect or fail.
-_NOT_SUPPORTED = {
-    "benchmark_filename": "files that are split beforehand",
-    "additional_feat_suffix": "files other than .inter, .user and .item",
-    "preload_weight": "weights from a file",
-    "discretization": "buckets of numbers",
-    "alias_of_entity_id": "knowledge graphs",
-    "alias_of_relation_id": "knowledge graphs",
-}
-# From 0 to 1; RecBole's files write some of these defaults as whole numbers.
-_FRACTIONS = {"global_ratio", "spatial_ratio", "mask_ratio", "ft_ratio"}
-_AT_LEAST_ONE = {
-    "epochs", "train_batch_size", "eval_batch_size", "eval_step", "MAX_ITEM_LIST_LENGTH", "topk",
-    "length_ratio", "nproc", "threads",
-    "embedding_size", "hidden_size", "inner_size", "n_layers", "num_layers", "n_heads",
-    "d_state", "d_conv", "expand", "topk_factor",
+_WORDS = {
+    "boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text",
+    "array": "a list of them", "object": "a mapping such as {name: value}", "null": "null",
 }  # fmt: skip
-_AT_LEAST_ZERO = {
-    "seed",
-    "worker",
-    "stopping_step",
-    "weight_decay",
-    "loss_decimal_place",
-    "metric_decimal_place",
-    "r",
-    "lmd",
-    "lmd_sem",
-    "initializer_range",
-    "layer_norm_eps",
-}
-_MOST = {
-    # more is no machine's, or never ends
-    **dict.fromkeys(("threads", "worker", "nproc", "n_layers", "num_layers"), 1024),
-    **dict.fromkeys(("loss_decimal_place", "metric_decimal_place"), 100),
-    # the product of two is a number of 64 bits
-    **dict.fromkeys(("MAX_ITEM_LIST_LENGTH", "train_batch_size", "eval_batch_size", "embedding_size"), 2**31 - 1),
-    **dict.fromkeys(("hidden_size", "inner_size", "d_state", "d_conv", "expand", "topk_factor"), 2**31 - 1),
-    "seed": 2**32 - 1,  # NumPy's
-}
-_LARGEST = 10**18 - 1  # as settings.py reads them; in 64 bits, sums and doubles of it too
-_GREATER_THAN_ZERO = {"learning_rate", "tau"}  # fmt: skip
+_ANYTHING = {"type": [*_WORDS], "items": {"type": [*_WORDS]}, "hint": "a finite number, text, a list or a mapping"}
+_DIGITS = 18  # of the largest integer: sums and doubles of such numbers still fit 64 bits
+_INTERVAL = re.compile(r"\s*[\[(]([^,;]*),([^,;]*)[\])]\s*")
 
 
-def check(key: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raise a UserError naming the setting, the value and what would be right, unless `given` may stand for `default`.
+@cache
+def _schemas() -> dict[str, dict[str, Any]]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a few milliseconds
+    text = (properties_path() / "schema.yaml").read_text(encoding="utf-8")
+    return dict(yaml.load(text, Loader=loader))  # noqa: S506 - a safe loader
 
-    `choices` are the model's own settings with a few allowed values each.
+
+def role(name: str) -> str:
+    """What a setting is for: model, training, data, protocol, machine or location."""
+    return str(_schemas().get(name, {}).get("role", "model"))
+
+
+def may_change(name: str) -> bool:
+    """Whether a resumed run may be given another value: where it runs and when it stops, for example."""
+    return bool(_schemas().get(name, {}).get("may_change", role(name) in ("machine", "location")))
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that determine a run's numbers: those of cache keys and labels."""
+    return {name: value for name, value in settings.items() if role(name) not in ("machine", "location")}
+
+
+def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise a UserError that names the setting, the value and what would be right, unless the value is allowed.
+
+    Args:
+        name: the setting's.
+        given: its value, and the file and line that it comes from.
+        default: the value without it; its type is what counts for a setting without a line in schema.yaml.
+        choices: the allowed values of some of the model's own settings.
     """
     value = given.value
-    if key in _NOT_SUPPORTED and value is not None:
-        raise given.error(f"{key}: {_NOT_SUPPORTED[key]} are not supported; leave it out")
-    wanted = _wrong_kind(key, value, default)
-    if not wanted and value is not None:
-        wanted = _wrong_choice(key, value, {**_CHOICES, **choices}) or _out_of_range(key, value)
-    if key == "transform" and value != default:  # a part of the model: RecBole's classes read what it makes
-        wanted = f"{default} with this model" if default else "left out with this model"
-    if wanted:
-        raise given.error(f"{key} must be {wanted}, got {_shown(value)}")
+    schema = dict(_schemas().get(name) or _schema_of_default(default))
+    if "unsupported" in schema:
+        if value != default:
+            right = "leave it out" if default is None else f"leave it out, or write {_shown(default)}"
+            raise given.error(f"{name}: {_shown(value)} is not supported: {schema['unsupported']}; {right}")
+        return
+    if name in choices:
+        schema["enum"] = choices[name]
+    validator, formats = _validator()
+    error = next(validator(schema, format_checker=formats).iter_errors(value), None)
+    if error and error.validator == "additionalProperties" and not error.path:
+        inner = next(key for key in value if key not in schema["properties"])
+        nearest = did_you_mean(str(inner), schema["properties"]) or f"; {name} must be {_right(schema)}"
+        raise given.error(f"unknown {inner!r} in {name}{nearest}")
+    if error:
+        limit = f" (at most {_DIGITS} digits)" if isinstance(value, int) and abs(value) >= 10**_DIGITS else ""
+        wrong = error.instance if isinstance(value, list) else value  # of a list, the wrong element
+        raise given.error(f"{name} must be {_right(schema)}{limit}, got {_shown(wrong)}")
 
 
-def check_together(settings: Mapping[str, Any]) -> None:
-    """Raise a UserError for settings that are right alone and wrong together."""
-    n_heads, hidden_size = settings.get("n_heads"), settings.get("hidden_size")
-    if isinstance(n_heads, int) and isinstance(hidden_size, int) and hidden_size % n_heads:
-        raise UserError(f"n_heads must divide hidden_size, {hidden_size}, got {n_heads}")
-    _check_names(settings)
-
-
-def _check_names(settings: Mapping[str, Any]) -> None:
-    """A batch holds columns under names that settings make: two of one name would be one column."""
-    made: dict[str, str] = {}
-    item, suffix = settings["ITEM_ID_FIELD"] or "", settings["LIST_SUFFIX"]
-    for setting, name in {
-        **{key: settings[key] for key in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "ITEM_LIST_LENGTH_FIELD")},
-        "LIST_SUFFIX": f"{item}{suffix}",
-        "NEG_PREFIX": f"{settings['NEG_PREFIX']}{item}",
-    }.items():
-        if name and name in made:
-            raise UserError(f"{made[name]} and {setting} both make a column {name!r}; give them different names")
-        made[name] = setting
-
-
-def _wrong_kind(key: str, value: Any, default: Any) -> str | None:
-    """What `value` should have been by the kind of the default, or None if it is right."""
-    if value is None:
-        may_be_null = default is None or key in _MAY_BE_NULL
-        return None if may_be_null else _name_of_kind(type(default))
-    wanted = wrong_shape(key, value)
-    if wanted:
-        return wanted
+def _schema_of_default(default: Any) -> dict[str, Any]:
+    """A schema for a setting without one. RecBole takes one value for a list of one."""
     if default is None:
-        kind = _KIND_IF_NULL.get(key)
-        return None if kind is None else _not_of(kind, value)
-    if isinstance(default, list):
-        return _wrong_list(value, default)
-    if key == "gpu_id" and not isinstance(value, (bool, float, dict)):
-        return None
-    return _not_of(float if key in _FRACTIONS else type(default), value)
+        return _ANYTHING
+    kinds = {_KINDS[type(element)] for element in default} if isinstance(default, list) else ()
+    if len(kinds) != 1 or {*kinds} & {"array", "object"}:
+        return {"type": _KINDS[type(default)]}
+    (kind,) = kinds
+    return {"type": [kind, "array"], "items": {"type": kind}, "minItems": 1}
 
 
-def _wrong_list(value: Any, default: list[Any]) -> str | None:
-    """RecBole takes one value for a list of one (`metrics: NDCG`, `topk: 10`)."""
-    kinds = {type(each) for each in default}
-    if len(kinds) != 1 or kinds & {list, dict}:
-        return None if isinstance(value, list) else "a list"
-    kind = kinds.pop()
-    items = value if isinstance(value, list) else [value]
-    if items and all(_not_of(kind, each) is None for each in items):
-        return None
-    return f"{_name_of_kind(kind)} or a list of them"
+def _is_interval(text: str) -> bool:
+    """Whether `text` is one of RecBole's intervals or several: `[5,inf)`, `(0,1];[3,4)`. Raises ValueError."""
+    matches = [_INTERVAL.fullmatch(part) for part in text.split(";")]
+    return all(match and float(match[1]) <= float(match[2]) for match in matches)
 
 
-def _not_of(kind: type, value: Any) -> str | None:
-    """An integer stands for a float; true and false stand for no number."""
-    accepted = (int, float) if kind is float else (kind,)
-    right = isinstance(value, accepted) and (kind is bool or not isinstance(value, bool))
-    return None if right else _name_of_kind(kind)
+_FORMATS: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "column": (
+        "the name of a column: text without ':'",
+        lambda text: text.isprintable() and text != "" and ":" not in text,
+    ),
+    "path": ("the path of a directory", lambda text: text != "" and b"\0" not in os.fsencode(text)),
+    "interval": ("an interval such as '[5,inf)', or several as in '[1,3];[5,9]'", _is_interval),
+}
 
 
-def _name_of_kind(kind: type) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
-    return names.get(kind, "a mapping such as {name: value}")
+@cache
+def _validator() -> tuple[Any, Any]:
+    """jsonschema's validator with types of ours, and its checker of our formats."""
+    from jsonschema import Draft202012Validator, FormatChecker, validators
+
+    def is_integer(_: Any, value: Any) -> bool:
+        return type(value) is int and abs(value) < 10**_DIGITS
+
+    def is_number(_: Any, value: Any) -> bool:
+        return math.isfinite(value) if type(value) is float else is_integer(_, value)
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
+    formats = FormatChecker(formats=())
+    for name, (_, test) in _FORMATS.items():
+        formats.checks(name, ValueError)(lambda value, test=test: not isinstance(value, str) or test(value))
+    return validators.extend(Draft202012Validator, type_checker=types), formats
 
 
-def _wrong_choice(key: str, value: Any, choices: Mapping[str, tuple[Any, ...]]) -> str | None:
-    if key in choices and value not in choices[key]:
-        return f"one of {', '.join(map(str, choices[key]))}"
-    return None
-
-
-def _out_of_range(key: str, value: Any) -> str | None:
-    for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, bool) or not isinstance(each, (int, float)):
-            continue
-        if isinstance(each, float) and not math.isfinite(each):
-            return "a finite number"
-        if isinstance(each, int) and abs(each) > _LARGEST:
-            return "of at most 18 digits"
-        if key in _AT_LEAST_ONE and each < 1:
-            return "at least 1"
-        if key in _AT_LEAST_ZERO and each < 0:
-            return "at least 0"
-        if key in _GREATER_THAN_ZERO and each <= 0:
-            return "greater than 0"
-        if key in _MOST and each > _MOST[key]:
-            return f"at most {_MOST[key]}"
-        if key in _FRACTIONS and not 0 <= each <= 1:
-            return "from 0 to 1"
-        if "dropout" in key and not 0 <= each < 1:
-            return "at least 0 and less than 1"
-    return None
+def _right(schema: Mapping[str, Any]) -> str:
+    """What would be right, in words: `a whole number from 1 to 1024`."""
+    if "hint" in schema:
+        return str(schema["hint"])
+    if "enum" in schema:
+        return "one of " + ", ".join(str(choice) for choice in schema["enum"] if choice is not None)
+    kind, *others = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    words = _FORMATS[schema["format"]][0] if "format" in schema else _WORDS[kind].removesuffix(" of them")
+    if "minimum" in schema and "maximum" in schema:
+        words += f" from {schema['minimum']} to {schema['maximum']}"
+    else:
+        bounds = {"minimum": "of at least", "exclusiveMinimum": "greater than", "exclusiveMaximum": "less than"}
+        words += " and".join(f" {bound} {schema[keyword]}" for keyword, bound in bounds.items() if keyword in schema)
+    return " or ".join([words, *(_WORDS[other] for other in others)])
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -10,66 +10,61 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, is_number, read_atomic
+from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, read_atomic
 from recbole_sigma.data.fields import check_fields, normalised
-from recbole_sigma.data.prefixes import FlatHistories, Prefixes, PrefixNames, Rows
+from recbole_sigma.data.prefixes import FlatHistories, Prefixes, Rows
 from recbole_sigma.errors import UserError
-
-_SPLITS = ("valid_and_test", "valid_only", "test_only")
-_TIME_ORDERS = ("exact", "recbole")
 
 
 class SequenceDataset(SequentialDataset):
     """What RecBole's models, trainer and evaluator know as a data set.
 
-    Reading, filtering and numbering of users and items go through RecBole's code (ids equal RecBole's own); order,
-    samples and batches are ours. `inter_feat` is a table while RecBole filters it and `Prefixes` afterwards.
+    Filtering and numbering of users and items go through RecBole's code (ids equal RecBole's own); reading, order,
+    samples and batches are ours. `inter_feat` is a table while RecBole filters it, and `Prefixes` afterwards.
 
     `time_order: exact` sorts a user's interactions by the time as written in the file, equal times as in the file;
     `time_order: recbole` by the time as RecBole has it, cast to float32 (DESIGN.md, section 5).
     """
 
     inter_feat: Any  # pandas.DataFrame, then Prefixes
+    _file: Path  # NAME.inter
+    _sha256: str
+    _time_as_written: np.ndarray  # of the rows of the file
+    _kept_rows: np.ndarray  # rows of the file that are left after filtering, in their present order
 
     def __init__(self, config: Any) -> None:
-        self._time_as_written: np.ndarray | None = None
-        self._kept_rows: np.ndarray | None = None  # rows of the file that filtering left, in their present order
-        self._sha256 = ""
-        _check_settings(config)
         super().__init__(config)
         self._flatten()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     def _load_data(self, token: str, dataset_path: str) -> None:
-        """RecBole would offer a download when the folder is missing."""
-        file = self._inter_path(token, dataset_path)
-        if not file.is_file():
-            raise UserError(f"{file}: no such file (settings data_path, dataset); dataset/README.md says how to get it")
+        """Read the files. (RecBole would offer a download when the folder is missing.)"""
+        self._file = Path(dataset_path, f"{token}.inter")
+        if not self._file.is_file():
+            raise UserError(
+                f"{self._file}: no such file (settings data_path, dataset); dataset/README.md says how to get it"
+            )
         super()._load_data(token, dataset_path)
         feats = {"inter": self.inter_feat, "user": self.user_feat, "item": self.item_feat}
         columns = {file: list(feat) for file, feat in feats.items() if feat is not None}
         check_fields(self.config, columns, self.field2type)
 
-    @staticmethod
-    def _inter_path(token: str, dataset_path: str) -> Path:
-        return Path(dataset_path, f"{token}.inter")
-
-    def _load_feat(self, filepath: str, source: FeatureSource | str) -> pd.DataFrame | None:
+    def _load_feat(self, filepath: str, source: FeatureSource) -> pd.DataFrame | None:
         """Read one file into a table and note its fields, as RecBole does, but fast and with every line checked."""
-        if source not in (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM):
-            return super()._load_feat(filepath, source)
-        load, unload = self._columns_to_load(source)
-        if load == set():
+        wanted = (self.config["load_col"] or {source.value: "*"}).get(source.value, [])
+        unwanted = (self.config["unload_col"] or {}).get(source.value, [])
+        if not wanted:
             return None
+        if unwanted and wanted != "*":
+            raise UserError(f"load_col, unload_col: only one of them can be given for {source.value}")
+        user, item = {self.uid_field: "USER_ID_FIELD"}, {self.iid_field: "ITEM_ID_FIELD"}
+        form = AtomicFormat(user if source == FeatureSource.USER else item)
+        if source == FeatureSource.INTERACTION:
+            form = AtomicFormat({**user, **item}, {self.time_field: "TIME_FIELD"})
         table = read_atomic(
-            Path(filepath),
-            self._format(source),
-            lambda name: (load is None or name in load) and name not in (unload or ()),
+            Path(filepath), form, lambda name: name not in unwanted and (wanted == "*" or name in wanted)
         )
-        if not table.types:
-            self.logger.warning(f"No columns has been loaded from [{source}]")
-            return None
         for name, kind in table.types.items():
             self.field2source[name] = source
             self.field2type[name] = kind
@@ -85,34 +80,20 @@ class SequenceDataset(SequentialDataset):
             table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
         return table.frame
 
-    def _columns_to_load(self, source: FeatureSource) -> tuple[set[str] | None, set[str]]:
-        """What is to be read of a file (None: everything), and what of that is not."""
-        given, left_out = self.config["load_col"], (self.config["unload_col"] or {}).get(source.value, [])
-        chosen = "*" if given is None else given.get(source.value, [])
-        if left_out and chosen and chosen != "*":
-            raise UserError(f"load_col, unload_col: only one of them can be given for {source.value}")
-        return None if chosen == "*" else set(chosen), set(left_out)
-
-    def _format(self, source: FeatureSource) -> AtomicFormat:
-        separator, encoding = self.config["field_separator"], self.config["encoding"] or "utf-8"
-        user, item = {self.uid_field: "USER_ID_FIELD"}, {self.iid_field: "ITEM_ID_FIELD"}
-        ids = {FeatureSource.USER: user, FeatureSource.ITEM: item}.get(source, {**user, **item})
-        time = {self.time_field: "TIME_FIELD"} if source == FeatureSource.INTERACTION else {}
-        return AtomicFormat(separator, encoding, ids, time)
-
     def _split_sequences(self, table: AtomicTable, name: str, kind: FeatureType) -> list[np.ndarray]:
         """Cells such as 'Toy Story' -> arrays; notes the longest (setting `seq_len` cuts it)."""
         limit = (self.config["seq_len"] or {}).get(name)
-        cells = table.frame[name].fillna("")
-        words = [list(filter(None, cell.split(self.config["seq_separator"])))[:limit] for cell in cells]
-        self.field2seqlen[name] = max(map(len, words), default=0)
+        cells = [list(filter(None, cell.split(" ")))[:limit] for cell in table.frame[name]]
+        self.field2seqlen[name] = max(map(len, cells))
         if kind == FeatureType.TOKEN_SEQ:
-            return [np.array(row, dtype=str) for row in words]
-        try:
-            return [np.array(list(map(float, row))) for row in words]
-        except ValueError:
-            row, wrong = next((row, each) for row, cell in enumerate(words) for each in cell if not is_number(each))
-            raise table.error(row, f"{name}:float_seq holds {wrong!r}; numbers are expected") from None
+            return [np.array(words, dtype=str) for words in cells]
+        numbers = []
+        for row, words in enumerate(cells):
+            try:
+                numbers.append(np.array(words, dtype=np.float64))
+            except ValueError as error:
+                raise table.error(row, f"{name}:float_seq is {' '.join(words)!r}; numbers are expected") from error
+        return numbers
 
     def _remove_duplication(self) -> None:
         """RecBole keeps a pair's first or last interaction after a sort that may swap equal times; ours is stable."""
@@ -120,9 +101,13 @@ class SequenceDataset(SequentialDataset):
         if keep is None or self.config["time_order"] == "recbole":
             super()._remove_duplication()
             return
-        assert self._time_as_written is not None
         by_time = np.argsort(self._time_as_written[self.inter_feat.index.to_numpy()], kind="stable")
         self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
+
+    def _filter_by_inter_num(self) -> None:
+        """RecBole counts in Python, slowly and in much memory, also where the intervals exclude nothing."""
+        if {self.config["user_inter_num_interval"], self.config["item_inter_num_interval"]} - {None, "[0,inf)"}:
+            super()._filter_by_inter_num()
 
     def _normalize(self) -> None:
         """RecBole's own fails on a list column of equal numbers, and goes through every cell in Python."""
@@ -142,15 +127,22 @@ class SequenceDataset(SequentialDataset):
         super()._reset_index()
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
-        """Number the tokens of columns that share their ids from 1, in the order in which RecBole meets them.
+        """Number the tokens of columns that share their ids from 1, in RecBole's order (of first appearance).
 
         RecBole's own version makes an object of every cell, and on pandas 3 `Series.agg(len)` counts the column where
         it expects the length of each list.
         """
         if not remap_list:
             return
-        cells = [_tokens_of(feat[name], kind) for feat, name, kind in remap_list]
-        numbers, tokens = _number_tokens(cells)
+        cells: list[Any] = []
+        for feat, name, kind in remap_list:
+            in_lists = kind == FeatureType.TOKEN_SEQ
+            cells.append(np.concatenate([row.astype(object) for row in feat[name]]) if in_lists else feat[name].array)
+        if len(cells) == 1 and isinstance(cells[0], pd.Categorical):
+            numbers, used = pd.factorize(cells[0].codes)
+            tokens = cells[0].categories[used]
+        else:
+            numbers, tokens = pd.factorize(np.concatenate([np.asarray(column, dtype=object) for column in cells]))
         id_token = np.array(["[PAD]", *tokens])
         token_id = {token: number for number, token in enumerate(id_token)}
         ends = np.cumsum([len(column) for column in cells])[:-1]
@@ -168,52 +160,41 @@ class SequenceDataset(SequentialDataset):
         """Table of interactions -> flat arrays in the order of (user, time), one column after the other."""
         frame = self.inter_feat
         users = frame[self.uid_field].to_numpy()
-        time, order = self._time_and_order(users)
         counts = np.bincount(users, minlength=self.user_num)
         if counts.max() < 3:
-            path = self._inter_path(self.dataset_name, self.dataset_path)
             raise UserError(
-                f"{path}: no user has 3 interactions or more (the longest history has {counts.max()}); one each is "
-                "needed to train, validate and test"
+                f"{self._file}: no user has 3 or more interactions (the longest history has {counts.max()}); a user "
+                "needs one each for training, validation and test"
             )
+        rows = self._kept_rows
+        if self.config["time_order"] == "recbole":
+            time = frame[self.time_field].to_numpy().astype(np.float32)
+            order = np.lexsort((time, users))
+        else:
+            time = self._time_as_written[rows]
+            in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`, which sorts by time
+            order = np.lexsort((time, users) if in_file_order else (rows, time, users))
         self._aug_presets()
         user_start = np.concatenate([[0], np.cumsum(counts)])
         targets = _targets_by_first_time(user_start, time[order])
-        del time, users
+        del time, users, rows, self._time_as_written, self._kept_rows
         columns = {}
         for name in list(frame.columns):
             columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
             del frame[name]
-        self._time_as_written = self._kept_rows = None
-        names = PrefixNames(self.uid_field, self.iid_field, self.config["LIST_SUFFIX"], self.item_list_length_field)
+        flat = FlatHistories(columns, user_start, self.uid_field, self.iid_field)
         any_length = getattr(self.config.model_class, "accepts_any_length", False)
-        self.inter_feat = Prefixes(
-            FlatHistories(columns, user_start), names, targets, self.max_item_list_len, any_length
-        )
+        self.inter_feat = Prefixes(flat, targets, self.max_item_list_len, any_length)
 
     def _tensor(self, column: pd.Series) -> Tensor:
         """A column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them.
 
         Plain columns are copied here: pandas 3 hands out read-only arrays, at which torch warns.
         """
-        kind = self.field2type[column.name]
-        if kind == FeatureType.TOKEN:
-            return torch.from_numpy(column.to_numpy(dtype=np.int64, copy=True))
-        if kind == FeatureType.FLOAT and column.name not in self.config["numerical_features"]:
-            return torch.from_numpy(column.to_numpy(dtype=np.float32, copy=True))
-        return super()._dataframe_to_interaction(column.to_frame())[column.name]
-
-    def _time_and_order(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sort keys of the table's rows and the order by (user, time), ties as in the file: both (interactions,)."""
-        if self.config["time_order"] == "recbole":
-            time = self.inter_feat[self.time_field].to_numpy().astype(np.float32)
-            return time, np.lexsort((time, users))
-        assert self._time_as_written is not None and self._kept_rows is not None
-        rows = self._kept_rows
-        time = self._time_as_written[rows]
-        if np.all(rows[1:] > rows[:-1]):
-            return time, np.lexsort((time, users))
-        return time, np.lexsort((rows, time, users))  # `rm_dup_inter` has sorted the table by time
+        dtype = {FeatureType.TOKEN: np.int64, FeatureType.FLOAT: np.float32}.get(self.field2type[column.name])
+        if dtype is None or column.name in self.config["numerical_features"]:
+            return super()._dataframe_to_interaction(column.to_frame())[column.name]
+        return torch.from_numpy(column.to_numpy(dtype=dtype, copy=True))
 
     # --- splitting -----------------------------------------------------------------------------------------------
 
@@ -225,7 +206,7 @@ class SequenceDataset(SequentialDataset):
                 setattr(self, name, self._dataframe_to_interaction(feat))
 
     def build(self) -> "list[SequenceDataset]":
-        """Training, validation and test part, leave-one-out in time order.
+        """The training, validation and test split, leave-one-out in time order.
 
         As RecBole: a user of n interactions has n - 1 samples; one always stays in training, the last goes to test, the
         second to last to validation (a user of 3 is trained and tested, a user of 2 only trained).
@@ -248,7 +229,7 @@ class SequenceDataset(SequentialDataset):
         return self.inter_feat.history_lengths(index)
 
     def statistics(self) -> dict[str, int | float]:
-        """Of the data after filtering: users, items, interactions, mean_length (of a user's history), sparsity."""
+        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity."""
         flat = self.inter_feat.flat
         users = int(np.count_nonzero(np.diff(flat.user_start)))
         items = len(np.unique(flat.columns[self.iid_field].numpy()))
@@ -274,12 +255,12 @@ class SequenceDataset(SequentialDataset):
     @property
     def avg_actions_of_users(self) -> float:
         """Mean number of interactions of a user."""
-        return self.inter_num / int(np.count_nonzero(np.diff(self.inter_feat.flat.user_start)))
+        return self.statistics()["mean_length"]
 
     @property
     def avg_actions_of_items(self) -> float:
         """Mean number of interactions of an item."""
-        return self.inter_num / len(np.unique(self.inter_feat.flat.columns[self.iid_field].numpy()))
+        return self.inter_num / self.statistics()["items"]
 
     def __getitem__(self, index: Rows, join: bool = True) -> Any:
         """A batch (recbole.data.interaction.Interaction) of the samples `index`."""
@@ -287,28 +268,11 @@ class SequenceDataset(SequentialDataset):
         return self.join(batch) if join and not self.inter_feat.any_length else batch
 
 
-def _tokens_of(column: pd.Series, kind: FeatureType) -> Any:
-    """All tokens of a column one after another: a Categorical as it is, anything else as an array of objects."""
-    if kind == FeatureType.TOKEN_SEQ:
-        return np.concatenate([np.asarray(row, dtype=object) for row in column])
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.array
-    return column.to_numpy(dtype=object)
-
-
-def _number_tokens(columns: list[Any]) -> tuple[np.ndarray, Any]:
-    """Numbers (all cells,) from 0 by first appearance, -1 where there is no token, and the tokens in that order."""
-    if len(columns) == 1 and isinstance(columns[0], pd.Categorical):
-        numbers, used = pd.factorize(columns[0].codes)
-        return numbers, columns[0].categories[used]
-    return pd.factorize(np.concatenate([np.asarray(column, dtype=object) for column in columns]))
-
-
 def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Positions of all samples' targets, users in the order in which RecBole meets them.
+    """Positions of the targets of all samples, with users in RecBole's order.
 
-    RecBole sorts its samples by time and then groups them: a user stands where its first target does, equal times by
-    user id. `user_start` (users + 1,), `time` (interactions,) in the order of (user, time).
+    RecBole sorts its samples by time and then groups them by user: users come in the order of the time of their first
+    target, equal times in the order of user ids. `user_start` (users + 1,), `time` (interactions,) by (user, time).
     """
     count = np.diff(user_start)
     users = np.flatnonzero(count >= 2)
@@ -317,20 +281,3 @@ def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarr
     ends = np.cumsum(samples)
     first = user_start[users] + 1
     return np.arange(ends[-1]) + np.repeat(first - (ends - samples), samples)
-
-
-def _check_settings(config: Any) -> None:
-    """Refuse, in one line each, what would otherwise be ignored or fail far inside RecBole."""
-    eval_args = config["eval_args"]
-    split = eval_args["split"]
-    if not isinstance(split, dict) or split.get("LS") not in _SPLITS:
-        raise UserError(f"eval_args: split {split} is not supported; write {{'LS': 'valid_and_test'}}")
-    if eval_args["order"] != "TO":
-        raise UserError(f"eval_args: order {eval_args['order']!r} is not supported; histories need TO (time order)")
-    if config["time_order"] not in (None, *_TIME_ORDERS):
-        raise UserError(f"time_order: {config['time_order']!r} is unknown; write exact or recbole")
-    if config["benchmark_filename"] is not None:
-        raise UserError("benchmark_filename: files that are split beforehand are not supported; leave it out")
-    for setting in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
-        if not config[setting]:
-            raise UserError(f"{setting}: empty; name the column of the .inter file")

@@ -1,4 +1,4 @@
-"""Columns of the files against the settings that name them; and their normalisation."""
+"""Checks of the columns against the settings that name them, and the normalisation of columns."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,24 +7,33 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureType
 
+from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, NEG_PREFIX
 from recbole_sigma.errors import UserError, did_you_mean
 
 _TOKENS = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
 _NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
-Kinds = Mapping[str, FeatureType]
 
 
-def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Kinds) -> None:
-    """Refuse settings that name a column which is not there or of another type, and columns that hide one another.
+def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Mapping[str, FeatureType]) -> None:
+    """Refuse settings that name a column which is missing or of another type, and columns that hide one another.
 
     Args:
         config: the settings.
-        columns: the loaded columns of each file that is there (`inter`, `user`, `item`).
+        columns: the loaded columns of each file that exists (`inter`, `user`, `item`).
         kinds: the type of each column.
     """
     _check_clashes(config, columns)
-    _check_rows(config, columns, kinds)
     ids = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])
+    needed = (*ids, config["TIME_FIELD"])
+    for name, values in (config["val_interval"] or {}).items():
+        _check_kind("val_interval", name, kinds, [FeatureType.FLOAT if isinstance(values, str) else FeatureType.TOKEN])
+    for name in config["threshold"] or ():
+        _check_kind("threshold", name, kinds, [FeatureType.FLOAT])
+        if name not in columns["inter"] or name in needed:
+            raise UserError(f"threshold: {name!r} must be a column of the .inter file other than its ids and its time")
+        label = config["LABEL_FIELD"]
+        if not label or label in needed:
+            raise UserError(f"LABEL_FIELD must name a column of its own for the labels of threshold, got {label!r}")
     for setting, right in (
         ("normalize_field", _NUMBERS), ("numerical_features", _NUMBERS), ("selected_features", _TOKENS),
         ("alias_of_user_id", _TOKENS), ("alias_of_item_id", _TOKENS),
@@ -45,58 +54,39 @@ def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Kinds) ->
     for file, names in (config["unused_col"] or {}).items():
         if file not in columns:
             raise UserError(f"unused_col: no .{file} file is loaded; leave {file!r} out")
-        for name in {*names} & {*ids, config["TIME_FIELD"]}:
+        for name in {*names} & {*needed}:
             raise UserError(f"unused_col: {name!r} is needed; leave it out")
 
 
-def _check_kind(setting: str, name: str, kinds: Kinds, right: Iterable[FeatureType]) -> None:
+def _check_kind(setting: str, name: str, kinds: Mapping[str, FeatureType], right: Iterable[FeatureType]) -> None:
     if name not in kinds:
-        raise UserError(f"{setting}: no column {name!r} is loaded{did_you_mean(name, kinds) or _there(kinds)}")
+        hint = did_you_mean(name, kinds) or f"; the columns are {', '.join(kinds)}"
+        raise UserError(f"{setting}: no column {name!r} is loaded{hint}")
     if kinds[name] not in right:
         wanted = " or ".join(each.value for each in right)
         raise UserError(f"{setting}: column {name!r} is of type {kinds[name].value}; it must be {wanted}")
 
 
-def _there(kinds: Kinds) -> str:
-    return f"; the columns are {', '.join(kinds)}"
-
-
-def _check_rows(config: Any, columns: Mapping[str, list[str]], kinds: Kinds) -> None:
-    """The settings that choose rows and make labels by a column's values."""
-    for name, values in (config["val_interval"] or {}).items():
-        right = FeatureType.FLOAT if isinstance(values, str) else FeatureType.TOKEN
-        _check_kind("val_interval", name, kinds, [right])
-    label = config["LABEL_FIELD"]
-    needed = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"], config["TIME_FIELD"])
-    for name in config["threshold"] or ():
-        _check_kind("threshold", name, kinds, [FeatureType.FLOAT])
-        if name not in columns["inter"] or name in needed:
-            raise UserError(f"threshold: {name!r} must be a column of the .inter file other than its ids and its time")
-        if not label or label in needed:
-            raise UserError(f"LABEL_FIELD must name a column of its own for the labels of threshold, got {label!r}")
-
-
 def _check_clashes(config: Any, columns: Mapping[str, list[str]]) -> None:
-    """No two columns of one name, in two files or of those that are made for batches."""
+    """Refuse two columns of one name, in two files or in a file and among those that are made for batches."""
     ids = {"user": config["USER_ID_FIELD"], "item": config["ITEM_ID_FIELD"]}
-    where: dict[str, str] = {}
+    file_of: dict[str, str] = {}
     for file, names in columns.items():
         for name in names:
-            if name in where and ids.get(file) != name:
+            if name in file_of and ids.get(file) != name:
                 raise UserError(
-                    f"column {name!r} stands in the .{where[name]} and in the .{file} file; rename one, or name the "
+                    f"column {name!r} is in the .{file_of[name]} file and in the .{file} file; rename one, or name the "
                     "columns to be read in load_col"
                 )
-            where.setdefault(name, file)
-    made = {config["ITEM_LIST_LENGTH_FIELD"]: "ITEM_LIST_LENGTH_FIELD"}
+            file_of.setdefault(name, file)
+    made_for_batches = {LIST_LENGTH}
     for name in columns["inter"]:
-        made[f"{name}{config['LIST_SUFFIX']}"] = "LIST_SUFFIX"
-        made[f"{config['NEG_PREFIX']}{name}"] = "NEG_PREFIX"
-    for name in where:
-        if name in made:
+        made_for_batches |= {name + LIST_SUFFIX, NEG_PREFIX + name}
+    for name in file_of:
+        if name in made_for_batches:
             raise UserError(
-                f"column {name!r} of the .{where[name]} file has the name of one that is made for batches (setting "
-                f"{made[name]}); rename it, or leave it out of load_col"
+                f"column {name!r} of the .{file_of[name]} file has the name of a column that is made for batches; "
+                "rename it, or leave it out of load_col"
             )
 
 

@@ -1,4 +1,4 @@
-"""Loaders: RecBole's, without their Python list of all samples and with a state that is small and plain.
+"""RecBole's loaders without a Python list of all samples, and with a small state that can be saved.
 
 RecBole's trainer asks `isinstance(loader, FullSortEvalDataLoader)` and the like; these are subclasses, and draw the
 same batches from the same seed.
@@ -18,13 +18,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.prefixes import Prefixes
-from recbole_sigma.errors import UserError
 
 
 class Batch(NamedTuple):
     """Which samples: `rows` (n,), drawn as batch `number` of epoch `epoch`, both from 0.
 
-    Of several processes, `rows` is the share of the one of number `rank`; it may be empty.
+    With several processes, `rows` is the shard of process `rank`; it may be empty.
     """
 
     epoch: int
@@ -32,15 +31,11 @@ class Batch(NamedTuple):
     rows: np.ndarray
     rank: int = 0
 
-    def share(self, rank: int, size: int) -> "Batch":
-        """What process `rank` of `size` takes; each row is one process's."""
-        return self._replace(rows=np.array_split(self.rows, size)[rank], rank=rank)
-
 
 class BatchSampler(Sampler[Batch]):
-    """Batches of row numbers, in order, or shuffled anew each epoch by `generator`, as torch's RandomSampler does.
+    """Batches of row numbers, in order, or shuffled in each epoch by `generator`, as torch's RandomSampler does.
 
-    With `sizes`, (rows,), a batch is full when its sizes add up to `batch_size`, and holds one row at least.
+    With `sizes`, (rows,), a batch is full when its sizes add up to `batch_size`, and holds at least one row.
     The state between two epochs is the pair (`epoch`, state of `generator`).
     """
 
@@ -55,22 +50,20 @@ class BatchSampler(Sampler[Batch]):
         self.rank, self.size = 0, 1
 
     def __iter__(self) -> Iterator[Batch]:
+        """The batches of one epoch; each row belongs to the shard of one process."""
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = self._permutation()
-        for number, rows in enumerate(np.split(order, self._ends(order)) if self.n_rows else ()):
-            yield Batch(epoch, number, rows).share(self.rank, self.size)
+        ends = np.arange(self.batch_size, self.n_rows, self.batch_size)  # of all batches but the last
+        if self.sizes is not None:
+            before = np.cumsum(self.sizes[order]) - self.sizes[order]
+            ends = np.flatnonzero(np.diff(before // self.batch_size)) + 1
+        for number, rows in enumerate(np.split(order, ends) if self.n_rows else ()):
+            yield Batch(epoch, number, np.array_split(rows, self.size)[self.rank], self.rank)
         self._permutation()  # RandomSampler draws one more at the end of an epoch; the next epoch's depends on it
 
     def __len__(self) -> int:
         """With `sizes`, of a mean epoch: how many batches there are depends on the order."""
         return -(-(self.n_rows if self.sizes is None else int(self.sizes.sum())) // self.batch_size)
-
-    def _ends(self, order: np.ndarray) -> np.ndarray:
-        """Where all batches but the last end."""
-        if self.sizes is None:
-            return np.arange(self.batch_size, self.n_rows, self.batch_size)
-        before = np.cumsum(self.sizes[order]) - self.sizes[order]
-        return np.flatnonzero(np.diff(before // self.batch_size)) + 1
 
     def _permutation(self) -> np.ndarray:
         if self.generator is None:
@@ -79,19 +72,10 @@ class BatchSampler(Sampler[Batch]):
 
 
 class _Rows(Dataset[Any]):
-    """The data set of a torch DataLoader whose batches are made, whole, by its `collate_fn`."""
-
-    def __init__(self, n_rows: int) -> None:
-        self._n_rows = n_rows
-
-    def __len__(self) -> int:
-        return self._n_rows
-
-    def __getitem__(self, row: int) -> int:
-        return row
+    """The data set of a torch DataLoader whose batches are made as a whole by its `collate_fn`."""
 
     def __getitems__(self, batch: Batch) -> Batch:
-        """torch hands over a whole batch here."""
+        """torch asks for a whole batch here."""
         return batch
 
 
@@ -112,37 +96,32 @@ class _LeanLoader(AbstractDataLoader):
         self.generator.manual_seed(config["seed"])
         self.transform = construct_transform(config)
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
-        if _made_on_device(config, dataset.inter_feat, sampler):
-            dataset.inter_feat.device = config["device"]
+        any_length = isinstance(dataset.inter_feat, Prefixes) and dataset.inter_feat.any_length
+        if any_length and sampler is None and not config["transform"] and not config["worker"]:
+            dataset.inter_feat.device = config["device"]  # all that makes the batch can work there
         sizes = getattr(dataset.inter_feat, "n_targets", None)  # of windows
         self.batches = BatchSampler(self.sample_size, self.step, self.generator if shuffle else None, sizes)
         DataLoader.__init__(
             self,
-            dataset=_Rows(self.sample_size),
+            dataset=_Rows(),
             batch_sampler=self.batches,  # type: ignore[arg-type]  # torch's stub asks for lists
             collate_fn=self.collate_fn,
             num_workers=config["worker"] or 0,
             generator=self.generator,
         )
 
-    def share(self, rank: int, size: int) -> None:
-        """From now on give process `rank` of `size` its part of every batch; None for a part without a row."""
+    def shard(self, rank: int, size: int) -> None:
+        """From now on give process `rank` of `size` its shard of every batch; None for a shard without a row."""
         self.batches.rank, self.batches.size = rank, size
 
     def state(self) -> dict[str, Any]:
-        """Between two epochs: all that decides the batches to come."""
+        """All that determines the next batches, between two epochs."""
         return {"epoch": self.batches.epoch, "generator": self.generator.get_state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on as the loader that gave `state` would."""
+        """Continue as the loader that gave `state` would."""
         self.batches.epoch = state["epoch"]
         self.generator.set_state(state["generator"])
-
-
-def _made_on_device(config: Any, samples: Any, sampler: Any) -> bool:
-    """Whether batches are put together on the device: nothing that works on the CPU, or elsewhere, has a part in it."""
-    plain = isinstance(samples, Prefixes) and samples.any_length
-    return plain and sampler is None and not config["transform"] and not config["worker"]
 
 
 class TrainLoader(TrainDataLoader, _LeanLoader):
@@ -160,12 +139,7 @@ class TrainLoader(TrainDataLoader, _LeanLoader):
 
 
 class WindowLoader(TrainLoader):
-    """Random batches of windows, `train_batch_size` items to be predicted in each, with a negative for every one."""
-
-    def __init__(self, config: Any, dataset: SequenceDataset, sampler: Any, shuffle: bool = False) -> None:
-        super().__init__(config, dataset, sampler, shuffle)
-        if sampler is not None and (self.neg_sample_num != 1 or self.neg_sample_args["dynamic"]):
-            raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1, dynamic: False")
+    """Random batches of windows with `train_batch_size` targets in each batch, and at most one negative per target."""
 
     def collate_fn(self, batch: Batch) -> Interaction | None:
         """The windows, (B, L); negatives depend on (seed, epoch, number of the batch, process) only."""
@@ -192,21 +166,19 @@ class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
 
 
 class UniformNegatives:
-    """Negatives drawn evenly from all items but the positive one: RecBole's RepeatableSampler, without a set a row."""
+    """Negatives drawn evenly from all items but the positive one, as by RecBole's RepeatableSampler (a set per row)."""
 
     def __init__(self, n_items: int) -> None:
-        """`n_items` counts the padding item 0."""
-        if n_items < 3:
-            raise UserError("train_neg_sample_args: the data has one item only, so that none is left as a negative")
+        """`n_items`, at least 3, counts the padding item 0."""
         self._n_items = n_items
         self._random = np.random.default_rng()
 
     def seed(self, *numbers: int) -> None:
-        """What is drawn from here on depends on `numbers` only."""
+        """All further draws depend on `numbers` only."""
         self._random = np.random.default_rng(numbers)
 
     def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> torch.Tensor:
-        """(n,), (n,) -> (n * num,): negatives of row i stand at i, i + n, i + 2n ..."""
+        """(n,), (n,) -> (n * num,): negatives of row i are at i, i + n, i + 2n ..."""
         positive = np.tile(np.asarray(item_ids), num)
         drawn = self._random.integers(1, self._n_items - 1, len(positive))
         return torch.from_numpy(drawn + (drawn >= positive))

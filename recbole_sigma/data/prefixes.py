@@ -9,28 +9,26 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+# Names of fields that are made for batches: RecBole's defaults, which are fixed here.
+LIST_SUFFIX = "_list"  # of the history of a field
+LIST_LENGTH = "item_length"  # the length of the history
+NEG_PREFIX = "neg_"  # of the fields of a negative item
+
 Rows = int | slice | list[int] | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
-class PrefixNames:
-    """What the fields of a sample are called (settings USER_ID_FIELD, ITEM_ID_FIELD, LIST_SUFFIX, ...)."""
-
-    user: str
-    item: str
-    list_suffix: str
-    list_length: str
-
-
-@dataclass(frozen=True)
 class FlatHistories:
-    """All interactions, each user's one after another in time order.
+    """All interactions, those of each user one after another in time order.
 
     `columns[field]` (interactions, ...); `user_start` (users + 1,): user u owns `user_start[u]:user_start[u + 1]`.
+    `user` and `item` are the names of the fields with the ids.
     """
 
     columns: dict[str, Tensor]
     user_start: np.ndarray
+    user: str
+    item: str
     _copies: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
     def column(self, name: str, device: torch.device) -> Tensor:
@@ -46,21 +44,18 @@ class Prefixes:
     """The samples of one split; to RecBole's code it looks like the Interaction that `inter_feat` would be.
 
     A sample is the position of its target in the flat arrays. Its history is the range that ends there and starts at
-    the user's first interaction, or `max_length` before the target. Memory: one integer a sample.
+    the user's first interaction, or `max_length` before the target. Memory: one integer per sample.
 
-    `any_length` says what a batch is: user, item, item list and length, padded to the batch's longest row; without it
-    every loaded field with its list, padded to `max_length`, as RecBole's own models expect.
+    With `any_length`, a batch has user, item, item list and length, padded to the longest row of the batch. Without it,
+    a batch has every loaded field and its list, padded to `max_length`, as RecBole's own models expect.
 
-    `device` is where batches are put together, from copies of the columns that they read.
+    Batches are put together on `device`, from copies of the columns that they read.
     """
 
     device = torch.device("cpu")
 
-    def __init__(
-        self, flat: FlatHistories, names: PrefixNames, targets: np.ndarray, max_length: int, any_length: bool
-    ) -> None:
+    def __init__(self, flat: FlatHistories, targets: np.ndarray, max_length: int, any_length: bool) -> None:
         self.flat = flat
-        self.names = names
         self.targets = targets
         self.max_length = max_length
         self.any_length = any_length
@@ -69,20 +64,21 @@ class Prefixes:
     # --- samples -----------------------------------------------------------------------------------------------
 
     def ranges(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Start and stop of the histories of `rows`, both (n,); the target stands at stop."""
+        """Start and stop of the histories of `rows`, both (n,); the target is at stop."""
         stop = self.targets[self._index(rows)].astype(np.int64)
-        return np.maximum(self._user_start(stop), stop - self.max_length), stop
+        return stop - np.minimum(self.history_lengths(rows), self.max_length), stop
 
     def history_lengths(self, rows: Rows) -> np.ndarray:
         """All interactions before the target, not truncated: (n,) int64."""
         stop = self.targets[self._index(rows)].astype(np.int64)
-        return stop - self._user_start(stop)
+        users = self.flat.columns[self.flat.user].numpy()[stop]
+        return stop - self.flat.user_start[users]
 
     def select(self, chosen: np.ndarray) -> "Prefixes":
         """The samples where `chosen` (n,) bool holds, over the same flat arrays."""
-        part = Prefixes(self.flat, self.names, self.targets[chosen], self.max_length, self.any_length)
-        part._dropped, part.device = self._dropped, self.device
-        return part
+        split = Prefixes(self.flat, self.targets[chosen], self.max_length, self.any_length)
+        split._dropped, split.device = self._dropped, self.device
+        return split
 
     def batch(self, rows: Rows) -> Interaction:
         """`rows` as tensors on `device`, padded on the right with 0."""
@@ -91,23 +87,14 @@ class Prefixes:
         start, stop = torch.from_numpy(ranges).to(self.device)  # all that a batch sends there
         length = stop - start
         where, padding = _positions(start, length, width)
-        fields = {name: self.flat.column(name, self.device)[stop] for name in self._plain_fields()}
-        if self.names.list_length not in self._dropped:
-            fields[self.names.list_length] = length
+        plain = [self.flat.user, self.flat.item] if self.any_length else self.flat.columns
+        fields = {name: self.flat.column(name, self.device)[stop] for name in plain if name not in self._dropped}
+        if LIST_LENGTH not in self._dropped:
+            fields[LIST_LENGTH] = length
         for name, listed in self._list_fields().items():
-            if not self.any_length or listed == self.names.item:
+            if not self.any_length or listed == self.flat.item:
                 fields[name] = _gather(self.flat.column(listed, self.device), where, padding)
         return Interaction(fields)
-
-    def histories(self, field: str, rows: Rows) -> Tensor:
-        """Histories of `field`, padded to `max_length`: (n, max_length, ...)."""
-        start, stop = map(torch.from_numpy, self.ranges(rows))
-        where, padding = _positions(start, stop - start, self.max_length)
-        return _gather(self.flat.columns[field], where, padding)
-
-    def _user_start(self, positions: np.ndarray) -> np.ndarray:
-        users = self.flat.columns[self.names.user].numpy()[positions]
-        return self.flat.user_start[users]
 
     # --- what RecBole asks of an Interaction ---------------------------------------------------------------------
 
@@ -115,8 +102,8 @@ class Prefixes:
     def columns(self) -> list[str]:
         """Names of all fields, those that are built on demand included."""
         names = [name for name in self.flat.columns if name not in self._dropped]
-        if self.names.list_length not in self._dropped:
-            names.append(self.names.list_length)
+        if LIST_LENGTH not in self._dropped:
+            names.append(LIST_LENGTH)
         return names + list(self._list_fields())
 
     def __getitem__(self, key: str | Rows) -> "Tensor | HistoryColumn | Interaction":
@@ -125,7 +112,7 @@ class Prefixes:
             return self.batch(key)
         if key in self._dropped:
             raise KeyError(key)
-        if key == self.names.list_length:
+        if key == LIST_LENGTH:
             return self._lengths
         lists = self._list_fields()
         if key in lists:
@@ -138,31 +125,23 @@ class Prefixes:
     def __iter__(self) -> Iterator[str]:
         return iter(self.columns)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.columns
-
     def drop(self, columns: str, inplace: bool = True) -> None:
-        """Leave a field out of batches from now on (RecBole's `unused_col`)."""
+        """Leave a field out of all further batches (RecBole's `unused_col`)."""
         self._dropped |= {columns}
 
     @cached_property
     def _lengths(self) -> Tensor:
-        """Of all samples: kept, as RecBole's FEARec asks for it at every row."""
+        """Lengths of all samples; kept, because RecBole's FEARec asks for them at every row."""
         start, stop = self.ranges(slice(None))
         return torch.from_numpy(stop - start)
 
-    def _plain_fields(self) -> list[str]:
-        if self.any_length:
-            return [self.names.user, self.names.item]
-        return [name for name in self.flat.columns if name not in self._dropped]
-
     def _list_fields(self) -> dict[str, str]:
         """List field -> the field that it lists."""
-        pairs = {name + self.names.list_suffix: name for name in self.flat.columns if name != self.names.user}
+        pairs = {name + LIST_SUFFIX: name for name in self.flat.columns if name != self.flat.user}
         return {name: field for name, field in pairs.items() if name not in self._dropped}
 
     def _index(self, rows: Rows) -> np.ndarray:
-        """Any of RecBole's ways of naming rows -> (n,) positions or a mask."""
+        """Rows in any form that RecBole uses -> (n,) positions or a mask."""
         if isinstance(rows, slice):
             return np.arange(*rows.indices(len(self)))
         return np.atleast_1d(np.asarray(rows, dtype=np.int64 if isinstance(rows, list) and not rows else None))
@@ -179,10 +158,13 @@ class HistoryColumn:
         return len(self._prefixes)
 
     def __getitem__(self, rows: Rows) -> Tensor:
-        """One sample's history (max_length, ...) for an int, those of several (n, max_length, ...) else."""
-        found = self._prefixes.histories(self._field, rows)
+        """The history of one sample (max_length, ...) for an int, otherwise those of several (n, max_length, ...)."""
+        samples = self._prefixes
+        start, stop = map(torch.from_numpy, samples.ranges(rows))
+        where, padding = _positions(start, stop - start, samples.max_length)
+        histories = _gather(samples.flat.columns[self._field], where, padding)
         several = isinstance(rows, slice | list) or np.asarray(rows).ndim > 0
-        return found if several else found[0]
+        return histories if several else histories[0]
 
 
 def _positions(start: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:

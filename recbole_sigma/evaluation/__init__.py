@@ -1,1 +1,1 @@
-"""Ranks of targets and what is computed from them."""
+"""Ranks of targets, and metrics, user groups and significance tests computed from them."""

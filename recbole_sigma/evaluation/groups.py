@@ -15,7 +15,7 @@ _NAMES = ("Short", "Medium", "Long")
 
 @dataclass(frozen=True)
 class UserGroup:
-    """Users whose history length is in [low, high). `members` are their places, (n,) bool."""
+    """Users whose history length is in [low, high). `members`: (n,) bool, True for the users of the group."""
 
     low: int
     high: float
@@ -24,27 +24,28 @@ class UserGroup:
 
     @property
     def count(self) -> int:
-        """How many users."""
+        """Number of users."""
         return int(self.members.sum())
 
     @property
     def title(self) -> str:
-        """`Short 0-5`, half-open; `Long 20+`."""
+        """The group as a person reads it: `Short 0-5` (half-open), `Long 20+`."""
         lengths = f"{self.low}+" if math.isinf(self.high) else f"{self.low}-{self.high:.0f}"
         return f"{self.name} {lengths}".strip()
 
 
 def user_groups(history_length: np.ndarray, bounds: Sequence[int] = BOUNDS) -> list[UserGroup]:
-    """Part users by history length: below the first bound, from each bound to the next, from the last on.
+    """Divide users by history length (n,): below the first bound, between two bounds, from the last bound on.
 
-    Each user is in one group: a length equal to a bound belongs to the longer side. Groups may be empty.
-    Raises UserError for bounds that do not grow.
+    Each user is in one group: a length equal to a bound belongs to the longer histories. Groups may be empty.
+    Raises UserError for bounds that are not ascending from 1 on.
     """
     edges = [0, *bounds, math.inf]
     if len(bounds) < 1 or any(low >= high for low, high in pairwise(edges)):
-        raise UserError(f"bounds of user groups must grow from 1 on, as 5,20 do; got {','.join(map(str, bounds))!r}")
+        bounds_text = ",".join(map(str, bounds))
+        raise UserError(f"bounds of user groups must grow and be at least 1, as in 5,20; got {bounds_text!r}")
     names = _NAMES if len(bounds) == len(_NAMES) - 1 else ("",) * (len(bounds) + 1)
-    groups = []
-    for (low, high), name in zip(pairwise(edges), names, strict=True):
-        groups.append(UserGroup(int(low), high, name, (history_length >= low) & (history_length < high)))
-    return groups
+    return [
+        UserGroup(int(low), high, name, (history_length >= low) & (history_length < high))
+        for (low, high), name in zip(pairwise(edges), names, strict=True)
+    ]

@@ -1,8 +1,5 @@
-"""Ranks of targets: the primitive that metrics, groups and significance are computed from."""
+"""Ranks of targets, from which metrics, user groups and significance are computed."""
 
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +10,18 @@ from torch import Tensor
 from recbole_sigma.errors import UserError
 
 PADDING_ITEM = 0
-# What NumPy and its zip reader raise for a file that is damaged or another's.
-_NOT_ARRAYS = (
-    OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, MemoryError, RuntimeError, SyntaxError,
-    zipfile.BadZipFile, zlib.error, struct.error,
-)  # fmt: skip
+_KINDS = {"user": "U", "target": "U", "history_length": "i", "rank": "f"}  # of the arrays' dtypes
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One entry an evaluated user.
+    """One entry per evaluated user.
 
     Attributes:
-        user: (n,) tokens, as in the data.
-        target: (n,) tokens of the items to be found.
-        history_length: (n,) int64, all interactions before the target.
-        rank: (n,) float64, 1 = first; half a place where the target shares its score with another item.
+        user: (n,) user ids as in the data.
+        target: (n,) ids of the target items.
+        history_length: (n,) int64, number of interactions before the target.
+        rank: (n,) float64, 1 is the first; fractional where other items have the target's score.
     """
 
     user: np.ndarray
@@ -37,33 +30,32 @@ class Ranks:
     rank: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays by name, as they stand in ranks-valid.npz and ranks-test.npz."""
-        return {name: getattr(self, name) for name in ("user", "target", "history_length", "rank")}
+        """The arrays by name, as in ranks-valid.npz and ranks-test.npz."""
+        return {name: getattr(self, name) for name in _KINDS}
 
     @classmethod
     def load(cls, path: str | Path) -> "Ranks":
-        """Read a ranks file; runs nothing that it may contain. Raises UserError for any other file."""
-        names = ("user", "target", "history_length", "rank")
+        """Read a ranks file without executing anything in it. Raises UserError for any other file."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                ranks = cls(**{name: arrays[name] for name in names})
-        except _NOT_ARRAYS as error:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in _KINDS}
+        except Exception as error:  # NumPy and its zip reader raise almost anything for a damaged file
             raise UserError(f"{path}: not a file of ranks ({error})") from None
-        kinds = {name: getattr(ranks, name).dtype.kind for name in names}
-        if kinds != {"user": "U", "target": "U", "history_length": "i", "rank": "f"}:
-            raise UserError(f"{path}: not a file of ranks (arrays of other kinds)")
-        if len({getattr(ranks, name).shape for name in names}) > 1 or ranks.rank.ndim != 1 or not len(ranks.rank):
-            raise UserError(f"{path}: not a file of ranks (arrays of different lengths, or of none)")
-        if not (np.isfinite(ranks.rank) & (ranks.rank >= 1)).all():
-            raise UserError(f"{path}: not a file of ranks (a rank is at least 1)")
-        return ranks
+        rank = arrays["rank"]
+        if {name: array.dtype.kind for name, array in arrays.items()} != _KINDS:
+            raise UserError(f"{path}: not a file of ranks (arrays of other types)")
+        if len({array.shape for array in arrays.values()}) > 1 or rank.ndim != 1 or not len(rank):
+            raise UserError(f"{path}: not a file of ranks (arrays of different lengths, or empty)")
+        if not (np.isfinite(rank) & (rank >= 1)).all():
+            raise UserError(f"{path}: not a file of ranks (a rank is a number from 1 on)")
+        return cls(**arrays)
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """Rank of each row's target among all items but the padding item: (B, V), (B,) -> (B,) float64 on the CPU.
 
-    1 + the number of better items + half the number of others with the same score: the mean over all orders of equal
-    scores, so that a scorer that cannot tell items apart does not hit. Raises FloatingPointError if a score is NaN or
+    1 + the number of items with higher scores + half the number of other items with the same score: the mean over all
+    orders of equal scores, so that constant scores do not count as hits. Raises FloatingPointError if a score is NaN or
     infinite.
     """
     items = scores[:, PADDING_ITEM + 1 :]

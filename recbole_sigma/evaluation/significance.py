@@ -1,4 +1,4 @@
-"""Paired t-tests of one arm against others, and Holm's correction over them."""
+"""Paired t-tests of one model against others, with Holm's correction."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ class PairedTest:
 
     Attributes:
         difference: mean of first minus second.
-        p: of the test alone.
-        p_holm: corrected for all tests that were made together.
-        n: pairs.
+        p: of this test alone.
+        p_holm: corrected for all tests made together.
+        n: number of pairs.
     """
 
     difference: float
@@ -34,29 +34,32 @@ class PairedTest:
 
 
 def paired_tests(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, PairedTest]:
-    """Test each name's (first, second): (n,) each, of the same users or seeds. Holm's correction is over all names."""
-    p = [paired_p(first, second) for first, second in pairs.values()]
+    """Test each name's (first, second), (n,) each, of the same users or seeds; Holm's correction is over all names."""
+    p_values = [paired_p(first, second) for first, second in pairs.values()]
     return {
-        name: PairedTest(float(np.mean(first - second)), p[place], corrected, len(first))
-        for place, ((name, (first, second)), corrected) in enumerate(zip(pairs.items(), holm(p), strict=True))
+        name: PairedTest(float(np.mean(first - second)), p, p_holm, len(first))
+        for (name, (first, second)), p, p_holm in zip(pairs.items(), p_values, holm(p_values), strict=True)
     }
 
 
 def paired_p(first: np.ndarray, second: np.ndarray) -> float:
-    """p of the one-sided paired t-test that `first` is larger: (n,), (n,). Pairs without any difference give 1."""
+    """p of the one-sided paired t-test that `first` is larger: (n,), (n,). Without any difference it is 1.
+
+    Raises ValueError for fewer than two pairs.
+    """
     if len(first) < 2:
-        raise ValueError("a paired test needs two pairs")
+        raise ValueError("a paired test needs at least two pairs")
     if np.array_equal(first, second):
         return 1.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # one difference in all pairs: p is 0 or 1
+        warnings.simplefilter("ignore", RuntimeWarning)  # the same difference in all pairs: p is 0 or 1
         return float(ttest_rel(first, second, alternative="greater").pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the smallest of m times m, the next times m - 1, ...; never below one before."""
+    """Holm's step-down correction: the smallest of m p-values times m, the next times m - 1, ..., made monotonic."""
     corrected = np.empty(len(p))
     order = np.argsort(p, kind="stable")
     steps = np.arange(len(p), 0, -1) * np.asarray(p, dtype=float)[order]
-    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1) if len(p) else steps
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return corrected.tolist()

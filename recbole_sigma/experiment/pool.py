@@ -1,173 +1,170 @@
-"""Running what an experiment lacks, in processes of this machine: one that is killed takes no other with it."""
+"""Many runs, each in a child process that completes it: a process that is killed takes no other with it."""
 
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
 
-import yaml
 from tqdm import tqdm
 
-from recbole_sigma.config.values import dump_settings
-from recbole_sigma.errors import UserError
-from recbole_sigma.experiment.store import Slot
+from recbole_sigma.config.schema import may_change
+from recbole_sigma.config.values import read_config_file
+from recbole_sigma.errors import Interrupted, UserError
+from recbole_sigma.experiment.spec import Planned
+from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfinished_run
+from recbole_sigma.quick_start import resume, run
+from recbole_sigma.registry import find_model
+from recbole_sigma.runs.files import locked
+from recbole_sigma.runs.reader import RecordedRun, last_line
+from recbole_sigma.runs.result import RunResult
+from recbole_sigma.training.callbacks import Callback
 
-_PROGRAM = "recbole-sigma: "
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that did not come to an end, and the last line that it said."""
-
-    slot: Slot
-    reason: str
-
-
-class Process(Protocol):
-    """What is asked of a run's process, wherever it is; as of subprocess.Popen."""
-
-    returncode: Any
-
-    def poll(self) -> Any: ...
-    def send_signal(self, number: int, /) -> None: ...
-    def wait(self, seconds: float, /) -> Any: ...
-    def kill(self) -> None: ...
+# Ensures the run of a directory in another process and returns its exit status; asks it to stop once the event is set.
+Launch = Callable[[Path, threading.Event], int]
+SECONDS_TO_STOP = 30  # for the files of the current epoch
 
 
-Start = Callable[[list[str], Path, int], Process]
+def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool = True) -> RunResult:
+    """Complete the run that `directory/settings.yaml` describes: return its result, resume it, or train it.
 
+    Waits while another process is at the same run, so that nothing is trained twice.
 
-def start_here(command: list[str], log: Path, lock: int) -> Process:
-    """The command as a process of this machine. It keeps its place's lock, should this process be killed before it."""
-    with log.open("ab") as file:
-        return subprocess.Popen(  # noqa: S603 - our own
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, pass_fds=(lock,)
-        )
+    Args:
+        directory: made by `store.prepare`; the run directory is inside.
+        callbacks: called after each further epoch.
+        test: False for a trial of a sweep. A complete trial is tested as soon as this is True.
 
-
-def run_missing(slots: Sequence[Slot], jobs: int, settings: dict[str, Any], start: Start = start_here) -> list[Failure]:
-    """Train, or go on with, the runs that are not complete, `jobs` at a time. `settings` say where and how fast.
-
-    A run that fails is told at the end and not tried again; one that another experiment trains is waited for. Ctrl-C
-    ends all, each after its last complete epoch.
+    Raises:
+        UserError: for settings, data or a training that cannot be right.
+        Interrupted: for Ctrl-C.
     """
-    places = {slot.path: slot for slot in slots}  # two arms may be the same run
-    waiting = [slot for slot in places.values() if slot.complete() is None]
-    running: dict[Process, tuple[Slot, int]] = {}
-    failures: list[Failure] = []
-    clock = _Clock(len(places), len(waiting))
-    with tqdm(total=len(places), initial=len(places) - len(waiting), unit="run", ncols=100, disable=None) as progress:
-        try:
-            while waiting or running:
-                for slot in list(waiting):
-                    if len(running) < jobs and (lock := _take(slot)) is not None:
-                        waiting.remove(slot)
-                        if slot.complete():  # by another experiment, a moment ago
-                            os.close(lock)
-                            progress.update()
-                        else:
-                            running[_begin(slot, settings, start, lock)] = slot, lock
-                time.sleep(0.1)
-                progress.set_postfix_str(_states([slot for slot, _ in running.values()])[:60])
-                for process in [each for each in running if each.poll() is not None]:
-                    slot, lock = running.pop(process)
-                    os.close(lock)
-                    if slot.complete() is None:
-                        failures.append(Failure(slot, _reason(slot, process.returncode)))
-                    progress.update()
-                    tqdm.write(clock.line(slot, len(waiting) + len(running)), file=sys.stderr)
-        except BaseException:
-            _end(list(running))
-            raise
-    return failures
+    directory = Path(directory).absolute()
+    file = directory / "settings.yaml"
+    settings = {key: given.value for key, given in read_config_file(file).items()}
+    model, dataset = settings.get("model"), settings.get("dataset")
+    if not isinstance(model, str) or not isinstance(dataset, str):
+        raise UserError(f"{file}: model and dataset must be names, got {model!r} and {dataset!r}")
+    with locked(directory, wait=True):
+        if complete := complete_run(directory, tested=test):
+            return resume(complete, model=find_model(model), test=test)
+        folder = complete_run(directory) or unfinished_run(directory)
+        if folder is None:
+            location = {"checkpoint_dir": str(directory)}
+            return run(model, dataset, [file], location, callbacks=callbacks, test=test)
+        before = {key: given.value for key, given in read_config_file(folder / "config.yaml").items()}
+        changes = {key: value for key, value in settings.items() if may_change(key) and before.get(key) != value}
+        return resume(folder, changes, find_model(model), callbacks=callbacks, test=test)
 
 
-class _Clock:
-    """How far an experiment is, and for how long it may go on: as long a run as those of this call took."""
+def run_all(
+    runs: Sequence[Planned],
+    checkpoint_dir: Path,
+    jobs: int,
+    launcher: AbstractContextManager[Launch] | None = None,
+) -> list[RecordedRun]:
+    """Complete every run and return them all as recorded; one that fails says why and is not tried again.
 
-    def __init__(self, total: int, missing: int) -> None:
-        self._total, self._missing, self._begun = total, missing, time.monotonic()
+    Args:
+        runs: of `Experiment.runs`.
+        checkpoint_dir: where the runs of all experiments are kept, by key.
+        jobs: runs at the same time.
+        launcher: what starts the processes, entered only if some run is missing; by default on this machine.
 
-    def line(self, slot: Slot, left: int) -> str:
-        """Of a run that ended: which, and what is left."""
-        planned, seconds = slot.planned, time.monotonic() - self._begun
-        end = "done" if slot.complete() else "FAILED"
-        rest = tqdm.format_interval(seconds / (self._missing - left) * left)
-        run = f"{planned.arm.label}, {planned.dataset}, seed {planned.seed}: {end}"
-        return f"{self._total - left} of {self._total} runs; {run}" + (f"; about {rest} left" if left else "")
-
-
-def _take(slot: Slot) -> int | None:
-    try:
-        return slot.take()
-    except OSError as error:
-        raise UserError(f"{slot.path}: cannot be written: {error.strerror or error}") from None
-
-
-def _begin(slot: Slot, settings: dict[str, Any], start: Start, lock: int) -> Process:
-    """The process of a run: a new one, or the rest of one that was ended."""
-    planned, folder = slot.planned, slot.ended()
-    try:
-        if folder:
-            arguments: dict[str, Any] = {"resume": folder, **settings}
-        else:
-            file = slot.path / "settings.yaml"
-            file.write_text(dump_settings({**planned.config.settings(), **settings}), encoding="utf-8")
-            arguments = {"config_files": file, "checkpoint_dir": slot.path}
-        return start([sys.executable, "-m", "recbole_sigma.cli", "train", *_options(arguments)], slot.log, lock)
-    except OSError as error:
-        raise UserError(f"{slot.path}: cannot be written: {error.strerror or error}") from None
-
-
-def _options(arguments: dict[str, Any]) -> list[str]:
-    """`--name=value`, the value as YAML in one line."""
-    texts = {
-        key: yaml.safe_dump(value if not isinstance(value, Path) else str(value), default_flow_style=True, width=10**6)
-        for key, value in arguments.items()
+    Raises:
+        Interrupted: for Ctrl-C, after all processes have stopped; the same call resumes.
+    """
+    parent = checkpoint_dir.absolute()
+    directories = [parent / run_key(planned.config) for planned in runs]
+    # Two arms may be the same run.
+    missing = {
+        directory: planned
+        for directory, planned in zip(directories, runs, strict=True)
+        if complete_run(directory, tested=True) is None
     }
-    return [f"--{key}={text.removesuffix('...' + chr(10)).strip()}" for key, text in texts.items()]
-
-
-def _states(running: Sequence[Slot]) -> str:
-    """A few words of where runs are."""
-    if not running:
-        return "waits for runs of another experiment"
-    return " | ".join(f"{slot.planned.arm.label}: {_epoch(slot)}" for slot in running)
-
-
-def _epoch(slot: Slot) -> str:
-    epochs = [line for line in _last_lines(slot.log) if line.startswith("epoch ")]
-    return epochs[-1].split("  ")[0] if epochs else "begins"
-
-
-def _reason(slot: Slot, status: int) -> str:
-    """Why a run has no result, in a line."""
-    if status < 0:
-        return f"ended by {signal.Signals(-status).name}; see {slot.log}"
-    said = [line.removeprefix(_PROGRAM).removeprefix("error: ") for line in _last_lines(slot.log) if line.strip()]
-    return said[-1] if said else f"ended with status {status}; see {slot.log}"
-
-
-def _last_lines(file: Path) -> list[str]:
-    try:
-        with file.open("rb") as log:
-            log.seek(max(file.stat().st_size - 4096, 0))
-            return log.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []
-
-
-def _end(processes: list[Process]) -> None:
-    """As Ctrl-C does, which reaches them, too, unless this process alone was told."""
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    for process in processes:
+    for planned in missing.values():
+        prepare(planned.config, {}, parent)
+    problems: dict[Path, str] = {}
+    if missing:
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            with launcher or nullcontext(run_child) as launch:
+                problems = _run_missing(missing, len(set(directories)), jobs, launch)
+        except KeyboardInterrupt:
+            raise Interrupted(checkpoint_dir, "the same command") from None
+    return [
+        RecordedRun(
+            label=planned.arm.label,
+            model=planned.arm.model,
+            dataset=planned.dataset,
+            seed=planned.seed,
+            folder=complete_run(directory, tested=True) or unfinished_run(directory),
+            settings=planned.config.settings(),
+            varied=dict(planned.arm.settings),
+            problem=problems.get(directory, ""),
+        )
+        for directory, planned in zip(directories, runs, strict=True)
+    ]
+
+
+def _run_missing(missing: Mapping[Path, Planned], total: int, jobs: int, launch: Launch) -> dict[Path, str]:
+    """Run what is missing, `jobs` at a time, and report each finished run on stderr; why a run failed, by directory."""
+    problems: dict[Path, str] = {}
+    stop, started = threading.Event(), time.monotonic()
+    n_complete = total - len(missing)
+    with (
+        tqdm(total=total, initial=n_complete, unit="run", ncols=100, disable=None) as progress,
+        ThreadPoolExecutor(jobs) as threads,
+    ):
+        futures = {threads.submit(launch, directory, stop): directory for directory in missing}
+        try:
+            for n_done, future in enumerate(as_completed(futures), 1):
+                directory, status = futures[future], future.result()
+                planned, left = missing[directory], len(missing) - n_done
+                if complete_run(directory, tested=True) is None:
+                    problems[directory] = _problem(directory / "log.txt", status)
+                state = "FAILED" if directory in problems else "done"
+                line = f"{n_complete + n_done} of {total} runs; {planned.arm.label}, {planned.dataset}, "
+                line += f"seed {planned.seed}: {state}"
+                if left:
+                    seconds = (time.monotonic() - started) / n_done * left  # as long a run as those of this call took
+                    line += f"; about {tqdm.format_interval(seconds)} left"
+                progress.update()
+                tqdm.write(line, file=sys.stderr)
+        except BaseException:
+            stop.set()
+            threads.shutdown(cancel_futures=True)
+            raise
+    return problems
+
+
+def run_child(directory: Path, stop: threading.Event) -> int:
+    """Ensure one run in a child process of this machine that logs to `log.txt`; return its exit status."""
+    command = [sys.executable, "-m", "recbole_sigma.cli", "ensure", str(directory)]
+    try:
+        with (directory / "log.txt").open("ab") as log:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - our own
+    except OSError as error:
+        raise UserError(f"{directory}: cannot start a run: {error.strerror}") from None
+    try:
+        while child.poll() is None and not stop.wait(0.1):
+            pass
+    finally:
+        if child.poll() is None:
+            child.terminate()  # as Ctrl-C does: it keeps its last complete epoch
+            try:
+                child.wait(SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                child.kill()
+    return child.wait()
+
+
+def _problem(log: Path, status: int) -> str:
+    """Why a run has no result, in one line."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}; see {log}"
+    line = last_line(log).removeprefix("recbole-sigma: ").removeprefix("error: ")
+    return line or f"exit status {status}; see {log}"

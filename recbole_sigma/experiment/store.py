@@ -1,103 +1,108 @@
-"""Where the runs of experiments are: a folder for each, named by the hash of all that determines it.
+"""Where experiments keep their runs: one directory each, named by the hash of everything that determines the run.
+
+    <checkpoint_dir>/<key>/settings.yaml      what is to be run
+    <checkpoint_dir>/<key>/log.txt            what the run's process printed
+    <checkpoint_dir>/<key>/<run directory>/   as `run` writes it
 
 Whatever experiment asks for a run, in whatever order, after whatever interruption: it is trained once.
 """
 
-import fcntl
+import functools
 import hashlib
 import json
-import os
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import recbole_sigma
-from recbole_sigma.experiment.spec import Planned
-from recbole_sigma.quick_start import MAY_CHANGE
+from recbole_sigma.config.config import Config
+from recbole_sigma.config.schema import identity
+from recbole_sigma.config.values import dump_settings
+from recbole_sigma.errors import UserError
+from recbole_sigma.registry import model_name, source_digest
+from recbole_sigma.runs.files import read_json, write_text
+from recbole_sigma.runs.reader import read_epochs
 
-# Where a run is, how fast it goes and what it tells on the way do not determine what it comes to; when it ends does.
-_DETERMINE = ("epochs", "stopping_step")
-IRRELEVANT = frozenset(MAY_CHANGE) - set(_DETERMINE)
 _KEY_LENGTH = 16  # hexadecimal digits
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A run's place: `<checkpoint_dir>/<key>/`, where its folder is, or will be."""
+def run_key(config: Config) -> str:
+    """Hash of everything that determines a run's numbers: its settings, its data, the version of this package.
 
-    planned: Planned
-    path: Path
-
-    def complete(self) -> Path | None:
-        """The folder of the complete run, if there is one."""
-        return next((folder for folder in self._folders() if (folder / "result.json").is_file()), None)
-
-    def ended(self) -> Path | None:
-        """The folder of a run that can be gone on with; of several, the one that got furthest."""
-        folders = [folder for folder in self._folders() if not (folder / "result.json").is_file()]
-        return max(folders, key=_epochs, default=None)
-
-    def take(self) -> int | None:
-        """A lock on the place, an open file that its process keeps; None while another experiment trains there."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return None
-        except OSError:
-            pass  # a file system without locks
-        return lock
-
-    @property
-    def log(self) -> Path:
-        """What the run's process printed."""
-        return self.path / "log.txt"
-
-    def _folders(self) -> list[Path]:
-        return sorted(file.parent for file in self.path.glob("[!.]*/config.yaml"))
-
-
-def slot_of(planned: Planned, checkpoint_dir: Path) -> Slot:
-    """The place of a run. Reads the data set's file for its checksum."""
-    return Slot(planned, checkpoint_dir / key_of(planned))
-
-
-def key_of(planned: Planned) -> str:
-    """Hash of the settings that determine a run, of its data, and of the version of this package."""
-    settings = {key: value for key, value in planned.config.settings().items() if key not in IRRELEVANT}
-    data = Path(planned.config["data_path"]) / f"{planned.dataset}.inter"
-    determines = {
-        "settings": settings,
-        "data": _sha256(data),
+    A model of the user's own is not part of a version: its source file counts, and the files of features that it may
+    read.
+    """
+    data = Path(config["data_path"])
+    determines: dict[str, Any] = {
+        "settings": identity(config.settings()) | {"nproc": config["nproc"]},
+        "data": _file_digest(data / f"{config.dataset}.inter"),
         "version": recbole_sigma.__version__,
-        "processes": planned.config["nproc"],
+        "processes": config["nproc"],
     }
+    if source := source_digest(config.model_class):
+        determines["source"] = source
+        determines["features"] = [_file_digest(data / f"{config.dataset}.{kind}") for kind in ("user", "item")]
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
 
 
-_sums: dict[tuple[str, float, int], str] = {}
+def prepare(config: Config, machine: Mapping[str, Any], parent: Path) -> Path:
+    """Write `settings.yaml` into the run's directory `parent/<key>/` and return that directory.
+
+    Args:
+        config: all settings of the run.
+        machine: settings that change where and how fast it runs; they win.
+        parent: the experiment's checkpoint_dir.
+
+    Raises:
+        UserError: if the directory cannot be written, and for a model class that another process cannot import.
+    """
+    directory = parent.absolute() / run_key(config)
+    settings = {**config.settings(), **machine, "checkpoint_dir": str(directory)}
+    settings["model"] = model_name(config.model_class, importable=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be made: {error.strerror}") from None
+    write_text(directory / "settings.yaml", dump_settings(settings))
+    return directory
 
 
-def _sha256(file: Path) -> str:
-    """Of a file's bytes, read once while it does not change; nothing for one that is not there: the run says so."""
+def complete_run(directory: Path, *, tested: bool = False) -> Path | None:
+    """The run directory in `directory` that has a result, if any; with `tested`, a result on test."""
+    for folder in _runs(directory):
+        file = folder / "result.json"
+        if file.is_file() and not (tested and read_json(file, dict).get("trial")):
+            return folder
+    return None
+
+
+def unfinished_run(directory: Path) -> Path | None:
+    """The unfinished run directory in `directory` with the most epochs, if any."""
+    unfinished = [folder for folder in _runs(directory) if not (folder / "result.json").is_file()]
+    return max(unfinished, key=_n_epochs, default=None)
+
+
+def _runs(directory: Path) -> list[Path]:
+    return sorted(file.parent for file in directory.glob("[!.]*/config.yaml"))
+
+
+def _n_epochs(folder: Path) -> int:
+    try:
+        return len(read_epochs(folder))
+    except UserError:  # a damaged metrics.csv; `resume` writes it again
+        return 0
+
+
+def _file_digest(file: Path) -> str:
+    """SHA-256 of a file, "" if it cannot be read (the run says so); read again only after it has changed."""
     try:
         stat = file.stat()
-        key = (str(file), stat.st_mtime, stat.st_size)
-        if key not in _sums:
-            sha = hashlib.sha256()
-            with file.open("rb") as content:
-                while part := content.read(2**20):
-                    sha.update(part)
-            _sums[key] = sha.hexdigest()
-        return _sums[key]
+        return _digest_of(file, stat.st_mtime_ns, stat.st_size)
     except OSError:
         return ""
 
 
-def _epochs(folder: Path) -> int:
-    """Complete epochs, as metrics.csv has them."""
-    try:
-        return len((folder / "metrics.csv").read_text(encoding="utf-8").splitlines())
-    except (OSError, ValueError):
-        return 0
+@functools.cache
+def _digest_of(file: Path, _modified: int, _size: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

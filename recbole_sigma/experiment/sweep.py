@@ -1,53 +1,53 @@
-"""A sweep on disk: what it compares, and a place for each trial.
+"""A sweep on disk: its trials, each a normal run that is not tested, and two files about them.
 
-`<sweep>/<hash of the trial's settings>/` holds the folder of its run and `trial.json`, what is known of it. Whoever
-trains a trial holds a lock on its place, so that processes, machines and sweeps that go on never do one twice.
+    <sweep>/tuning.json      what is searched and how, every trial, the winner: enough to resume the sweep
+    <sweep>/trials.csv       one row per trial
+    <sweep>/<key>/           a trial, as `store.prepare` makes it; its run directory is inside
+
+Only the leading process writes the two files. That a trial was stopped or failed is recorded in tuning.json alone;
+everything else about a trial is read from its run directory.
 """
 
-import csv
-import fcntl
 import hashlib
 import json
-import os
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.config.values import plain
-from recbole_sigma.errors import UserError
-from recbole_sigma.experiment.space import Space
-from recbole_sigma.quick_start import MAY_CHANGE, RunResult, resume, run
-from recbole_sigma.runs.files import write_file
+import pandas as pd
 
-Report = Callable[[int, float], None]
+from recbole_sigma.config.config import Config
+from recbole_sigma.errors import UserError, one_line
+from recbole_sigma.experiment.space import Space, parse_space
+from recbole_sigma.experiment.store import complete_run, run_key, unfinished_run
+from recbole_sigma.runs.files import json_text, read_json, write_text
+from recbole_sigma.runs.reader import read_epochs
+from recbole_sigma.runs.result import RunResult
 
-# Settings that a trial takes anew each time it is begun: where and how fast, not what.
-_MACHINE = set(MAY_CHANGE) - {"epochs", "stopping_step", "checkpoint_dir"}
-_QUIET = {"show_progress": False, "state": "WARNING"}
-_FAILED = 0.0  # as the score of a trial without one: of Hit, NDCG and MRR the worst
+# What tuning.json holds as it is, with the type of each.
+_COPIED: dict[str, Any] = {
+    "model": str, "dataset": str, "given": dict, "tool": str, "algo": str, "max_evals": int | None, "options": dict,
+    "key": str, "finished": int,
+}  # fmt: skip
+_STOPPING = ("asha", "grace_period", "reduction_factor")  # options that decide which trials are stopped
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What is known of a trial.
+class Trial:
+    """What is known about a trial.
 
     Attributes:
         values: its settings, as far as the sweep varies them.
-        samples: what Hyperopt or Ray drew for them.
-        started: when it was first begun, in seconds of the epoch.
         status: `complete`; `stopped` by the scheduler; `failed`, for the reason in `error`; `unfinished`.
-        run: the name of its run's folder, in the trial's place.
-        valid: validation metrics of the best epoch.
+        folder: its directory in the sweep's, or its run directory once there is one; "" if the settings are refused.
+        epochs, best_epoch, valid: epochs so far; the best one, from 0, and its validation metrics.
     """
 
     values: dict[str, Any]
-    samples: dict[str, Any]
-    started: float
     status: str = "unfinished"
-    run: str = ""
+    folder: str = ""
     epochs: int = 0
     best_epoch: int = -1
     valid: dict[str, float] = field(default_factory=dict)
@@ -59,178 +59,136 @@ class Outcome:
         return self.status in ("complete", "stopped")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sweep:
-    """What is compared: a model on a data set with the user's settings, over a space. Plain values: it travels."""
+    """What is compared: a model on a data set with the user's settings, over a space, and how settings are drawn.
+
+    Attributes:
+        given: the settings that all trials share, checkpoint_dir left out.
+        metric: the validation metric that chooses.
+        options: those of `search.RAY_OPTIONS` that were given.
+        key: what `current_key` was when the sweep started.
+        trials: in the order in which they started.
+        finished: trials of the finished search; 0 while it is not finished, and if a trial failed: it runs again.
+    """
 
     folder: Path
     model: str
     dataset: str
     given: dict[str, Any]
     space: Space
-    metric: str  # of validation, that chooses
+    metric: str
+    tool: str
+    algo: str
+    max_evals: int | None
+    options: dict[str, Any]
+    key: str = ""
+    trials: list[Trial] = field(default_factory=list)
+    finished: int = 0
 
-    def place(self, values: Mapping[str, Any]) -> Path:
-        """The trial's."""
-        text = json.dumps(values, sort_keys=True)
-        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+    def config(self, values: Mapping[str, Any] | None = None) -> Config:
+        """The configuration of a trial, or of what all trials share."""
+        return Config(self.model, self.dataset, settings={**self.given, **(values or {})})
 
-    def machine(self) -> dict[str, Any]:
-        """Settings of a trial that say where and how fast."""
-        return {key: value for key, value in self.given.items() if key in _MACHINE} | _QUIET
+    def current_key(self) -> str:
+        """Hash of everything that decides the result: settings, data, version, space, and how settings are drawn."""
+        stopping = {name: self.options[name] for name in _STOPPING if name in self.options}
+        decides = [run_key(self.config()), str(self.space), self.tool, self.algo, stopping]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
-    def outcomes(self) -> list[Outcome]:
-        """Of all trials so far, in the order in which they were begun."""
-        found = [read_outcome(file.parent) for file in self.folder.glob("[!.]*/trial.json")]
-        return sorted((each for each in found if each), key=lambda each: each.started)
+    def trial(self, values: Mapping[str, Any]) -> Trial:
+        """The trial of these settings as recorded, or a new one."""
+        text = json.dumps(values)  # 1 and true differ as text
+        return next((trial for trial in self.trials if json.dumps(trial.values) == text), Trial(dict(values)))
 
-    def score(self, outcome: Outcome) -> float:
-        """What chooses, in full precision."""
-        return outcome.valid.get(self.metric, _FAILED)
+    def score(self, trial: Trial) -> float:
+        """What chooses, in full precision; 0 for a trial without an evaluation, of all metrics the worst."""
+        return trial.valid.get(self.metric, 0.0)
 
-    def run_folder(self, outcome: Outcome) -> Path:
-        """The folder of a trial's run."""
-        return self.place(outcome.values) / outcome.run
+    def record(self, values: Mapping[str, Any], error: str = "", running: bool = False) -> Trial:
+        """Note that a trial starts (`running`) or is finished, and write the files.
 
+        A trial that is neither running nor complete, and has no error, was stopped by the scheduler.
+        """
+        before, folder = self.trial(values), ""
+        with suppress(UserError):  # for settings that are refused; the trial itself says so
+            folder = before.folder or run_key(self.config(values))
+        status = "failed" if error else before.status if before.status == "stopped" else "unfinished"
+        trial = self.read(Trial(dict(values), status, folder, error=error))
+        if not running and trial.status == "unfinished" and trial.valid:
+            trial = replace(trial, status="stopped")
+        if before in self.trials:
+            self.trials[self.trials.index(before)] = trial
+        else:
+            self.trials.append(trial)
+        self.write()
+        return trial
 
-def train_trial(sweep: Sweep, samples: Mapping[str, Any], report: Report = lambda epochs, score: None) -> Outcome:
-    """Do what is left of a trial; waits for whoever is at it.
+    def read(self, trial: Trial) -> Trial:
+        """The trial with what its run directory says; only `stopped` and `failed` are not known there."""
+        directory = self.folder / Path(trial.folder).parts[0] if trial.folder else None
+        run = (complete_run(directory) or unfinished_run(directory)) if directory else None
+        rows = read_epochs(run) if run else []
+        scored = [row for row in rows if self.metric in row]
+        best = max(scored, key=lambda row: row[self.metric], default={"epoch": -1.0})  # the first one, as in training
+        status = trial.status
+        if status != "failed" and not (status == "stopped" and scored):
+            status = "complete" if run and (run / "result.json").is_file() else "unfinished"
+        return replace(
+            trial,
+            status=status,
+            folder=str(run.relative_to(self.folder)) if run else trial.folder,
+            epochs=len(rows),
+            best_epoch=int(best["epoch"]),
+            valid={name: value for name, value in best.items() if "@" in name},
+        )
 
-    `report(epochs, score)` is told of every epoch with a validation, past ones first, and the best score so far. It may
-    raise to end the trial. Test is not evaluated. A mistake of the trial's settings is an outcome, not an error.
-    """
-    values = sweep.space.values(samples)
-    place = sweep.place(values)
-    place.mkdir(parents=True, exist_ok=True)
-    with _alone_in(place):
-        before = read_outcome(place) or Outcome(values, plain(samples), time.time())
-        folder = _run_in(place)
-        told = _Told(sweep.metric, report)
-        for row in _rows(folder):
-            told.on_epoch_end(row)
-        if before.done:
-            return before
-        write_outcome(place, replace(before, status="unfinished", error=""))
-        try:
-            outcome = _complete(sweep, before, _train(sweep, values, place, folder, [told]))
-        except UserError as error:
-            outcome = replace(before, status="failed", error=str(error))
-        write_outcome(place, outcome)
-        return outcome
+    def best(self) -> Trial:
+        """The trial with the best validation score, of equal ones the first. Raises UserError if none has a result."""
+        done = [trial for trial in self.trials if trial.done]
+        if not done:
+            errors = [trial.error for trial in self.trials if trial.error]
+            raise UserError(f"{self.folder}: no trial has a result: {errors[0] if errors else 'all were killed'}")
+        return max(done, key=self.score)
 
-
-def _train(
-    sweep: Sweep, values: Mapping[str, Any], place: Path, folder: Path | None, callbacks: list[Any]
-) -> RunResult:
-    if int(sweep.given.get("nproc", 1)) > 1:  # the run's processes tell no epochs
-        callbacks = []
-    if folder:
-        return resume(folder, sweep.machine(), callbacks=callbacks, test=False)
-    settings = {**sweep.given, **values, **_QUIET, "checkpoint_dir": str(place)}
-    return run(sweep.model, sweep.dataset, settings=settings, callbacks=callbacks, test=False)
-
-
-def _complete(sweep: Sweep, before: Outcome, result: RunResult) -> Outcome:
-    return replace(
-        before,
-        status="complete",
-        error="",
-        run=result.folder.name,
-        epochs=len(_rows(result.folder)),
-        best_epoch=result.best_epoch,
-        valid=result.valid,
-    )
-
-
-def mark_stopped(sweep: Sweep, values: Mapping[str, Any]) -> Outcome | None:
-    """Note that a scheduler has ended a trial, which keeps its best epoch; None for one that it has not."""
-    place = sweep.place(values)
-    outcome, folder = read_outcome(place), _run_in(place)
-    rows = [row for row in _rows(folder) if sweep.metric in row]
-    if outcome is None or outcome.status != "unfinished" or folder is None or not rows:
-        return None
-    best = max(rows, key=lambda row: row[sweep.metric])  # of equal ones the first, as in training
-    stopped = replace(
-        outcome,
-        status="stopped",
-        run=folder.name,
-        epochs=len(_rows(folder)),
-        best_epoch=int(best["epoch"]),
-        valid={name: value for name, value in best.items() if "@" in name},
-    )
-    write_outcome(place, stopped)
-    return stopped
+    def write(self, winner: RunResult | None = None) -> None:
+        """Write tuning.json and trials.csv, in the end with the winner."""
+        record = {
+            **{name: getattr(self, name) for name in _COPIED},
+            "space": str(self.space).splitlines(),
+            "chosen_by": f"validation {self.metric}",
+            "trials": [asdict(trial) for trial in self.trials],
+            "winner": winner and {**asdict(self.best()), "test": winner.test},
+        }
+        write_text(self.folder / "tuning.json", json_text(record))
+        rows = [
+            {**trial.values, **{f"valid {name}": value for name, value in trial.valid.items()}, **asdict(trial)}
+            for trial in self.trials
+        ]
+        table = pd.DataFrame(rows, index=range(1, len(rows) + 1)).drop(columns=["values", "valid"], errors="ignore")
+        write_text(self.folder / "trials.csv", table.to_csv(index_label="trial"))
 
 
-def finish(sweep: Sweep, outcome: Outcome) -> RunResult:
-    """The winner's result, with test: evaluated here, once, by the weights of its best epoch."""
-    shorter = {"epochs": outcome.epochs} if outcome.status == "stopped" else {}
-    with _alone_in(sweep.place(outcome.values)):
-        return resume(sweep.run_folder(outcome), {**sweep.machine(), **shorter})
-
-
-class _Told:
-    """Turns rows of metrics.csv into reports."""
-
-    def __init__(self, metric: str, report: Report) -> None:
-        self._metric, self._report = metric, report
-        self._best = _FAILED
-
-    def on_epoch_end(self, row: Mapping[str, float]) -> None:
-        if self._metric in row:
-            self._best = max(self._best, row[self._metric])
-            self._report(int(row["epoch"]) + 1, self._best)
-
-
-def _run_in(place: Path) -> Path | None:
-    """The folder of the trial's run, once it is there."""
-    return next((file.parent for file in sorted(place.glob("[!.]*/config.yaml"))), None)
-
-
-def _rows(folder: Path | None) -> list[dict[str, float]]:
-    """metrics.csv without its empty cells; none before the first epoch. Raises UserError for a file that is none."""
-    file = (folder or Path()) / "metrics.csv"
-    if folder is None or not file.is_file():
-        return []
+def read_sweep(folder: Path) -> Sweep:
+    """Read the sweep in a directory. Raises UserError for a directory of anything else."""
+    file = folder / "tuning.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: not the directory of a sweep; one has a tuning.json")
+    record = read_json(file, dict)
+    for name, kind in {**_COPIED, "space": list, "chosen_by": str, "trials": list}.items():
+        if not isinstance(record.get(name), kind):
+            raise UserError(f"{file}: not of a sweep: {name} is {record.get(name)!r}")
+    space = parse_space("\n".join(map(str, record["space"])), str(file))
+    metric = record["chosen_by"].removeprefix("validation ")
+    sweep = Sweep(folder, space=space, metric=metric, **{name: record[name] for name in _COPIED})
+    is_old = any(folder.glob("*/trial.json"))  # of an older version: the sweep starts again
     try:
-        with file.open(encoding="utf-8", newline="") as content:
-            return [{name: float(each) for name, each in row.items() if each} for row in csv.DictReader(content)]
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(f"{file}: not a table of metrics: {error}") from None
-
-
-def write_outcome(place: Path, outcome: Outcome) -> None:
-    """trial.json"""
-    text = json.dumps(asdict(outcome), indent=2, ensure_ascii=False) + "\n"
-
-    def write(path: Path) -> None:
-        path.write_text(text, encoding="utf-8")
-
-    write_file(place / "trial.json", write)
-
-
-def read_outcome(place: Path) -> Outcome | None:
-    """trial.json, or None if there is none. Raises UserError for a file that is none of ours."""
-    file = place / "trial.json"
-    kinds = {name: type(each) for name, each in asdict(Outcome({}, {}, 0.0)).items()}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or {name: type(each) for name, each in content.items()} != kinds:
-        raise UserError(f"{file}: not a trial of a sweep; delete it, and the trial is read from its run's folder")
-    return Outcome(**content)
-
-
-@contextmanager
-def _alone_in(place: Path) -> Iterator[None]:
-    """Wait until nobody else is at the trial."""
-    lock = os.open(place, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process, however that ends
-        yield
-    finally:
-        os.close(lock)
+        for trial in [] if is_old else record["trials"]:
+            values = space.values(space.samples(trial["values"]))
+            status, run, error = (str(trial[name]) for name in ("status", "folder", "error"))
+            sweep.trials.append(sweep.read(Trial(values, status, run, error=error)))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise UserError(f"{file}: damaged: {one_line(error)}; delete it and give the command of the sweep") from None
+    if is_old or not all(trial.done for trial in sweep.trials):
+        sweep.finished = 0
+    return sweep

@@ -4,26 +4,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.layers.padding import last_real, zero_padding
+from recbole_sigma.layers.padding import Rows
 
 
 class SequenceConv(nn.Conv1d):
-    """Conv1d of odd width along the history, output as long as the input (`same` padding). Sees zeros as padding.
+    """Conv1d of odd width along the history, output as long as the input (`same` padding); padding counts as zeros.
 
-    One matrix product over neighbouring positions: for histories of a few items this is faster than torch's kernels,
-    which want (B, D, L).
+    Computed as one matrix product over neighbouring positions: for histories of a few items this is faster than torch's
+    kernels, which need (B, D, L).
     """
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__(hidden_size, hidden_size, width, padding=width // 2)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:  # type: ignore[override]
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        width = self.kernel_size[0]
-        margin = width // 2
-        padded = F.pad(zero_padding(hidden, lengths), (0, 0, margin, margin))
-        if last:
-            neighbours = torch.cat([last_real(padded, lengths + k) for k in range(width)], dim=-1)
-        else:
-            neighbours = torch.cat([padded[:, k : k + hidden.shape[1]] for k in range(width)], dim=-1)
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:  # type: ignore[override]
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        width, length = self.kernel_size[0], hidden.shape[1]
+        padded = F.pad(rows.zero_padding(hidden), (0, 0, width // 2, width // 2))
+        neighbours = torch.cat([rows.output(padded[:, k : k + length]) for k in range(width)], dim=-1)
         return F.linear(neighbours, self.weight.permute(0, 2, 1).flatten(1), self.bias)

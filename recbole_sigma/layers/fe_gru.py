@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
-from recbole_sigma.layers.padding import last_real
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.ops.gru import gru
 
 CONVOLUTIONS = ("conv", "residual", "none")
@@ -12,7 +12,7 @@ CONVOLUTIONS = ("conv", "residual", "none")
 class FeatureExtractGRU(nn.Module):
     """F = GRU(Conv1d(H)) (eqs. 8-9).
 
-    `conv` says what the GRU reads: the convolution's output (`conv`, the paper), that plus H (`residual`), or H alone
+    `conv` sets the GRU's input: the convolution's output (`conv`, the paper), that plus H (`residual`), or H alone
     (`none`).
     """
 
@@ -22,18 +22,13 @@ class FeatureExtractGRU(nn.Module):
         self.conv = None if conv == "none" else SequenceConv(hidden_size, width)
         self.gru = nn.GRU(hidden_size, hidden_size, bias=bias, batch_first=True)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
         features = hidden
         if self.conv is not None:
-            features = self.conv(hidden, lengths)
+            features = self.conv(hidden, Rows(rows.lengths))  # the GRU reads all positions
             if self.residual:
                 features = features + hidden
-        states = gru(features, *self._weights(), lengths)
-        return last_real(states, lengths) if last else states
-
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """weight_ih, weight_hh, bias_ih, bias_hh"""
         weight_ih, weight_hh, *biases = self.gru.parameters()
         bias_ih, bias_hh = biases or (None, None)
-        return weight_ih, weight_hh, bias_ih, bias_hh
+        return rows.output(gru(features, weight_ih, weight_hh, bias_ih, bias_hh, rows.lengths))

@@ -5,15 +5,15 @@ from torch import Tensor, nn
 
 
 class PartialFlip(nn.Module):
-    """Reverse a history but for its last `r` items.
+    """Reverse a history except for its last `r` items.
 
-    Works on each row's real items only; padding stays where it is.
+    Works on each row's real items only; padding is not moved.
 
         [a b c d e . .], length 5, r 2  ->  [c b a d e . .]
 
-    With `slots`, it counts positions from 0 to `slots` instead, whatever the row's length, as the released code does
-    (slots 50, r 5: positions 0 to 44 reversed). Items of a short history then move out of sight, behind its last
-    position, and zeros stand in their place.
+    With `slots`, positions are counted from 0 to `slots` instead, whatever the row's length, as in the released code
+    (slots 50, r 5: positions 0 to 44 are reversed). Items of a short history then move behind its last position, where
+    they are lost, and zeros take their positions.
     """
 
     def __init__(self, r: int, slots: int | None = None) -> None:

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.layers.padding import last_real, zero_padding
+from recbole_sigma.layers.padding import Rows
 
-EPSILON = 1e-6  # least norm: where dropout has left nothing, torch's 1e-12 makes gradients that overflow
+EPSILON = 1e-6  # smallest norm: where dropout leaves only zeros, torch's 1e-12 gives gradients that overflow
 
 
 class LinearAttention(nn.Module):
@@ -26,16 +26,14 @@ class LinearAttention(nn.Module):
         self.value = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        asking = last_real(hidden, lengths)[:, None] if last else hidden
-        query, key, value = (
-            part.unflatten(-1, (self.n_heads, -1))
-            for part in (F.elu(self.query(asking)), F.elu(self.key(hidden)), self.value(hidden))
-        )
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        asking = rows.last(hidden)[:, None] if rows.wanted == "last" else hidden
+        query, key, value = F.elu(self.query(asking)), F.elu(self.key(hidden)), self.value(hidden)
+        key = rows.zero_padding(key)
+        query, key, value = (heads.unflatten(-1, (self.n_heads, -1)) for heads in (query, key, value))
         query = F.normalize(query, dim=-1, eps=EPSILON) / math.sqrt(query.shape[-1])  # rho1
-        key = zero_padding(key.flatten(2), lengths).view_as(key)
-        key = F.normalize(key, dim=1, eps=EPSILON) / lengths.to(key.dtype).sqrt()[:, None, None, None]  # rho2
+        key = F.normalize(key, dim=1, eps=EPSILON) / rows.lengths.to(key.dtype).sqrt()[:, None, None, None]  # rho2
         context = torch.einsum("blhd,blhe->bhde", key, value)  # K^T V
         output = self.output(torch.einsum("blhd,bhde->blhe", query, context).flatten(2))
-        return output[:, 0] if last else output
+        return output[:, 0] if rows.wanted == "last" else output

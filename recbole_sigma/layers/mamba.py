@@ -6,17 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recbole_sigma.layers.padding import last_real
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.ops import causal_conv1d, selective_scan
 
-DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the step size at initialisation, as in mamba-ssm
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the step sizes at initialisation, as in mamba-ssm
 
 
 class Mamba(nn.Module):
-    """Parameters named and shaped as mamba_ssm.Mamba's, so that a state dict moves both ways.
+    """Parameters named and shaped as those of mamba_ssm.Mamba: state dicts can be exchanged in both directions.
 
-    Causal: what stands right of a row's last item changes nothing left of it.
+    Causal: a position depends on itself and earlier positions only, so padding after a row's last item changes nothing.
     """
+
+    gives_last = True
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -30,10 +32,7 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.log(torch.arange(1, d_state + 1.0)).repeat(self.d_inner, 1))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        self._init_step_size()
-
-    def _init_step_size(self) -> None:
-        """softplus(dt_proj.bias) is log-uniform in [DT_MIN, DT_MAX] (section 3.6)."""
+        # softplus(dt_proj.bias) is log-uniform in [DT_MIN, DT_MAX] (section 3.6)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         step = torch.exp(torch.rand(self.d_inner) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
         with torch.no_grad():
@@ -45,22 +44,22 @@ class Mamba(nn.Module):
             nn.init.normal_(linear.weight, std=0.02)
         nn.init.zeros_(self.dt_proj.bias)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), zero beyond each row's length
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), zero beyond each row's length.
 
-        With `last`, the same at each row's last item alone, (B, D): gate and output projection look at one position.
+        If only the last items are wanted, (B, D): gate and output projection are computed at one position per row.
         """
-        if last:
+        if rows.wanted == "last":
             x_weight, z_weight = self.in_proj.weight.chunk(2)
-            x, z = F.linear(hidden, x_weight), F.linear(last_real(hidden, lengths), z_weight)
-            y = last_real(self._scan(x, None, lengths), lengths) * F.silu(z)
+            x, z = F.linear(hidden, x_weight), F.linear(rows.last(hidden), z_weight)
+            y = rows.last(self._scan(x, None, rows.lengths)) * F.silu(z)
         else:
             x, z = self.in_proj(hidden).chunk(2, dim=-1)
-            y = self._scan(x, z, lengths)
+            y = self._scan(x, z, rows.lengths)
         return self.out_proj(y)
 
     def _scan(self, x: Tensor, z: Tensor | None, lengths: Tensor) -> Tensor:
-        """Convolution and selective scan: (B, L, E) -> (B, L, E)"""
+        """Convolution and selective scan: (B, L, E), gate (B, L, E) -> (B, L, E)"""
         assert self.conv1d.bias is not None
         x = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", lengths=lengths)
         dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)

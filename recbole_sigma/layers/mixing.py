@@ -1,4 +1,4 @@
-"""Mixing SIGMA's branches (section 2.5): the paper's weighted sum, and the two it leaves to be studied."""
+"""Mixing SIGMA's branches (section 2.5): the paper's weighted sum, and the two that it leaves for future study."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,20 @@ MIXINGS = ("weighted", "gated", "attention")
 
 
 class WeightedSum(nn.Module):
-    """Z = a1 X1 + a2 X2 + ..., the shares trained without any constraint (10)."""
+    """Z = a1 X1 + a2 X2 + ..., with trained weights that nothing constrains (10)."""
 
-    def __init__(self, shares: Sequence[float]) -> None:
+    def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
-        self.shares = nn.Parameter(torch.tensor(list(shares)))
+        self.shares = nn.Parameter(torch.tensor(list(weights)))  # the name that checkpoints have
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """n times (..., D) -> (..., D)"""
-        first, *others = (share * each for share, each in zip(self.shares, branches, strict=True))
+        first, *others = (weight * branch for weight, branch in zip(self.shares, branches, strict=True))
         return sum(others, first)
 
 
 class GatedMixing(nn.Module):
-    """Of each channel of each position its own shares: Z = sum_i softmax_i(W [X1; X2; ...] + b) X_i."""
+    """Weights for each channel of each position: Z = sum_i softmax_i(W [X1; X2; ...] + b) X_i."""
 
     def __init__(self, n_branches: int, hidden_size: int) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class GatedMixing(nn.Module):
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """n times (..., D) -> (..., D)"""
-        shares = self.gate(torch.cat(list(branches), -1)).unflatten(-1, (self.n_branches, -1)).softmax(-2)
-        return (shares * torch.stack(list(branches), -2)).sum(-2)
+        weights = self.gate(torch.cat(list(branches), -1)).unflatten(-1, (self.n_branches, -1)).softmax(-2)
+        return (weights * torch.stack(list(branches), -2)).sum(-2)
 
 
 class AttentionMixing(nn.Module):
-    """Of each position its own shares: Z = sum_i softmax_i(v . tanh(W X_i + b)) X_i."""
+    """Weights for each position: Z = sum_i softmax_i(v . tanh(W X_i + b)) X_i."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -49,8 +49,8 @@ class AttentionMixing(nn.Module):
         return (self.query(self.key(stacked).tanh()).softmax(-2) * stacked).sum(-2)
 
 
-def mixing_of(kind: str, shares: Sequence[float], hidden_size: int) -> nn.Module:
-    """What mixes branches of width `hidden_size`; `shares` are those that the weighted sum begins with."""
+def make_mixing(kind: str, weights: Sequence[float], hidden_size: int) -> nn.Module:
+    """The layer that mixes branches (..., D) as `kind` says, one of MIXINGS; `weights` initialise the weighted sum."""
     if kind == "weighted":
-        return WeightedSum(shares)
-    return GatedMixing(len(shares), hidden_size) if kind == "gated" else AttentionMixing(hidden_size)
+        return WeightedSum(weights)
+    return GatedMixing(len(weights), hidden_size) if kind == "gated" else AttentionMixing(hidden_size)

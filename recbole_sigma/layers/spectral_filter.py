@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from recbole_sigma.layers.padding import zero_padding
+from recbole_sigma.layers.padding import Rows
 
 
 class SpectralFilter(nn.Module):
     """irfft(W * rfft(H)) along the history, dropout, residual, LayerNorm.
 
-    One complex weight a frequency and channel. The transform has a fixed length inside, with zeros behind the last
-    item: what a row becomes does not depend on the padding it comes with.
+    One complex weight per frequency and channel. The transform always has length `slots`, with zeros after the last
+    item: a row's result does not depend on its padding.
     """
 
     def __init__(self, hidden_size: int, slots: int, dropout: float) -> None:
@@ -20,8 +20,8 @@ class SpectralFilter(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), L at most `slots`"""
-        spectrum = torch.fft.rfft(zero_padding(hidden, lengths), n=self.slots, dim=1, norm="ortho")
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), L at most `slots`; always all positions"""
+        spectrum = torch.fft.rfft(rows.zero_padding(hidden), n=self.slots, dim=1, norm="ortho")
         filtered = torch.fft.irfft(spectrum * torch.view_as_complex(self.weight), n=self.slots, dim=1, norm="ortho")
         return self.norm(self.dropout(filtered[:, : hidden.shape[1]]) + hidden)

@@ -1,5 +1,5 @@
-"""One file a model. `registry.find_model` finds them by name."""
+"""One file per model. `registry.find_model` finds them by name."""
 
 from recbole_sigma import compat
 
-compat.apply()  # before anything here uses RecBole
+compat.apply()  # before any model uses RecBole

@@ -16,14 +16,14 @@ class BERT4Rec(RecBoleBERT4Rec):
         super().__init__(config, dataset)
         if self.mask_item_length < 1:
             raise UserError(
-                f"mask_ratio times MAX_ITEM_LIST_LENGTH must be at least 1 (masked items that a row can train), got "
+                f"mask_ratio times MAX_ITEM_LIST_LENGTH must be at least 1 (masked items per row), got "
                 f"{self.mask_ratio} times {self.max_seq_length}"
             )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """RecBole's loss, (); 0 for a batch without a masked item, where RecBole divides by their number.
+        """RecBole's loss, (); 0 for a batch without masked items, where RecBole divides by their number.
 
-        A mask at the first item counts for nothing in RecBole's loss, so that this happens to small last batches.
+        RecBole's loss ignores a mask at the first item, so this happens in small last batches.
         """
         if not (interaction[self.MASK_INDEX] > 0).any():
             return self.output_bias.sum() * 0

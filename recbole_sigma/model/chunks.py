@@ -1,63 +1,95 @@
 """Encoding rows of similar length together: the cost of the real items, whatever the padding."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-TOKENS_TOGETHER = 2**17  # positions encoded together: bounds the memory of a batch of long histories
+from recbole_sigma.ops.softmax import softmax_loss
 
-Encode = Callable[[Tensor, Tensor], Tensor]
+TOKENS_TOGETHER = 2**17  # positions encoded together: limits the memory of a batch of long histories
 
 
-def encode_in_chunks(encode: Encode, item_seq: Tensor, lengths: Tensor, ratio: float) -> Tensor:
-    """`encode` over rows of similar length at a time: (B, L), (B,) -> (B, D), rows in their order.
+class ByLength(SequentialRecommender):
+    """Mixin before a class of RecBole's: its `forward` on rows of similar length at a time (setting `by_length`).
+
+    For classes whose output at a row's last real item depends on neither the padding after it nor the other rows.
+    Dropout draws other numbers than on the padded batch; everything else is equal, including the CE loss, whose (B, V)
+    scores are not kept. With `by_length: false` the batch is padded to MAX_ITEM_LIST_LENGTH and goes to RecBole's
+    `forward` and loss unchanged.
+    """
+
+    accepts_any_length = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.by_length: bool = config["by_length"]
+        self.length_ratio: float = config["length_ratio"]
+
+    def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
+        """Representations of histories: (B, L), (B,) -> (B, D)."""
+        if self.by_length:
+            return encode_in_chunks(super().forward, item_seq, lengths, self.length_ratio)
+        return super().forward(F.pad(item_seq, (0, self.max_seq_length - item_seq.size(1))), lengths)
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean loss of a batch, ()."""
+        if not self.by_length or self.loss_type != "CE":
+            return super().calculate_loss(interaction)
+        representation = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return softmax_loss(representation, self.item_embedding.weight, interaction[self.POS_ITEM_ID])
+
+
+def encode_in_chunks(
+    encode: Callable[[Tensor, Tensor], Tensor], item_seq: Tensor, lengths: Tensor, ratio: float
+) -> Tensor:
+    """`encode` on rows of similar length at a time: (B, L), (B,) -> (B, D), in the order of the rows.
 
     Args:
-        encode: (n, l), (n,) -> (n, D), of rows that are independent of each other and of l.
+        encode: (n, l), (n,) -> (n, D); a row's result depends on neither the other rows nor l.
         item_seq: (B, L), right-padded with 0.
         lengths: (B,), at least 1.
         ratio: see `length_chunks`.
     """
     order = torch.argsort(lengths, stable=True)
-    item_seq, lengths = item_seq[order], lengths[order]
-    represented = [
-        part(encode)(item_seq[rows, :width], lengths[rows]) for rows, width, part in token_chunks(lengths, ratio)
-    ]
-    return torch.cat(represented)[torch.argsort(order)]
+    return encode_sorted(encode, [item_seq[order]], lengths[order], ratio)[torch.argsort(order)]
 
 
-def token_chunks(lengths: Tensor, ratio: float) -> list[tuple[slice, int, Callable[[Any], Any]]]:
-    """`length_chunks`, cut further to at most TOKENS_TOGETHER positions: rows, width, and how to call what encodes.
+def encode_sorted(encode: Callable[..., Tensor], sequences: list[Tensor], lengths: Tensor, ratio: float) -> Tensor:
+    """The concatenated results of `encode(*sequences, lengths)` on chunks of rows that are sorted by length.
 
-    If a batch has more positions than that, chunks are encoded once more in the backward pass instead of kept: memory
-    is that of one chunk, whatever the batch.
+    If the batch has more than TOKENS_TOGETHER positions, `encode` runs once more in the backward pass instead of
+    keeping its intermediate results: the memory is that of one chunk, whatever the batch.
+
+    Args:
+        encode: for sequences (n, l) of n rows of at most l items, and their lengths (n,).
+        sequences: (B, L) each.
+        lengths: (B,), at least 1, ascending.
+        ratio: see `length_chunks`.
     """
-    lengths = lengths.cpu()  # a GPU is waited for once, and not for every chunk
+    on_cpu = lengths.cpu()  # one synchronisation with a GPU instead of one per chunk
     chunks = []
-    for rows in length_chunks(lengths, ratio):
-        width = int(lengths[rows.stop - 1])
+    for rows in length_chunks(on_cpu, ratio):
+        width = int(on_cpu[rows.stop - 1])
         step = max(TOKENS_TOGETHER // width, 1)
         for start in range(rows.start, rows.stop, step):
             chunks.append((slice(start, min(start + step, rows.stop)), width))
     positions = sum((rows.stop - rows.start) * width for rows, width in chunks)
-    again = torch.is_grad_enabled() and positions > TOKENS_TOGETHER and len(chunks) > 1
-    return [(rows, width, _twice if again else _once) for rows, width in chunks]
-
-
-def _once(encode: Any) -> Any:
-    return encode
-
-
-def _twice(encode: Any) -> Any:
-    return partial(checkpoint, encode, use_reentrant=False)
+    recompute = torch.is_grad_enabled() and positions > TOKENS_TOGETHER and len(chunks) > 1
+    encoded = []
+    for rows, width in chunks:
+        inputs = *(sequence[rows, :width] for sequence in sequences), lengths[rows]
+        encoded.append(checkpoint(encode, *inputs, use_reentrant=False) if recompute else encode(*inputs))
+    return torch.cat(encoded)
 
 
 def length_chunks(lengths: Tensor, ratio: float) -> list[slice]:
-    """Cut rows into chunks whose longest is at most `ratio` times the shortest.
+    """Divide rows into chunks whose longest is at most `ratio` times as long as the shortest.
 
     Args:
         lengths: (B,), ascending.

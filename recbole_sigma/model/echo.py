@@ -1,4 +1,4 @@
-"""ECHO, i.e. EchoMamba4Rec (Wang et al., arXiv 2406.02638): spectral filter, Mamba both ways, gated linear unit."""
+"""ECHO, i.e. EchoMamba4Rec (Wang et al., arXiv 2406.02638): spectral filter, bidirectional Mamba, gated linear unit."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.mamba import Mamba
-from recbole_sigma.layers.padding import last_real
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.spectral_filter import SpectralFilter
 from recbole_sigma.model.sequence import SequenceModel
 
@@ -15,24 +15,23 @@ from recbole_sigma.model.sequence import SequenceModel
 class BidirectionalMamba(nn.Module):
     """Mamba over the history and over the reversed history, each with dropout, residual and LayerNorm; summed."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, hidden_size: int, d_state: int, d_conv: int, expand: int, dropout: float) -> None:
         super().__init__()
-        hidden_size = config["hidden_size"]
-        ssm = hidden_size, config["d_state"], config["d_conv"], config["expand"]
         self.flip = PartialFlip(0)
-        self.forward_mamba, self.backward_mamba = Mamba(*ssm), Mamba(*ssm)
-        self.dropout = nn.Dropout(config["dropout_prob"])
+        self.forward_mamba = Mamba(hidden_size, d_state, d_conv, expand)
+        self.backward_mamba = Mamba(hidden_size, d_state, d_conv, expand)
+        self.dropout = nn.Dropout(dropout)
         self.forward_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.backward_norm = nn.LayerNorm(hidden_size, eps=1e-12)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item: the first of the reversed history"""
-        forward = self.forward_mamba(hidden, lengths, last)
-        if last:
-            hidden = last_real(hidden, lengths)
-            backward = self.backward_mamba(hidden[:, None], torch.ones_like(lengths))[:, 0]
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item: the first one of the reversed history"""
+        forward = self.forward_mamba(hidden, rows)
+        if rows.wanted == "last":
+            hidden = rows.last(hidden)
+            backward = self.backward_mamba(hidden[:, None], Rows(torch.ones_like(rows.lengths)))[:, 0]
         else:
-            backward = self.flip(self.backward_mamba(self.flip(hidden, lengths), lengths), lengths)
+            backward = self.flip(self.backward_mamba(self.flip(hidden, rows.lengths), rows), rows.lengths)
         return self.forward_norm(self.dropout(forward) + hidden) + self.backward_norm(self.dropout(backward) + hidden)
 
 
@@ -56,20 +55,22 @@ class GatedLinearUnit(nn.Module):
 class ECHOLayer(nn.Module):
     """Filter -> Mamba in both directions -> gated linear unit."""
 
+    gives_last = True
+
     def __init__(self, config: Any) -> None:
         super().__init__()
         hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
         self.filter = SpectralFilter(hidden_size, config["MAX_ITEM_LIST_LENGTH"], dropout)
-        self.mamba = BidirectionalMamba(config)
+        self.mamba = BidirectionalMamba(hidden_size, config["d_state"], config["d_conv"], config["expand"], dropout)
         self.gated_unit = GatedLinearUnit(hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        return self.gated_unit(self.mamba(self.filter(hidden, lengths), lengths, last))
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        return self.gated_unit(self.mamba(self.filter(hidden, rows), rows))
 
 
 class ECHO(SequenceModel):
-    """ECHO layers over the item embeddings."""
+    """ECHO layers on the item embeddings."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 from recbole_sigma.errors import UserError
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.linear_attention import LinearAttention
-from recbole_sigma.layers.padding import last_real
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.sequence import SequenceModel
 
 
 class LinRecLayer(nn.Module):
     """Linear attention -> dropout -> + input -> LayerNorm -> feed-forward."""
+
+    gives_last = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -22,14 +24,14 @@ class LinRecLayer(nn.Module):
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.feed_forward = FeedForward(hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        attended = self.dropout(self.attention(hidden, lengths, last))
-        return self.feed_forward(self.norm(attended + (last_real(hidden, lengths) if last else hidden)))
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        attended = self.dropout(self.attention(hidden, rows))
+        return self.feed_forward(self.norm(attended + rows.output(hidden)))
 
 
 class LinRec(SequenceModel):
-    """Layers of linear attention over items and positions."""
+    """Layers of linear attention on item and position embeddings."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

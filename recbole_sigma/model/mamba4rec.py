@@ -6,12 +6,14 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.mamba import Mamba
-from recbole_sigma.layers.padding import last_real
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.sequence import SequenceModel
 
 
 class Mamba4RecLayer(nn.Module):
     """Mamba -> dropout -> (+ input, if stacked) -> LayerNorm -> feed-forward (section 3.2)."""
+
+    gives_last = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -22,16 +24,16 @@ class Mamba4RecLayer(nn.Module):
         self.feed_forward = FeedForward(hidden_size, dropout)
         self.residual = config["num_layers"] > 1
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        output = self.dropout(self.mamba(hidden, lengths, last))
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        output = self.dropout(self.mamba(hidden, rows))
         if self.residual:
-            output = output + (last_real(hidden, lengths) if last else hidden)
+            output = output + rows.output(hidden)
         return self.feed_forward(self.norm(output))
 
 
 class Mamba4Rec(SequenceModel):
-    """Mamba layers over the item embeddings."""
+    """Mamba layers on the item embeddings."""
 
     causal = True
 

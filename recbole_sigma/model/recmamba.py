@@ -10,7 +10,7 @@ from recbole_sigma.model.sequence import SequenceModel
 
 
 class RecMamba(SequenceModel):
-    """A Mamba block over item embeddings and positions, no residual, no normalisation (section 3.2)."""
+    """A Mamba block on item and position embeddings, without residual and normalisation (section 3.2)."""
 
     causal = True
 
@@ -18,15 +18,10 @@ class RecMamba(SequenceModel):
         super().__init__(config, dataset)
         self.embedding_norm = nn.Identity()
         self.position_embedding = nn.Embedding(self.max_seq_length, self.hidden_size)
-        self.layers = nn.ModuleList(
-            [Mamba(self.hidden_size, config["d_state"], config["d_conv"], config["expand"])],
-        )
+        self.layers = nn.ModuleList([Mamba(self.hidden_size, config["d_state"], config["d_conv"], config["expand"])])
         self.initialise()
 
     def embed(self, item_seq: Tensor) -> Tensor:
-        """Items times sqrt(D), as their scale is small, plus positions counted from the oldest item.
-
-        (B, L) -> (B, L, D)
-        """
+        """Items times sqrt(D), because their scale is small, plus positions from the oldest: (B, L) -> (B, L, D)"""
         items = self.item_embedding(item_seq) * math.sqrt(self.hidden_size)
         return self.embedding_dropout(items + self.position_embedding.weight[: item_seq.shape[1]])

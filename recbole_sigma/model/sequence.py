@@ -1,4 +1,4 @@
-"""What all our models share: embedding, losses, scores, and encoding rows of similar length together."""
+"""The base class of our models: embedding, losses, scores, and encoding rows of similar length together."""
 
 from typing import Any, ClassVar
 
@@ -10,22 +10,23 @@ from recbole.model.loss import BPRLoss
 from torch import Tensor, nn
 
 from recbole_sigma.layers.mamba import Mamba
-from recbole_sigma.model.chunks import encode_in_chunks, token_chunks
+from recbole_sigma.layers.padding import Rows
+from recbole_sigma.model.chunks import encode_in_chunks, encode_sorted
 from recbole_sigma.ops.softmax import softmax_loss
 
 
 class SequenceModel(SequentialRecommender):
-    """A model of item histories. A subclass fills `layers` and calls `initialise()`.
+    """A model of item histories. A subclass sets `layers` and calls `initialise()`, or implements `encode`.
 
-    A layer is called as `layer(hidden, lengths, last=False)`, (B, L, D), (B,) -> (B, L, D), or (B, D) with `last`. A
-    model that is no stack of layers implements `encode` and `encode_last`.
-    Item sequences are (B, L), right-padded with item 0; L may differ from batch to batch.
+    A layer is called as `layer(hidden, rows)`, (B, L, D) -> (B, L, D), with `rows` of layers/padding.py. The last one
+    may compute the last item of each row only, (B, D), if its class sets `gives_last = True`.
+    Item sequences are (B, L), right-padded with item 0; L may differ between batches.
     """
 
     layers: nn.ModuleList
 
     accepts_any_length = True
-    causal = False  # whether position t of `encode` depends on items 0 to t alone: what `train_mode: sequence` needs
+    causal = False  # whether position t of `encode` depends on items 0 to t only, as `train_mode: sequence` requires
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         "loss_type": ("CE", "BPR", "BCE"),
         "ssm_init": ("mamba", "published"),
@@ -37,27 +38,30 @@ class SequenceModel(SequentialRecommender):
         self.loss_type: str = config["loss_type"]
         self.train_mode: str = config["train_mode"]
         self.ssm_init: str = config["ssm_init"]
-        self.length_ratio: float = config["length_ratio"] or 1.25
+        self.length_ratio: float = config["length_ratio"]
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])
         self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
         self.bpr_loss = BPRLoss()
 
     def encode(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """The model itself: (B, L, D), (B,) -> (B, L, D). A row depends on its own items alone."""
+        """All positions of the encoded history: (B, L, D), (B,) -> (B, L, D). A row depends on its own items only."""
         for layer in self.layers:
-            hidden = layer(hidden, lengths)
+            hidden = layer(hidden, Rows(lengths))
         return hidden
 
     def encode_last(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """`encode` at each row's last item: (B, L, D), (B,) -> (B, D).
 
-        What the last layer does position by position, it does at that one only: most of a layer's arithmetic.
+        A last layer with `gives_last` saves what it would compute position by position: most of its arithmetic.
         """
+        own_encode = type(self).encode is not SequenceModel.encode
+        if own_encode or not getattr(self.layers[-1], "gives_last", False):
+            return Rows(lengths).last(self.encode(hidden, lengths))
         *first, last = self.layers
         for layer in first:
-            hidden = layer(hidden, lengths)
-        return last(hidden, lengths, last=True)
+            hidden = layer(hidden, Rows(lengths))
+        return last(hidden, Rows(lengths, "last"))
 
     def embed(self, item_seq: Tensor) -> Tensor:
         """(B, L) -> (B, L, D)"""
@@ -66,10 +70,12 @@ class SequenceModel(SequentialRecommender):
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
         """Representations of histories: (B, L), (B,) -> (B, D).
 
-        Rows are encoded in chunks of similar length: the same result and gradient as one padded batch, at the cost of
-        the real items.
+        Rows are encoded in chunks of similar length: the result and gradient of one padded batch, at the cost of the
+        real items.
         """
-        return encode_in_chunks(self._represent_last, item_seq, lengths, self.length_ratio)
+        return encode_in_chunks(
+            lambda items, own: self.encode_last(self.embed(items), own), item_seq, lengths, self.length_ratio
+        )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean loss of a batch, (): softmax over all items (CE), or against one sampled item each (BPR, BCE).
@@ -79,42 +85,34 @@ class SequenceModel(SequentialRecommender):
         names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
         items = [interaction[name] for name in names]
         if self.train_mode == "sequence":
-            representation, items = self._represent_targets(interaction, items)
+            representation, items = self._represent_prefixes(interaction, items)
         else:
             representation = self.represent(interaction)
         if self.loss_type == "CE":
             return softmax_loss(representation, self.item_embedding.weight, items[0])
-        positive, negative = (self._score(representation, each) for each in items)
+        positive, negative = (self._score(representation, item) for item in items)
         if self.loss_type == "BPR":
             return self.bpr_loss(positive, negative)
         return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
-    def _represent_last(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
-        """(n, l), (n,) -> (n, D), rows of similar length"""
-        return self.encode_last(self.embed(item_seq), lengths)
-
-    def _represent_targets(self, interaction: Interaction, items: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """What each position that has a target knows of its past, (n, D), and `items` (B, L) at those, (n,) each."""
+    def _represent_prefixes(self, interaction: Interaction, items: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Representations of all prefixes that have a target, (n, D), and `items` (B, L) at those positions, (n,)."""
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         order = torch.argsort(lengths, stable=True)
-        item_seq, lengths, items = item_seq[order], lengths[order], [each[order] for each in items]
-        wanted = items[0] != 0
-
-        def encode(rows: Tensor, own: Tensor, here: Tensor) -> Tensor:
-            return self.encode(self.embed(rows), own)[here]
-
-        represented = [
-            part(encode)(item_seq[rows, :width], lengths[rows], wanted[rows, :width])
-            for rows, width, part in token_chunks(lengths, self.length_ratio)
-        ]
-        return torch.cat(represented), [each[wanted] for each in items]
+        items = [item[order] for item in items]
+        has_target = items[0] != 0
+        representation = encode_sorted(
+            lambda rows, targets, own: self.encode(self.embed(rows), own)[targets],
+            [item_seq[order], has_target], lengths[order], self.length_ratio,
+        )  # fmt: skip
+        return representation, [item[has_target] for item in items]
 
     def represent(self, interaction: Interaction) -> Tensor:
         """Representations of a batch's histories, (B, D)."""
         return self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
 
     def predict(self, interaction: Interaction) -> Tensor:
-        """Score of one item a row, (B,)."""
+        """Scores of one item per row, (B,)."""
         return self._score(self.represent(interaction), interaction[self.ITEM_ID])
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
@@ -131,7 +129,7 @@ class SequenceModel(SequentialRecommender):
         Mamba blocks keep mamba-ssm's initialisation, unless `ssm_init` is `published`.
         """
         blocks = [module for module in self.modules() if isinstance(module, Mamba)]
-        inside = {id(part) for block in blocks for part in block.modules()}
+        inside = {id(module) for block in blocks for module in block.modules()}
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)) and id(module) not in inside:
                 nn.init.normal_(module.weight, std=0.02)

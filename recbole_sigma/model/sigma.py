@@ -9,17 +9,19 @@ from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
-from recbole_sigma.layers.mixing import MIXINGS, mixing_of
-from recbole_sigma.layers.padding import last_real
+from recbole_sigma.layers.mixing import MIXINGS, make_mixing
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.sequence import SequenceModel
 
-# Shares of the branches that the weighted sum begins with; the released code's order is forward, flipped, FE-GRU.
-SHARES = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
+# Initial weights of the branches in the weighted sum; the released code's order is forward, flipped, FE-GRU.
+WEIGHTS = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
 CONV_WIDTH = 3
 
 
 class SIGMALayer(nn.Module):
-    """Partially flipped Mamba, gated, beside the FE-GRU; mixed, and closed by a feed-forward network."""
+    """Mamba on the history and on the partially flipped history, gated, and the FE-GRU; mixed, then feed-forward."""
+
+    gives_last = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -42,44 +44,39 @@ class SIGMALayer(nn.Module):
         if config["fe_gru"]:
             self.fe_gru = FeatureExtractGRU(hidden_size, CONV_WIDTH, config["fe_conv"], bias=not self.released)
 
-        shares = dict(SHARES[config["form"]])
+        weights = dict(WEIGHTS[config["form"]])
         if self.flip is None:
-            shares.pop("flipped", None)
+            weights.pop("flipped", None)
         if self.fe_gru is None:
-            shares.pop("gru")
-        self.mixing = mixing_of(config["mixing"], list(shares.values()), hidden_size)
+            weights.pop("gru")
+        self.mixing = make_mixing(config["mixing"], list(weights.values()), hidden_size)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout if self.released else 0.0)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if self.released else nn.Identity()
         self.feed_forward = FeedForward(hidden_size, dropout)
 
-    def forward(self, hidden: Tensor, lengths: Tensor, last: bool = False) -> Tensor:
-        """(B, L, D), (B,) -> (B, L, D), or (B, D) at each row's last item"""
-        flipped = None if self.flip is None else self.flip(hidden, lengths)  # H^f (1)
-        states = self._states(hidden, flipped, lengths, last)
-        if self.gate is not None:
-            gates = self.gate(hidden, flipped, lengths, last)
-            states = [gate * state for gate, state in zip(gates, states, strict=True)]
-        branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
-        if self.fe_gru is not None:
-            branches = [*branches, self.fe_gru(hidden, lengths, last)]  # F (9)
-        output = self.dropout(self.projection(self.mixing(branches)))  # Z (10)
-        if self.stacked:
-            output = output + (last_real(hidden, lengths) if last else hidden)
-        return self.feed_forward(self.norm(output))  # (11), (12)
-
-    def _states(self, hidden: Tensor, flipped: Tensor | None, lengths: Tensor, last: bool) -> list[Tensor]:
-        """M and, if there is a flipped direction, M^f (2)."""
-        states = [self.mamba(hidden, lengths, last)]
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f (1)
+        states = [self.mamba(hidden, rows)]  # M (2)
         if flipped is hidden and self.flipped_mamba is None:  # rows too short to be flipped, one block: M again
             states.append(states[0])
         elif flipped is not None:
-            states.append((self.flipped_mamba or self.mamba)(flipped, lengths, last))
-        return states
+            states.append((self.flipped_mamba or self.mamba)(flipped, rows))  # M^f (2)
+        if self.gate is not None:
+            gates = self.gate(hidden, flipped, rows)
+            states = [gate * state for gate, state in zip(gates, states, strict=True)]
+        branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
+        if self.fe_gru is not None:
+            branches = [*branches, self.fe_gru(hidden, rows)]  # F (9)
+        output = self.dropout(self.projection(self.mixing(branches)))  # Z (10)
+        if self.stacked:
+            output = output + rows.output(hidden)
+        return self.feed_forward(self.norm(output))  # (11), (12)
 
 
 class SIGMA(SequenceModel):
-    """SIGMA layers over the item embeddings. Its settings are explained in properties/model/SIGMA.yaml."""
+    """SIGMA layers on the item embeddings. The settings are explained in properties/model/SIGMA.yaml."""
 
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         **SequenceModel.choices,

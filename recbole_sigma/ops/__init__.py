@@ -1,6 +1,6 @@
 """Selective scan and causal convolution on CPU and CUDA.
 
-Knows torch and its kernel libraries, nothing of models or of RecBole.
+Depends on torch and kernel libraries only, not on the models or RecBole.
 """
 
 from recbole_sigma.ops.conv import causal_conv1d

@@ -9,21 +9,22 @@ from recbole_sigma.ops.scan import check_lengths, check_tensors
 def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str | None = "silu", lengths: Tensor | None = None
 ) -> Tensor:
-    """Each channel's convolution over its own past, with bias and activation: the one in front of Mamba's scan.
+    """Each channel's convolution over its own past, with bias and activation, as before Mamba's scan.
 
         y[b, l, e] = SiLU(bias[e] + sum_k weight[e, k] x[b, l - K + 1 + k, e]),     x zero before the row's start
 
     Args:
         x: (B, L, E); weight: (E, K); bias: (E,)
         activation: "silu" or None
-        lengths: (B,) int; a row ends there: y is zero beyond, what stands there is never read, and costs nothing on CPU
+        lengths: (B,) int, where each row ends: y is zero beyond, x is not read there, and it costs nothing on CPU
 
     Returns:
         y (B, L, E), in x's dtype
 
     Raises:
-        TypeError: a tensor that is not floating point, lengths that are not integers ValueError: shapes that do not
-        fit, lengths outside 0 .. L, an unknown activation, a device that is neither cpu nor cuda
+        TypeError: a tensor that is not floating point, lengths that are not integers
+        ValueError: shapes that do not fit, lengths outside 0 .. L, an unknown activation, a device that is neither cpu
+            nor cuda
     """
     if activation not in ("silu", None):
         raise ValueError(f'activation must be "silu" or None, not {activation!r}')
@@ -31,9 +32,9 @@ def causal_conv1d(
         raise ValueError(
             f"x must be (B, L, E) and weight (E, K), K at least 1, not {tuple(x.shape)} and {tuple(weight.shape)}"
         )
-    channels = x.shape[2]
+    rows, length, channels = x.shape
     check_tensors(x.device, x=(x, x.shape), weight=(weight, (channels, weight.shape[1])), bias=(bias, (channels,)))
-    check_lengths(lengths, x.shape[0], x.shape[1])
+    check_lengths(lengths, rows, length)
     if x.device.type == "cuda":
         return causal_conv1d_cuda(x, weight, bias, activation, lengths)
     if x.device.type == "cpu":

@@ -1,6 +1,6 @@
 """CUDA work goes to the kernels of mamba-ssm and causal-conv1d.
 
-Nothing of theirs is imported before a CUDA tensor asks for it.
+They are imported when they are first needed for a CUDA tensor.
 """
 
 from functools import cache
@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# pip does nothing for a package that stands there without its extension
+# pip does nothing for a package that is installed without its extension, hence the uninstall
 INSTALL = (
     "pip uninstall -y causal-conv1d mamba-ssm; "
     "CAUSAL_CONV1D_FORCE_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE "
     "pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
 )
 _INTERFACE = "mamba_ssm.ops.selective_scan_interface"
-# what a missing or half-built extension raises while it loads
+# what importing a missing or half-built extension raises
 LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)
-WIDEST_KERNEL = 4  # causal-conv1d knows widths 2 to 4
-ALIGNED = 8  # and, where channels lie next to each other, reads so many at a time
-MOST_STATES = 256  # mamba-ssm's kernels have no room for more
+WIDEST_KERNEL = 4  # causal-conv1d supports widths 2 to 4
+ALIGNED = 8  # and reads this many channels at a time where they are adjacent in memory
+MOST_STATES = 256  # the limit of mamba-ssm's kernels
 
 
 class CudaExtensionError(RuntimeError):
@@ -30,10 +30,10 @@ class CudaExtensionError(RuntimeError):
 
 @cache
 def cuda_extension_missing() -> str | None:
-    """Why the extension `selective_scan_cuda`, or what calls it, cannot be loaded; None if both can.
+    """Why the extension `selective_scan_cuda` or its Python interface cannot be loaded; None if both can.
 
-    The extension is what matters: newer mamba-ssm imports without it and fails at the first call. The other way
-    round, the extension loads where mamba-ssm was installed without what it imports (`--no-deps`).
+    Both are tried: newer mamba-ssm imports without the extension and fails at the first call, and the extension loads
+    where mamba-ssm was installed without its dependencies (`--no-deps`).
     """
     try:
         import_module("selective_scan_cuda")
@@ -54,7 +54,7 @@ def require_cuda_extension() -> None:
 
 
 def padding(lengths: Tensor, x: Tensor) -> Tensor:
-    """(B,) and (B, L, E) -> (B, L, 1), true beyond each row's end"""
+    """The padding of x: (B,), (B, L, E) -> (B, L, 1) bool, True beyond each row's end"""
     return (torch.arange(x.shape[1], device=x.device) >= lengths.to(x.device)[:, None])[..., None]
 
 
@@ -74,20 +74,20 @@ def selective_scan_cuda(
 
     Raises:
         CudaExtensionError: mamba-ssm or its extension is not installed
-        TypeError: float64, which the extension does not know
+        TypeError: float64, which the extension does not support
         ValueError: more than MOST_STATES states
     """
     require_cuda_extension()
     if u.dtype == torch.float64:
         raise TypeError(
-            "selective_scan on CUDA takes float32, float16 or bfloat16; for float64 there is selective_scan_reference"
+            "selective_scan on CUDA supports float32, float16 and bfloat16; use selective_scan_reference for float64"
         )
     if A.shape[1] > MOST_STATES:
         raise ValueError(f"selective_scan on CUDA takes at most {MOST_STATES} states, not {A.shape[1]}")
-    if u.numel() == 0:  # no kernel starts for nothing
+    if u.numel() == 0:  # a kernel cannot be launched on nothing
         return torch.zeros_like(u)
     scan = import_module(_INTERFACE).selective_scan_fn
-    # mamba-ssm wants (B, E, L), the parameters in float32 and all else in one dtype
+    # mamba-ssm takes (B, E, L), the parameters in float32 and everything else in one dtype
     inputs, steps, to_state, from_state = (x.to(u.dtype).transpose(1, 2) for x in (u, delta, B, C))
     gate = None if z is None else z.to(u.dtype).transpose(1, 2)
     skip, bias = (None if x is None else x.float() for x in (D, delta_bias))
@@ -97,7 +97,7 @@ def selective_scan_cuda(
 
 @cache
 def causal_conv1d_missing() -> str | None:
-    """Why causal-conv1d cannot be loaded, or None if it can. Without it torch's convolution does the same work."""
+    """Why causal-conv1d cannot be loaded; None if it can. Without it, torch's convolution is used."""
     try:
         import_module("causal_conv1d_cuda")
         import_module("causal_conv1d")
@@ -106,18 +106,14 @@ def causal_conv1d_missing() -> str | None:
     return None
 
 
-def _kernel_takes(x: Tensor, width: int) -> bool:
-    """Whether causal-conv1d can convolve x (B, L, E) as it lies in memory."""
-    aligned = all(n % ALIGNED == 0 for n in (x.shape[2], x.stride(0), x.stride(1), x.storage_offset()))
-    return aligned and x.stride(2) == 1 and 2 <= width <= WIDEST_KERNEL and x.dtype != torch.float64
-
-
 def causal_conv1d_cuda(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None
 ) -> Tensor:
-    """`recbole_sigma.ops.causal_conv1d` for CUDA tensors: causal-conv1d where it is installed and can, else torch."""
-    if x.numel() and _kernel_takes(x, weight.shape[1]) and causal_conv1d_missing() is None:
-        convolve = import_module("causal_conv1d").causal_conv1d_fn  # takes float32 weights beside half precision
+    """`recbole_sigma.ops.causal_conv1d` for CUDA tensors: by causal-conv1d if it is installed and supports x."""
+    aligned = all(n % ALIGNED == 0 for n in (x.shape[2], x.stride(0), x.stride(1), x.storage_offset()))
+    supported = aligned and x.stride(2) == 1 and 2 <= weight.shape[1] <= WIDEST_KERNEL and x.dtype != torch.float64
+    if x.numel() and supported and causal_conv1d_missing() is None:
+        convolve = import_module("causal_conv1d").causal_conv1d_fn  # float32 weights go with half precision, too
         y = convolve(x.transpose(1, 2), weight, bias, activation=activation).transpose(1, 2)
     else:
         y = causal_conv1d_torch(x, weight, bias, activation)

@@ -1,9 +1,10 @@
-"""The gated recurrent unit behind one function, whatever the device."""
+"""The gated recurrent unit: one function for CPU and CUDA."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recbole_sigma.ops.cuda import padding
 from recbole_sigma.ops.scan import check_lengths, check_tensors
 
 
@@ -15,7 +16,7 @@ def gru(
     bias_hh: Tensor | None = None,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """One layer of torch.nn.GRU over each row of a batch; on CPU one kernel that stops each row at its length.
+    """One layer of torch.nn.GRU over each row of a batch; on CPU by a kernel that stops each row at its length.
 
         r = sigmoid(W_ir x_l + b_ir + W_hr h_(l-1) + b_hr)
         z = sigmoid(W_iz x_l + b_iz + W_hz h_(l-1) + b_hz)
@@ -23,10 +24,10 @@ def gru(
         h_l = (1 - z) n + z h_(l-1),     h_0 = 0
 
     Args:
-        x: (B, L, I), finite in the padding too: it is projected and then left aside
+        x: (B, L, I), finite in the padding too, which is projected and then ignored
         weight_ih: (3D, I), weight_hh: (3D, D), the gates in torch's order r, z, n
-        bias_ih, bias_hh: (3D,), each may be left out
-        lengths: (B,) int; a row ends there: the states are zero beyond, and cost nothing on CPU
+        bias_ih, bias_hh: (3D,), both optional
+        lengths: (B,) int, where each row ends: the states are zero beyond, and cost nothing on CPU
 
     Returns:
         states (B, L, D), in x's dtype
@@ -35,7 +36,7 @@ def gru(
         TypeError: a tensor that is not floating point, lengths that are not integers
         ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
 
-    Source: Cho et al. (arXiv 1406.1078), in the form of torch.nn.GRU, whose weights move both ways.
+    Source: Cho et al. (arXiv 1406.1078), in the form of torch.nn.GRU, with the same parameters.
     """
     if x.dim() != 3 or weight_hh.dim() != 2 or weight_hh.shape[1] == 0:
         shapes = tuple(x.shape), tuple(weight_hh.shape)
@@ -66,23 +67,19 @@ def gru_torch(
     bias_hh: Tensor | None,
     lengths: Tensor | None,
 ) -> Tensor:
-    """`gru` by torch's own kernels (cuDNN on CUDA), for arguments that it has checked.
+    """`gru` by torch's own kernels (cuDNN on CUDA), for arguments that `gru` has checked.
 
-    Padding comes after everything that is real, so it is computed and then masked.
+    Padding comes after all real items, so it is computed and then masked.
     """
     rows, length, _ = x.shape
     hidden = weight_hh.shape[1]
     if x.numel() == 0:
         return x.new_zeros(rows, length, hidden)
-    weights = [weight_ih, weight_hh]  # as nn.GRU keeps them, in one piece of memory, which cuDNN wants
+    weights = [weight_ih, weight_hh]  # in nn.GRU's order
     has_bias = bias_ih is not None or bias_hh is not None
     if has_bias:
         weights += [x.new_zeros(3 * hidden) if bias is None else bias for bias in (bias_ih, bias_hh)]
     start = x.new_zeros(1, rows, hidden)
-    # cuDNN keeps what its backward pass needs only when told that it trains
-    training = torch.is_grad_enabled()
+    training = torch.is_grad_enabled()  # cuDNN keeps what its backward pass needs only in training mode
     states = torch._VF.gru(x, start, weights, has_bias, 1, 0.0, training, False, True)[0]
-    if lengths is None:
-        return states
-    padding = torch.arange(length, device=x.device) >= lengths.to(x.device)[:, None]
-    return states.masked_fill(padding[..., None], 0)
+    return states if lengths is None else states.masked_fill(padding(lengths, states), 0)

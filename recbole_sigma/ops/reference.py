@@ -1,4 +1,4 @@
-"""The selective scan written to be read: what the fast versions must agree with."""
+"""The selective scan, written for readability: the reference for the fast versions."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ def selective_scan_reference(
     delta_softplus: bool = True,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """The arguments and result of `recbole_sigma.ops.selective_scan`, one step at a time.
+    """`recbole_sigma.ops.selective_scan` with the same arguments and result, one step at a time.
 
     Runs on any device and in any floating-point dtype, and can be differentiated twice.
 
@@ -27,7 +27,7 @@ def selective_scan_reference(
     length = u.shape[1]
     ends = torch.full((u.shape[0],), length, device=u.device) if lengths is None else lengths.to(u.device)
     real = (torch.arange(length, device=u.device) < ends[:, None])[..., None]  # (B, L, 1)
-    # what stands in the padding must not matter, not even if it is NaN
+    # values in the padding must have no effect, not even NaN
     inputs, step, B, C = (x.masked_fill(~real, 0) for x in (u, delta, B, C))
     if delta_bias is not None:
         step = step + delta_bias
@@ -35,7 +35,7 @@ def selective_scan_reference(
         step = torch.logaddexp(step, torch.zeros_like(step))
     h = u.new_zeros(u.shape[0], *A.shape)  # (B, E, N)
     outputs = []
-    for dt, x, to_state, from_state in zip(*(given.unbind(1) for given in (step, inputs, B, C)), strict=True):
+    for dt, x, to_state, from_state in zip(*(tensor.unbind(1) for tensor in (step, inputs, B, C)), strict=True):
         h = torch.exp(dt[..., None] * A) * h + (dt * x)[..., None] * to_state[:, None]
         outputs.append((h * from_state[:, None]).sum(-1))
     y = torch.stack(outputs, 1) if outputs else inputs

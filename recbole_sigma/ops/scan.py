@@ -1,4 +1,4 @@
-"""The selective scan behind one function, whatever the device."""
+"""The selective scan: one function for CPU and CUDA."""
 
 from importlib.metadata import version
 
@@ -29,9 +29,9 @@ def selective_scan(
     Args:
         u, delta: (B, L, E) inputs and step sizes
         A: (E, N) decay rates; B, C: (B, L, N)
-        D: (E,) skip, z: (B, L, E) gate, delta_bias: (E,), each may be left out
-        delta_softplus: False takes delta + delta_bias itself as the step
-        lengths: (B,) int; a row ends there: y is zero beyond, what stands there is never read, and costs nothing on CPU
+        D: (E,) skip; z: (B, L, E) gate; delta_bias: (E,); all three optional
+        delta_softplus: False uses delta + delta_bias itself as the step size
+        lengths: (B,) int, where each row ends: y is zero beyond, inputs are not read there, and it costs nothing on CPU
 
     Returns:
         y (B, L, E), in u's dtype
@@ -61,7 +61,7 @@ def selective_scan(
 
 
 def active_backend(device: torch.device | str) -> str:
-    """The library that does the scan on `device`, with its version, for logs and results.
+    """The library that computes the scan on `device`, with its version, for logs and results.
 
     For instance "numba 0.61.2" or "mamba-ssm 2.2.4, causal-conv1d 1.5.0".
 
@@ -76,7 +76,7 @@ def active_backend(device: torch.device | str) -> str:
 
 
 def check_tensors(device: torch.device, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
-    """Raises unless each named tensor that is given is a floating-point one of its expected shape, on `device`."""
+    """Raises unless each named tensor is None or a floating-point one of its expected shape, on `device`."""
     for name, (tensor, shape) in expected.items():
         if tensor is None:
             continue
@@ -91,7 +91,7 @@ def check_tensors(device: torch.device, **expected: tuple[Tensor | None, tuple[i
 def check_lengths(lengths: Tensor | None, rows: int, length: int) -> None:
     """Raises unless `lengths` holds an integer from 0 to `length` for each row.
 
-    On CUDA the values are taken on trust: no synchronisation.
+    On CUDA the values are not checked, which would need a synchronisation.
     """
     if lengths is None:
         return

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-KEPT_SCORES = 2**28  # most scores that torch's loss keeps for the backward pass: 1 GB in float32
-BLOCK_SCORES = 2**20  # scores held at a time, 4 MB in float32: about what a core's cache holds
+KEPT_SCORES = 2**28  # largest number of scores that is kept for the backward pass: 1 GB in float32
+BLOCK_SCORES = 2**20  # scores in memory at a time, 4 MB in float32: about the size of a core's cache
 
 
 class _BlockwiseLoss(torch.autograd.Function):
-    """Loss and, while the scores are at hand, both gradients; one block of rows after the other."""
+    """Loss and both gradients from one computation of the scores, one block of rows after the other."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, needs_gradient: bool) -> Tensor:
@@ -29,9 +29,8 @@ class _BlockwiseLoss(torch.autograd.Function):
             total = scores.sub_(highest).exp_().sum(1, keepdim=True)
             losses[block] = (total.log() + highest - target_score)[:, 0]
             if grad_hidden is not None and grad_weight is not None:
-                # d loss / d scores = softmax - one-hot; dividing the small factors by `total` spares a pass over V
-                share = hidden[block] / total
-                grad_weight.addmm_(scores.T, share)
+                # d loss / d scores = softmax - one-hot; dividing the small factors by `total` saves a pass over V
+                grad_weight.addmm_(scores.T, hidden[block] / total)
                 grad_hidden[block] = (scores @ weight) / total
         if grad_hidden is not None and grad_weight is not None:
             grad_hidden -= weight[target]
@@ -47,7 +46,7 @@ class _BlockwiseLoss(torch.autograd.Function):
 
 
 def _recomputed_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """torch's loss; scores that are too many to keep are computed a block at a time, and again in the backward pass."""
+    """torch's loss; more than KEPT_SCORES scores are computed by blocks, and once more in the backward pass."""
     if len(hidden) * len(weight) <= KEPT_SCORES:
         return F.cross_entropy(hidden @ weight.T, target)
 

@@ -1,93 +1,144 @@
-"""Reports: views of recorded runs as Markdown, HTML, CSV, LaTeX, or a summary on the terminal. Nothing is trained."""
+"""Reports of recorded runs as Markdown, HTML, CSV, LaTeX, or a summary on the terminal. Nothing is trained."""
 
-import csv
+import html
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.metrics import METRICS
-from recbole_sigma.evaluation.significance import FEWEST_SEEDS, LEVEL
-from recbole_sigma.report.table import COSTS, PARTS, Arm, Cell, Table, table_of
-from recbole_sigma.runs.files import write_file
+from recbole_sigma.report.sections import MARKS, Bold, Section, case_section, comparison, sections
+from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, table_of
+from recbole_sigma.runs.files import write_file, write_text
 from recbole_sigma.runs.reader import RecordedRun
 
 if TYPE_CHECKING:
-    import jinja2
-
-    from recbole_sigma.report.case_study import CaseStudy
     from recbole_sigma.report.plots import Plot
 
-COLUMNS = 100  # of the summary
-_TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "epochs")  # that one must know to cite
-_NAMES = {"hit": "HR", "ndcg": "NDCG", "mrr": "MRR", "valid": "validation", "test": "test"}
-_COST_NAMES = {
-    "n_parameters": "parameters", "epochs": "epochs", "seconds_per_epoch": "s an epoch",
-    "eval_seconds": "s an evaluation", "peak_memory_mb": "peak MB",
-}  # fmt: skip
+WIDTH = 100  # columns of the summary
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$^{\dagger}$", "*": r"$^{*}$",
-    "<": r"$<$", ">": r"$>$", "–": "--", "…": r"\dots{}", "≥": r"$\ge$",
+    "<": r"$<$", ">": r"$>$", "–": "--", "…": r"\dots{}", "≥": r"$\ge$", "·": r"$\cdot$",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that a reader is shown: a table for each data set, the command that makes it again, case studies."""
+class _Style:
+    """How a format writes what a section contains: text, what is missing, and the parts of a cell."""
 
-    title: str
-    tables: tuple[Table, ...]
-    command: str = ""
-    cases: "tuple[CaseStudy, ...]" = ()
+    escape: Callable[[str], str]
+    missing: str
+    best: str
+    second: str
+    deviation: str
+    mark: str
+
+    def write(self, value: object) -> str:
+        """Text, a number, a `Cell` or None as a piece of the format's text."""
+        if value is None:
+            return self.missing
+        if isinstance(value, Bold):
+            return self.best.format(self.escape(value))
+        if not isinstance(value, Cell):
+            return self.escape(str(value))
+        mean = {1: self.best, 2: self.second}.get(value.rank, "{}").format(f"{value.mean:.4f}")
+        deviation = "" if value.deviation is None else self.deviation.format(f"{value.deviation:.4f}")
+        return mean + deviation + (self.mark.format(self.escape(value.mark)) if value.mark else "")
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", text).replace("\n", " ")
+
+
+def _html(text: str) -> str:
+    return html.escape(text).replace("\n", "<br>")
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
+    return r"\shortstack[r]{" + escaped.replace("\n", r"\\") + "}" if "\n" in text else escaped
+
+
+_STYLES = {
+    "terminal": _Style(str, "-", "•{}", "{}", "±{}", "{}"),
+    "md": _Style(_markdown, "—", "**{}**", "<u>{}</u>", " ± {}", "{}"),
+    "html": _Style(_html, "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>", "<sup>{}</sup>"),
+    "tex": _Style(_latex, "--", r"\textbf{{{}}}", r"\underline{{{}}}", r"{{\tiny\,$\pm$ {}}}", "{}"),
+}
 
 
 def report_of(
-    runs: Sequence[RecordedRun],
-    title: str = "",
-    command: str = "",
-    k: int = 10,
-    bounds: Sequence[int] = (),
+    runs: Sequence[RecordedRun], title: str = "", command: str = "", k: int = 10, bounds: Sequence[int] = (),
     user: str | None = None,
-) -> Report:
+) -> Report:  # fmt: skip
     """A table of each data set's runs, metrics at `k`; with `bounds` also by user groups, with `user` a case study.
 
-    Raises UserError for runs that do not belong side by side, and for a user that a data set does not have.
+    Raises UserError for runs that are not comparable, and for a user that a data set does not have.
     """
-    datasets = dict.fromkeys(run.dataset for run in runs)
-    by_dataset = {dataset: [run for run in runs if run.dataset == dataset] for dataset in datasets}
+    by_dataset: dict[str, list[RecordedRun]] = {}
+    for run in runs:
+        by_dataset.setdefault(run.dataset, []).append(run)
     tables = tuple(table_of(same, k, bounds) for same in by_dataset.values())
-    cases: list[CaseStudy] = []
+    cases: tuple[Any, ...] = ()
     if user is not None:
         from recbole_sigma.report.case_study import case_study  # models and data: slow
 
-        cases = [case_study(same, user, k) for same in by_dataset.values()]
-    return Report(title or f"Runs on {', '.join(by_dataset)}", tables, command, tuple(cases))
+        cases = tuple(case_study([run for row in table.rows for run in row.runs], user, k) for table in tables)
+    return Report(title or f"Runs on {', '.join(by_dataset)}", tables, command, cases)
+
+
+def summary(report: Report) -> str:
+    """Tables and case studies for a terminal, at most WIDTH columns wide; plain text if output is not a terminal."""
+    text = io.StringIO()
+    console = Console(file=text, width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False)
+
+    def show(section: Section, heading: str) -> None:
+        table = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+        width = None if section.kind == "comparison" else WIDTH // len(section.head) - 2
+        for head, align in zip(section.head, section.align, strict=True):
+            if section.kind == "comparison" and align == "l":  # labels are shown in full, titles of items are cut
+                table.add_column(Text(head), overflow="fold")
+            else:
+                table.add_column(Text(head), justify="left" if align == "l" else "right", no_wrap=True, max_width=width)
+        for row in section.rows:
+            table.add_row(*(Text(_STYLES["terminal"].write(value)) for value in row))
+        lines = (Text(f"{name}: {text}") for name, text in section.lines)
+        console.print(Text(heading), *lines, table, sep="\n")
+
+    for table in report.tables:
+        show(comparison(table, brief=True), table.dataset)
+        tests = f"{MARKS} (one-sided paired t-tests, Holm)" if table.significance else "significance is not tested"
+        notes = [*table.problems, *([f"• best; {tests}"] if table.improvement else [])]
+        console.print(*map(Text, notes), "", sep="\n")
+        for case in (case for case in report.cases if case.dataset == table.dataset):
+            show(case_section(case), f"user {case.user} of {case.dataset}")
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip()
 
 
 def write_report(report: Report, out: Path, form: str) -> None:
-    """Write the file; plots of Markdown stand beside it, `<name>-<plot>.png`. Raises UserError if that cannot be."""
+    """Write the report to `out`; Markdown's plots are files beside it, `STEM-PLOT.png`. Raises UserError."""
     plots = _plots(report) if form in ("md", "html") else []
-    links = {}
-    for plot in plots if form == "md" else []:
-        links[plot.name] = f"{out.stem}-{plot.name}.png"
-        _write(out.with_name(links[plot.name]), plot.png)
-    _write(out, render(report, form, plots, links).encode())
+    for plot in plots if form == "md" else ():
+        write_file(out.with_name(f"{out.stem}-{plot.name}.png"), partial(Path.write_bytes, data=plot.png))
+    write_text(out, render(report, form, plots, out.stem))
 
 
 def check_report(out: Path) -> None:
-    """Raises UserError where a report could not be written: its packages are missing, or its folder cannot be."""
-    for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:
-            raise _missing(package)
+    """Raises UserError where a report could not be written: a package is missing, or the directory is not writable."""
+    _require_packages()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=out.parent):
@@ -96,243 +147,67 @@ def check_report(out: Path) -> None:
         raise UserError(f"--out: {out.parent}: cannot be written: {error.strerror}") from None
 
 
-def _write(path: Path, content: bytes) -> None:
-    def write(partial: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
+def render(report: Report, form: str, plots: "Sequence[Plot] | None" = None, stem: str = "") -> str:
+    """The report as text of a format: md, html, csv or tex.
 
-    write_file(path, write)
-
-
-def render(
-    report: Report, form: str, plots: "Sequence[Plot] | None" = None, links: Mapping[str, str] | None = None
-) -> str:
-    """The report as text of a format: md, html, csv, tex.
-
-    HTML holds its plots, drawn if they are not given; Markdown has those for which `links` names a file.
+    HTML contains its plots, drawn if they are not given; Markdown links to those given, as files `STEM-PLOT.png`.
     """
-    if plots is None:
-        plots = _plots(report) if form == "html" else []
     if form == "csv":
         return _csv(report)
-    template = _environment(form).get_template(f"report.{form}.j2")
+    _require_packages()
+    import jinja2
+    from markupsafe import Markup
+
+    if plots is None:
+        plots = _plots(report) if form == "html" else []
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("recbole_sigma.report"), autoescape=form == "html",  # noqa: S701 - text() escapes
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["text"] = lambda value: Markup(_STYLES[form].write(value))  # noqa: S704
     views = [
         {
             "table": table,
-            "facts": facts(table),
-            "cases": [case for case in report.cases if case.dataset == table.dataset],
+            "sections": sections(report, table),
             "plots": [plot for plot in plots if plot.dataset == table.dataset],
-            "columns": [(part, metric) for part in PARTS for metric in METRICS],
-            "costs": [key for key in COSTS if any(key in arm.costs() for arm in table.arms)],
         }
         for table in report.tables
     ]
-    text = template.render(
-        report=report, views=views, links=links or {}, metrics=METRICS, parts=PARTS, names=_NAMES,
-        cost_names=_COST_NAMES, tests_note=tests_note,
-    )  # fmt: skip
+    text = environment.get_template(f"report.{form}.j2").render(report=report, views=views, stem=stem)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def summary(report: Report) -> str:
-    """Means on validation, means and deviations on test, case studies, in at most COLUMNS columns."""
-    return "\n\n".join([*map(_summary, report.tables), *(case.text(COLUMNS) for case in report.cases)])
-
-
-def _summary(table: Table) -> str:
-    def short(cell: Cell | None, mark: str, deviation: bool) -> str:
-        if cell is None:
-            return "-"
-        spread = f"±{cell.deviation:.4f}" if deviation and cell.deviation is not None else ""
-        return f"{cell.mean:.4f}{spread}{mark}{'•' * (cell.place == 1)}"
-
-    def rows(width: int) -> list[list[str]]:
-        return [
-            [
-                _cut(arm.label, width),
-                str(len(arm.complete)),
-                *(short(arm.cells.get(("valid", metric)), "", False) for metric in METRICS),
-                *(
-                    short(arm.cells.get(("test", metric)), table.mark(arm.label, ("test", metric)), True)
-                    for metric in METRICS
-                ),
-            ]
-            for arm in table.arms
-        ]
-
-    headers = ["", "n", *(f"{part}\n{_NAMES[metric]}@{table.k}" for part in PARTS for metric in METRICS)]
-
-    def drawn(width: int) -> list[str]:
-        return tabulate(rows(width), headers=headers, disable_numparse=True).splitlines()
-
-    width = COLUMNS
-    while width > 1 and max(map(len, drawn(width))) > COLUMNS:
-        width -= 1
-    lines = [table.dataset, *drawn(width)]
-    lines += [f"{arm.label}, {problem}" for arm in table.arms for problem in arm.problems]
-    lines += ["• the best; " + tests_note(table, short=True)] if len(table.complete) > 1 else []
-    return "\n".join(_cut(line.rstrip(), COLUMNS) for line in lines)
-
-
-def facts(table: Table) -> list[tuple[str, str]]:
-    """What one must know to cite the table: name and text. What differs between runs is told with their arms."""
-    runs = table.complete
-    if not runs:
-        return []
-    data, protocol = runs[0].result["dataset"], runs[0].result["protocol"]
-    size = ", ".join(f"{data[key]:,} {key}" for key in ("users", "items", "interactions") if key in data)
-    length = f", mean length {data['mean_length']:.1f}" if "mean_length" in data else ""
-    lines = [
-        ("data", f"{table.dataset}: {size}{length}"),
-        ("checksum (SHA-256)", str(data.get("sha256", "not recorded"))),
-        *((key.replace("_", " "), _alike(runs, "protocol", key)) for key in protocol),
-        ("training", _grouped(runs, _training)),
-        ("seeds", ", ".join(map(str, sorted({run.seed for run in runs})))),
-        ("device", _alike(runs, "device")),
-        *((key, _alike(runs, key)) for key in ("backend", "threads", "processes") if key in runs[0].result),
-    ]
-    packages = dict.fromkeys(name for run in runs for name in run.result["versions"])
-    lines.append(("versions", ", ".join(f"{name} {_alike(runs, 'versions', name)}" for name in packages)))
-    if table.groups:
-        lines.append(("user groups", "by full history length before the test item, half-open"))
-    return lines
-
-
-def tests_note(table: Table, short: bool = False) -> str:
-    """How significance was tested, and what the marks mean."""
-    found = table.significance.get(METRICS[0])
-    if not found or not found.users:
-        return "No significance test: it takes two arms with results."
-    n_users, n_others = next(iter(found.users.values())).n, len(found.users)
-    marks = f"* p < {LEVEL} against every other arm over users, † over seeds"
-    if short:
-        return f"{marks} (t-test, Holm)"
-    n_seeds = sorted({test.n for test in found.seeds.values()})
-    seeds = (
-        f" and over {', '.join(map(str, n_seeds))} seeds"
-        if n_seeds
-        else f", not over seeds (less than {FEWEST_SEEDS}: what another seed would change is not tested)"
-    )
-    return (
-        "One-sided paired t-tests of each metric's best arm (the highest mean on test) against each other, on test "
-        f"over {n_users:,} users (a user's gain is the mean over seeds){seeds}; p after Holm's correction over the "
-        f"comparisons of a metric ({n_others}). {marks}."
-    )
-
-
-def _alike(runs: Sequence[RecordedRun], *keys: str) -> str:
-    """A recorded value; where runs differ, each value with its arms."""
-
-    def value(run: RecordedRun) -> str:
-        found: Any = run.result
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        return "not recorded" if found is None else str(found)
-
-    return _grouped(runs, value)
-
-
-def _grouped(runs: Sequence[RecordedRun], value: Callable[[RecordedRun], str]) -> str:
-    arms: dict[str, list[str]] = {}
-    for run in runs:
-        labels = arms.setdefault(value(run), [])
-        if run.label not in labels:
-            labels.append(run.label)
-    if len(arms) == 1:
-        return next(iter(arms))
-    return "; ".join(f"{found} ({', '.join(labels)})" for found, labels in arms.items())
-
-
-def _training(run: RecordedRun) -> str:
-    """What was asked of training."""
-    return ", ".join(f"{key} {run.settings[key]}" for key in _TRAINING if run.settings.get(key) is not None)
-
-
 def _csv(report: Report) -> str:
-    """A row for each arm and data set, in full precision."""
-    rows = [_csv_row(table, arm) for table in report.tables for arm in table.arms]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _csv_row(table: Table, arm: Arm) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "dataset": table.dataset,
-        "arm": arm.label,
-        "model": arm.runs[0].model,
-        "n": len(arm.complete),
-        "seeds": " ".join(str(run.seed) for run in arm.complete),
-    }
-    for part, metric in ((part, metric) for part in PARTS for metric in METRICS):
-        cell, name = arm.cells.get((part, metric)), f"{part} {metric}@{table.k}"
-        row[name] = cell.mean if cell else ""
-        row[f"{name} deviation"] = "" if cell is None or cell.deviation is None else cell.deviation
-    for metric, found in table.significance.items():
-        for unit, tests in (("users", found.users), ("seeds", found.seeds)):
-            row[f"p {metric}@{table.k} {unit}"] = tests[arm.label].p_holm if arm.label in tests else ""
-    row |= {key: arm.costs().get(key, "") for key in COSTS}
-    row["sha256"] = arm.complete[0].result["dataset"].get("sha256", "") if arm.complete else ""
-    return {**row, "problems": "; ".join(arm.problems), "folders": " ".join(run.name for run in arm.runs)}
-
-
-def _environment(form: str) -> "jinja2.Environment":
-    """Templates, where `<< >>` and `<% %>` stand for jinja's braces in LaTeX, and text is escaped for the format."""
-    try:
-        import jinja2
-    except ImportError:
-        raise _missing("jinja2") from None
-    latex: dict[str, Any] = {
-        "block_start_string": "<%", "block_end_string": "%>", "variable_start_string": "<<",
-        "variable_end_string": ">>", "comment_start_string": "<#", "comment_end_string": "#>",
-    }  # fmt: skip
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("recbole_sigma.report"),
-        autoescape=form == "html",  # noqa: S701 - the others escape what they print by `text`
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **(latex if form == "tex" else {}),
-    )
-    escape: dict[str, Callable[[object], str]] = {"md": _markdown, "tex": _latex}
-    environment.filters |= {"text": escape.get(form, str), "number": _number, "p": _p, "percent": _percent}
-    environment.filters["comment"] = lambda text: " ".join(str(text).split())
-    return environment
-
-
-def _markdown(text: object) -> str:
-    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", str(text))
-
-
-def _latex(text: object) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in str(text))
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:+.1f} %"
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
+    """A line per row and data set, in full precision."""
+    lines = []
+    for table in report.tables:
+        for row in table.rows:
+            line: dict[str, Any] = {"dataset": table.dataset, "arm": row.label, "model": row.runs[0].model}
+            line |= {"n": len(row.complete), "seeds": " ".join(str(run.seed) for run in row.complete)}
+            for split, metric in COLUMNS:
+                cell = table.cell(row.label, split, metric)
+                line[f"{split} {metric}@{table.k}"] = cell.mean if cell else None
+                line[f"{split} {metric}@{table.k} deviation"] = cell.deviation if cell else None
+            for metric, tests in table.significance.items():
+                for unit, by_label in (("users", tests.users), ("seeds", tests.seeds)):
+                    test = by_label.get(row.label)
+                    line[f"p {metric}@{table.k} {unit}"] = test.p_holm if test else None
+            line |= {key: row.costs.get(key) for key in COSTS}
+            line["sha256"] = row.complete[0].result["dataset"].get("sha256") if row.complete else None
+            line |= {"problems": "; ".join(row.problems), "folders": " ".join(run.name for run in row.runs)}
+            lines.append(line)
+    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
 
 
 def _plots(report: Report) -> "list[Plot]":
-    try:
-        from recbole_sigma.report.plots import plots_of
-    except ImportError as error:
-        raise _missing(error.name or "matplotlib") from None
+    _require_packages()
+    from recbole_sigma.report.plots import plots_of
+
     return plots_of(report)
 
 
-def _missing(package: str) -> UserError:
-    return UserError(f"this report needs {package}: {Path(sys.executable).name} -m pip install 'recbole-sigma[report]'")
+def _require_packages() -> None:
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            install = f"{Path(sys.executable).name} -m pip install 'recbole-sigma[report]'"
+            raise UserError(f"this report needs {package}: {install}")

@@ -1,10 +1,8 @@
 """Files that appear complete or not at all, plain data read back, and one lock."""
 
 import contextlib
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import logging
 import os
@@ -12,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -32,12 +31,11 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the directory may be missing, too
             partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
         raise
 
 
@@ -66,11 +64,7 @@ def read_json(path: Path, kind: type) -> Any:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """CSV of rows by column name, columns in the order in which they first appear; a missing value is empty."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    return str(pd.DataFrame(list(rows)).to_csv(index=False, lineterminator="\n"))
 
 
 @contextlib.contextmanager

@@ -1,7 +1,9 @@
-"""Runs as their folders have them, complete or not: what every report is a view of."""
+"""The one reader of run directories, finished or not: results, ranks, epochs, models."""
 
 import csv
 import math
+import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,36 +11,46 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonschema import Draft202012Validator
 
-from recbole_sigma.config.shapes import is_number
+from recbole_sigma.config.schema import identity
 from recbole_sigma.config.values import read_config_file
-from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.metrics import METRICS, metrics_of_ranks
+from recbole_sigma.errors import UserError, one_line
+from recbole_sigma.evaluation.metrics import metrics_of_ranks
 from recbole_sigma.evaluation.ranks import Ranks
-from recbole_sigma.quick_start import MAY_CHANGE
+from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
+from recbole_sigma.runs.result import RunResult
 
-# What does not make two runs different arms: where and how fast they ran, and what a table keeps apart anyway.
-_NO_DIFFERENCE = (set(MAY_CHANGE) - {"epochs", "stopping_step"}) | {"model", "dataset", "seed", "nproc", "world_size"}
-_RESULT = {
-    "model": str, "dataset": dict, "seed": int, "protocol": dict, "epochs": int, "best_epoch": int, "valid": dict,
-    "versions": dict, "device": str, "command": str,
-}  # fmt: skip
-_NUMBERS = ("n_parameters", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")  # where they are recorded
-_STATISTICS = ("users", "items", "interactions", "mean_length")
+_NOT_IN_LABELS = {"model", "dataset", "seed"}  # tables keep runs of these apart
 _LONGEST_VALUE = 40  # characters of a setting in a label
+_METRIC = re.compile(r"(?:hit|ndcg|mrr)@([1-9][0-9]{0,8})")
+_TYPES = {
+    "model": "string", "device": "string", "command": "string", "seed": "integer", "epochs": "integer",
+    "best_epoch": "integer", "dataset": "object", "protocol": "object", "valid": "object", "versions": "object",
+}  # fmt: skip
+_NUMBERS = (
+    "n_parameters", "seconds_per_epoch", "eval_seconds", "peak_memory_mb", "users", "items", "interactions",
+    "mean_length",
+)  # fmt: skip
+_PROPERTIES = {
+    name: {"type": kind} for name, kind in {**_TYPES, "test": "object", **dict.fromkeys(_NUMBERS, "number")}.items()
+}
+_RESULT = Draft202012Validator(
+    {"required": [*_TYPES], "properties": _PROPERTIES | {"dataset": {"type": "object", "properties": _PROPERTIES}}}
+)
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run. Runs of one label and data set are the same but for their seeds.
+    """One run. Runs with the same label and data set differ in nothing but their seeds.
 
     Attributes:
-        label: the arm's name in tables.
-        folder: the run's, or None if it never had one.
-        settings: all of config.yaml.
+        label: the name of its row in tables.
+        folder: the run directory, or None if there is none.
+        settings: all settings of config.yaml.
         varied: the settings in which runs of this model differ.
-        problem: why there is no result; empty for a complete run.
+        problem: why there is no result; empty for a finished run.
     """
 
     label: str
@@ -56,170 +68,200 @@ class RecordedRun:
         return not self.problem
 
     @property
-    def parts(self) -> list[str]:
-        """`valid`, and `test` unless the run was a trial of a sweep, which is not tested."""
-        return [part for part in ("valid", "test") if part in self.result] if self.complete else []
+    def splits(self) -> list[str]:
+        """`valid`, and `test` unless the run is a trial of a sweep, whose test metrics are not computed."""
+        return [split for split in ("valid", "test") if self.complete and split in self.result]
 
     @property
     def name(self) -> str:
-        """The folder's name, without the folders above it."""
+        """The name of the run directory, without its parents."""
         return self.folder.name if self.folder else ""
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """result.json. Raises UserError for one that is not this run's."""
-        content: dict[str, Any] = RunFolder(self._folder, lock=False).read_json("result.json", dict)
-        file = self._folder / "result.json"
-        for key, kind in _RESULT.items():
-            if not isinstance(content.get(key), kind):
-                raise UserError(f"{file}: not the result of a run: {key} must be a {kind.__name__}")
-        if not isinstance(content.get("test", {}), dict):
-            raise UserError(f"{file}: not the result of a run: test must be a dict")
-        numbers = [*((content, key) for key in _NUMBERS), *((content["dataset"], key) for key in _STATISTICS)]
-        for where, key in numbers:
-            if key in where and not is_number(where[key]):
-                raise UserError(f"{file}: not the result of a run: {key} must be a number")
+        """result.json. Raises UserError if it is not the result of this run."""
+        if self.folder is None:
+            raise UserError(f"{self.model} on {self.dataset}, seed {self.seed}: no run directory ({self.problem})")
+        file = self.folder / "result.json"
+        content: dict[str, Any] = read_json(file, dict)
+        for error in _RESULT.iter_errors(content):
+            raise UserError(f"{file}: not the result of a run: {'.'.join(map(str, error.path))}: {error.message[:200]}")
         recorded = content["model"], content["dataset"].get("name"), content["seed"]
-        if recorded != (self.model, self.dataset, self.seed):
-            raise UserError(f"{file}: is of {_words(*recorded)}, config.yaml of {_words(*self._identity)}")
+        expected = re.split("[.:]", self.model)[-1], self.dataset, self.seed  # Class of package.module:Class
+        if recorded != expected:
+            raise UserError(f"{file}: the result of {recorded}, but config.yaml is of {expected}")
         return content
 
-    def ranks(self, part: str) -> Ranks:
-        """Ranks on `valid` or `test`, sorted by user. Raises UserError unless the result's metrics follow from them."""
-        path = self._folder / f"ranks-{part}.npz"
+    def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
+        """Ranks on `valid` or `test`, sorted by user.
+
+        Raises UserError for a damaged file, and if a metric in result.json differs from that of the ranks by more than
+        `tolerance`, relative to the larger one: another version of NumPy may add in another order.
+        """
+        recorded: dict[str, float] = self.result[split]
+        assert self.folder is not None
+        path = self.folder / f"ranks-{split}.npz"
         ranks = Ranks.load(path)
+        lengths = {int(match[1]) for match in map(_METRIC.fullmatch, recorded) if match}
+        computed = metrics_of_ranks(ranks.rank, sorted(lengths) or [10])
+        for name in {**recorded, **computed}:
+            value = recorded.get(name)
+            if not isinstance(value, float) or not math.isclose(value, computed.get(name, math.nan), rel_tol=tolerance):
+                file = self.folder / "result.json"
+                raise UserError(f"{file}: {split} {name} is {value}, {computed.get(name)} by {path.name}")
         order = np.argsort(ranks.user, kind="stable")
         ranks = Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
         if (ranks.user[1:] == ranks.user[:-1]).any():
-            raise UserError(f"{path}: has a user twice")
-        for name, value in self.result[part].items():
-            metric, _, k = str(name).partition("@")
-            known = metric in METRICS and k.isdecimal() and isinstance(value, float)
-            if not known or not math.isclose(metrics_of_ranks(ranks.rank, [int(k)])[name], value, rel_tol=1e-9):
-                raise UserError(f"{self._folder / 'result.json'}: {part} {name} is not what {path.name} gives")
+            raise UserError(f"{path}: contains a user twice")
         return ranks
 
     @cached_property
     def curve(self) -> list[dict[str, float]]:
-        """metrics.csv, a row an epoch, without empty cells. Raises UserError naming file and line."""
-        path = self._folder / "metrics.csv"
-        if not path.is_file():
-            return []
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                return [
-                    {str(name): float(value) for name, value in row.items() if value} for row in csv.DictReader(file)
-                ]
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except (ValueError, TypeError, csv.Error) as error:
-            raise UserError(f"{path}: not a table of metrics ({error})") from None
-
-    @property
-    def _folder(self) -> Path:
-        if self.folder is None:
-            raise UserError(f"{_words(*self._identity)}: has no folder: {self.problem}")
-        return self.folder
-
-    @property
-    def _identity(self) -> tuple[str, str, int]:
-        return self.model, self.dataset, self.seed
+        """The rows of metrics.csv, one per epoch."""
+        return read_epochs(self.folder) if self.folder else []
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[RecordedRun]:
-    """The runs in `paths`, each a run's folder or a folder of them (or an experiment's, of folders of them).
+    """The runs in `paths`: each is a run directory, or a directory that contains some, one or two levels below.
 
-    Labels are the model's name, followed by the settings in which runs of the model differ on some data set. Models
-    are in the order in which they come, their arms in the order of these settings, runs in that of data set and seed.
-    Raises UserError for a path without runs, and for a file that is damaged.
+    A label is the model's name, followed by the settings in which runs of that model differ on some data set. Models
+    are sorted as they first appear, then by those settings, data set and seed.
+    Raises UserError for a path without runs, and for a damaged file.
     """
     folders: dict[Path, None] = {}
     for path in map(Path, paths):
-        found = list(_folders(path))
-        if not found:
-            raise UserError(f"{path}: no run there; the folder of a run has a config.yaml")
-        folders |= dict.fromkeys(each.resolve() for each in found)
-    return labelled([_read(folder) for folder in folders])
+        below = list(_run_directories(path))
+        if not below:
+            raise UserError(f"{path}: contains no run; a run directory has a config.yaml")
+        folders |= dict.fromkeys(folder.resolve() for folder in below)
+    runs = [_read(folder) for folder in folders]
 
-
-def labelled(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
-    """The runs with `label` and `varied` from how their settings differ, sorted as `read_runs` says."""
     models = list(dict.fromkeys(run.model for run in runs))
     datasets = list(dict.fromkeys(run.dataset for run in runs))
-    named = []
-    for model in models:
-        same = [run for run in runs if run.model == model]
-        keys = _differing(same)
-        for run in same:
-            varied = {key: run.settings[key] for key in keys if key in run.settings}
-            label = " ".join([model, ", ".join(f"{key}={_text(value)}" for key, value in varied.items())]).strip()
-            named.append(replace(run, label=label, varied=varied))
-    return sorted(
-        named,
-        key=lambda run: (
-            models.index(run.model),
-            [_sortable(value) for value in run.varied.values()],
-            datasets.index(run.dataset),
-            run.seed,
-        ),
-    )
+    differing: dict[str, set[str]] = {model: set() for model in models}
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in runs:
+        settings = identity(run.settings)
+        reference = first.setdefault((run.model, run.dataset), settings)
+        keys = (settings.keys() | reference.keys()) - _NOT_IN_LABELS
+        differing[run.model] |= {key for key in keys if settings.get(key) != reference.get(key)}
+
+    def order(run: RecordedRun) -> tuple[Any, ...]:
+        values = [(0, each) if isinstance(each, (int, float)) else (1, str(each)) for each in run.varied.values()]
+        return models.index(run.model), values, datasets.index(run.dataset), run.seed
+
+    labelled = []
+    for run in runs:
+        varied = {key: run.settings[key] for key in sorted(differing[run.model]) if key in run.settings}
+        texts = (str(value).lower() if value in (None, True, False) else str(value) for value in varied.values())
+        cut = (text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…" for text in texts)
+        shown = ", ".join(f"{key}={text}" for key, text in zip(varied, cut, strict=True))
+        labelled.append(replace(run, label=f"{run.model} {shown}".strip(), varied=varied))
+    return sorted(labelled, key=order)
 
 
-def _differing(runs: Sequence[RecordedRun]) -> list[str]:
-    """Settings in which runs on the same data set differ."""
-    differing = set()
-    for dataset in {run.dataset for run in runs}:
-        settings = [run.settings for run in runs if run.dataset == dataset]
-        keys = {key for each in settings for key in each} - _NO_DIFFERENCE
-        differing |= {key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)}
-    return sorted(differing)
+def read_epochs(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv, one per epoch, without empty cells; none if there is no file. Raises UserError."""
+    path = folder / "metrics.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{str(name): float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{path}: not a table of metrics ({error})") from None
 
 
-def _folders(path: Path) -> Iterator[Path]:
-    """Folders with a config.yaml at `path` or up to two levels below; an experiment's place of a run that has none."""
+def read_finished(folder: str | Path) -> RunResult:
+    """Read the result of a finished run and check its metrics against the saved ranks. Raises UserError."""
+    run = _read(Path(folder))
+    if not (run.result.get("trial") or "test" in run.result):
+        raise UserError(f"{Path(folder) / 'result.json'}: not the result of a run: test is missing")
+    for split in run.splits:
+        run.ranks(split, tolerance=0)
+    return RunResult(Path(folder), run.result["best_epoch"], run.result["valid"], run.result.get("test", {}))
+
+
+def last_line(log_file: Path) -> str:
+    """The last line of a log that is not empty, or "" if there is none."""
+    try:
+        lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run as it was when it was evaluated: `model` has the best epoch's weights and is in evaluation mode."""
+
+    config: Any
+    model: Any
+    train: Any
+    valid: Any
+    test: Any
+
+
+def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
+    """Rebuild a run's settings, model and loaders (`train`, `valid`, `test`) from its directory and its data set.
+
+    Args:
+        folder: the run directory.
+        settings: those that differ here, such as `use_gpu` or `data_path`; `model` is the class, or confirms the name
+            of a class outside this package, whose module is not imported because a file says so.
+
+    Raises:
+        UserError: if data, items or weights are not those of the run, or for a model that is not confirmed.
+    """
+    from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
+    from recbole_sigma.data.preparation import load
+    from recbole_sigma.registry import build_model
+
+    folder = Path(folder)
+    run = _read(folder)
+    model = settings.pop("model", None)
+    if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
+        raise UserError(f"{folder / 'config.yaml'}: confirm the import of its model with model={run.model}")
+    config = Config(model or run.model, run.dataset, config_files=[folder / "config.yaml"], settings=settings)
+    data = load(config)
+    if data.dataset.checksum() != run.result["dataset"].get("sha256"):
+        raise UserError(f"{folder}: {run.dataset}.inter is not the file that the run was trained on")
+    directory = RunFolder(folder)
+    directory.check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
+    network: Any = build_model(config, data.train.dataset)
+    try:
+        network.load_state_dict(directory.load_weights())
+    except RuntimeError as error:
+        raise UserError(
+            f"{directory.weights}: not the weights of {run.model} as it is now: {one_line(error)}"
+        ) from None
+    return LoadedRun(config, network.eval(), data.train, data.valid, data.test)
+
+
+def _run_directories(path: Path) -> Iterator[Path]:
+    """Directories with a config.yaml at `path` or up to two levels below, and those of runs that failed before that."""
     for pattern in ("", "[!.]*/", "[!.]*/[!.]*/"):
         yield from sorted(file.parent for file in path.glob(f"{pattern}config.yaml"))
     for pattern in ("", "[!.]*/"):
-        places = sorted(file.parent for file in path.glob(f"{pattern}settings.yaml"))
-        yield from (place for place in places if not any(place.glob("[!.]*/config.yaml")))
+        prepared = sorted(file.parent for file in path.glob(f"{pattern}settings.yaml"))
+        yield from (directory for directory in prepared if not any(directory.glob("[!.]*/config.yaml")))
 
 
 def _read(folder: Path) -> RecordedRun:
-    """What settings say of a run; its other files are read when they are asked for."""
-    begun = (folder / "config.yaml").is_file()
-    file = folder / ("config.yaml" if begun else "settings.yaml")
+    """A run's settings; its other files are read when they are needed."""
+    started = (folder / "config.yaml").is_file()
+    file = folder / ("config.yaml" if started else "settings.yaml")
     settings = {key: given.value for key, given in read_config_file(file).items()}
     for key, kind in (("model", str), ("dataset", str), ("seed", int)):
         if not isinstance(settings.get(key), kind):
             raise UserError(f"{file}: not the settings of a run: {key} is {settings.get(key)!r}")
     run = RecordedRun("", settings["model"], settings["dataset"], settings["seed"], folder, settings)
-    if not begun:
-        return replace(run, problem=_last_line(folder / "log.txt") or "never began")
+    if not started:
+        reason = last_line(folder / "log.txt")
+        return replace(run, problem=f"failed: {reason}" if reason else "never started")
     if not (folder / "result.json").is_file():
-        n_epochs = len(run.curve)
-        return replace(run, problem=f"not complete: {n_epochs} epoch{'s' * (n_epochs != 1)}")
+        epochs = len(run.curve)
+        return replace(run, problem=f"not finished: {epochs} epoch{'s' * (epochs != 1)}")
     return run
-
-
-def _last_line(file: Path) -> str:
-    """What a run's process said last: why it failed."""
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    said = [line.strip() for line in lines if line.strip()]
-    return f"failed: {said[-1]}" if said else ""
-
-
-def _text(value: Any) -> str:
-    text = str(value).lower() if value is None or isinstance(value, bool) else str(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
-
-
-def _sortable(value: Any) -> tuple[int, float, str]:
-    is_number = isinstance(value, (int, float))
-    return (0, value, "") if is_number else (1, 0.0, str(value))
-
-
-def _words(model: str, dataset: Any, seed: int) -> str:
-    return f"{model} on {dataset}, seed {seed}"

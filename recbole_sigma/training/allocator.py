@@ -1,4 +1,4 @@
-"""How the C library gives memory to a training process."""
+"""How the C library's allocator serves a training process."""
 
 import ctypes
 import os
@@ -6,29 +6,29 @@ import sys
 from pathlib import Path
 from typing import Any
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
-LARGEST_KEPT = 2**28  # bytes of a block; larger ones leave too large a gap behind
-KEPT_SHARE = 0.25  # of the machine's memory: a process that holds more gives freed pages back after each step
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names from glibc's malloc.h
+LARGEST_KEPT = 2**28  # bytes of a block; a larger one would leave too large a gap behind
+KEPT_SHARE = 0.25  # of the machine's memory: a process that holds more returns freed pages after each step
 
 _libc: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 def keep_freed_memory() -> bool:
-    """Let the allocator keep what tensors free, for the tensors of the next step; True where that can be had (glibc).
+    """Let the allocator keep freed memory for the next step's tensors; True where that is possible (glibc).
 
-    glibc asks the system anew for each large block and returns it at once, so that every step pays a page fault for
-    each page of its scores and attention matrices: RecBole's SASRec on amazon-beauty takes 2.7 times as long for it.
-    Changes the whole process; its resident memory stays near its peak.
+    By default glibc requests each large block from the system and returns it at once, so that every step pays a page
+    fault for each page of its scores and attention matrices: RecBole's SASRec on amazon-beauty then takes 2.7 times as
+    long. Changes the whole process; its resident memory stays near its peak.
     """
     if not hasattr(_libc, "mallopt") or not hasattr(_libc, "malloc_trim"):
         return False
     return bool(_libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) and _libc.mallopt(M_TRIM_THRESHOLD, -1))
 
 
-def give_back_excess() -> None:
+def return_excess_memory() -> None:
     """Return freed pages to the system if the process holds more than KEPT_SHARE of the machine's memory.
 
-    Blocks of many sizes leave gaps between them: kept for ever, those of FEARec would fill the machine.
+    Blocks of many sizes leave gaps between them: if they were kept for ever, those of FEARec would fill the machine.
     """
     if not hasattr(_libc, "malloc_trim"):
         return

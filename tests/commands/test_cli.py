@@ -1,10 +1,12 @@
-"""The command line as a user meets it: exit statuses and the exact lines."""
+"""The command line as a user meets it: exit statuses, lines of error, how arguments are read."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
-import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,29 +14,55 @@ from typing import Any
 import pytest
 
 from recbole_sigma import __version__, cli, quick_start
+from recbole_sigma.commands import options
+from recbole_sigma.config.config import Config
+from recbole_sigma.config.values import Given
+from recbole_sigma.errors import Interrupted
+from recbole_sigma.registry import model_names
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "run_recbole_sigma.py"
-COMMANDS = "train, models, compare, experiment, tune, report, env"
+COMMANDS = ("train", "models", "compare", "experiment", "tune", "report", "env")
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `train` hands to `run`, which trains nothing here."""
-    seen: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def run(model: str, dataset: str, config_files: Any = (), settings: Any = None) -> SimpleNamespace:
-        seen.append({"model": model, "dataset": dataset, "config_files": config_files, "settings": settings})
+        calls.append({"model": model, "dataset": dataset, "config_files": config_files, "settings": settings})
         valid = {"hit@10": 0.0986, "ndcg@10": 0.0597, "mrr@10": 0.0478}
         test = {"hit@10": 0.0761, "ndcg@10": 0.0452, "mrr@10": 0.0358}
         return SimpleNamespace(folder=Path("saved/SIGMA-ml-100k"), valid=valid, test=test, best_epoch=3)
 
     monkeypatch.setattr(quick_start, "run", run)
-    return seen
+    return calls
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[BaseException], int]:
+    """`failing(error)` -> the exit status of a `train` in an empty directory that raises it."""
+
+    def main(error: BaseException) -> int:
+        def run(*args: Any, **kwargs: Any) -> None:
+            raise error
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(quick_start, "run", run)
+        return cli.main(["train"])
+
+    return main
 
 
 def command(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, cwd=cwd, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, cwd=cwd, check=False, env=environment
+    )
+
+
+# --- arguments
 
 
 def test_train_without_arguments_is_sigma_on_the_bundled_data(runs: list[dict[str, Any]]) -> None:
@@ -42,10 +70,22 @@ def test_train_without_arguments_is_sigma_on_the_bundled_data(runs: list[dict[st
     assert runs == [{"model": "SIGMA", "dataset": "ml-100k", "config_files": [], "settings": {}}]
 
 
-def test_every_other_argument_is_a_setting(runs: list[dict[str, Any]]) -> None:
-    assert cli.main(["train", "--model=GRU4Rec", "--dataset=d", "--epochs=3", "--topk=[5,10]", "--use_gpu=False"]) == 0
+@pytest.mark.parametrize("sign", ["=", " "])
+def test_every_other_argument_is_a_setting(sign: str, runs: list[dict[str, Any]]) -> None:
+    line = "--model=GRU4Rec|--dataset=d|--epochs=3|--topk=[5,10]|--use_gpu=False|--weight_decay=-1|--encoding=a b"
+    assert cli.main(["train", *line.replace("=", "|" if sign == " " else "=").split("|")]) == 0
     assert (runs[0]["model"], runs[0]["dataset"]) == ("GRU4Rec", "d")
-    assert runs[0]["settings"] == {"epochs": 3, "topk": [5, 10], "use_gpu": False}
+    given = {"epochs": 3, "topk": [5, 10], "use_gpu": False, "weight_decay": -1, "encoding": "a b"}
+    assert runs[0]["settings"] == given
+
+
+def test_a_setting_before_a_positional_argument_or_a_flag_keeps_its_own_value() -> None:
+    parser = options.command_parser("report", "", "", "")
+    parser.add_argument("runs", nargs="+")
+    parser.add_argument("--groups", action="store_true")
+    parser.add_argument("--out")
+    args, settings = options.parse(parser, ["--epochs", "1", "saved", "--groups", "more", "--out", "x.md"])
+    assert (args.runs, args.groups, args.out, settings) == (["saved", "more"], True, "x.md", {"epochs": 1})
 
 
 @pytest.mark.parametrize("separator", [",", " ", ", "])
@@ -57,89 +97,170 @@ def test_config_files_come_in_one_argument_and_may_name_the_model(
     Path("b.yaml").write_text("dataset: b\n")
     assert cli.main(["train", f"--config_files=a.yaml{separator}b.yaml"]) == 0
     assert (runs[0]["model"], runs[0]["dataset"], runs[0]["config_files"]) == ("SASRec", "b", ["a.yaml", "b.yaml"])
+    assert cli.main(["train", "--model=GRU4Rec", "--config_files=a.yaml"]) == 0  # the command line wins over files
+    assert runs[1]["model"] == "GRU4Rec"
 
 
-def test_the_command_line_wins_over_the_files(runs: list[dict[str, Any]], tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("model: SASRec\n")
-    assert cli.main(["train", "--model=GRU4Rec", f"--config_files={tmp_path / 'a.yaml'}"]) == 0
-    assert runs[0]["model"] == "GRU4Rec"
+def test_a_class_that_only_a_file_names_is_not_imported_until_the_command_line_names_it(
+    runs: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("harmful.py").write_text("open('touched', 'w')")
+    Path("a.yaml").write_text("epochs: 1\nmodel: harmful:Model\n")
+    assert cli.main(["train", "--config_files=a.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert "a.yaml:2" in said and "--model=harmful:Model" in said and not Path("touched").exists()
+    assert cli.main(["train", "--config_files=a.yaml", "--model=harmful:Model"]) == 0
+    assert runs[0]["model"] == "harmful:Model"
 
 
-def test_the_result_is_a_table_and_the_folder_last(
+def test_the_result_is_a_table_and_the_run_directory_last(
     runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(["train"])
-    table = """\
-                 valid    test
-        -------  -------  ------
-        HR@10    0.0986   0.0761
-        NDCG@10  0.0597   0.0452
-        MRR@10   0.0478   0.0358
-        saved/SIGMA-ml-100k
-    """
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in shown if "-------" not in line] == [
-        line.split() for line in textwrap.dedent(table).splitlines() if "-------" not in line
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows == [
+        ["valid", "test"],
+        ["HR@10", "0.0986", "0.0761"],
+        ["NDCG@10", "0.0597", "0.0452"],
+        ["MRR@10", "0.0478", "0.0358"],
+        ["saved/SIGMA-ml-100k"],
     ]
-    assert len(runs) == 1
-
-
-@pytest.mark.parametrize(
-    ("args", "line"),
-    [
-        (["train", "learning_rate=1"], "cannot read 'learning_rate=1': a setting is written --name=value"),
-        (["train", "--epochs"], "--epochs has no value: write --epochs=value"),
-        (["train", "--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
-        (["train", "--model=3"], "--model must be a name, got 3"),
-        (["train", "--config_files=none.yaml"], "config file 'none.yaml' does not exist"),
-        (["trane"], f"argument <command>: invalid choice: 'trane' (choose from {COMMANDS})"),
-        ([], "the following arguments are required: <command>"),
-    ],
-)
-def test_a_mistake_ends_with_2_and_one_line(
-    args: list[str], line: str, runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(args) == 2
-    shown = capsys.readouterr()
-    assert shown.err.replace("'", "") == f"recbole-sigma: error: {line}\n".replace("'", "")  # quotes differ by Python
-    assert (shown.out, runs) == ("", [])
-
-
-@pytest.mark.parametrize(
-    ("args", "line"),
-    [
-        (["--learnin_rate=1"], "unknown setting 'learnin_rate'; did you mean 'learning_rate'?"),
-        (["--model=SIGMMA"], "unknown model 'SIGMMA'; did you mean 'SIGMA'?"),
-        (
-            ["--dataset=ml100k"],
-            "unknown data set 'ml100k': there is no folder 'dataset/ml100k'; did you mean 'ml-100k'?",
-        ),
-    ],
-)
-def test_the_script_in_a_checkout_tells_a_mistake_in_one_line(args: list[str], line: str) -> None:
-    done = command(str(SCRIPT), *args)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"recbole-sigma: error: {line}\n")
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    for args in (["--help"], ["train", "--help"], ["--version"]):
-        with pytest.raises(SystemExit) as ended:
-            cli.main(args)
-        assert ended.value.code == 0
-    out = capsys.readouterr().out
-    assert "recbole-sigma train --model=Mamba4Rec --dataset=amazon-beauty --data_path=data" in out
-    assert out.endswith(f"recbole-sigma {__version__}\n")
+    for args in (["--help"], ["-h"], ["--version"], *([name, "--help"] for name in COMMANDS)):
+        assert cli.main(args) == 0
+        shown = capsys.readouterr()
+        assert shown.err == "" and shown.out
+        assert all(name in shown.out for name in COMMANDS) or args[0] != "--help"
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"recbole-sigma {__version__}\n"
 
 
-def test_an_interrupt_ends_with_130_and_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["train", "learning_rate=1"], ["'learning_rate=1'", "--name=value"]),
+        (["train", "--epochs"], ["--epochs=value"]),
+        (["train", "--epochs", "--seed=1"], ["--epochs=value"]),
+        (["train", "--epochs=1", "--epochs=2"], ["--epochs", "twice"]),
+        (["train", "--model=3"], ["--model", "3"]),
+        (["train", "--model="], ["--model"]),
+        (["train", "--config_files=none.yaml"], ["'none.yaml'"]),
+        (["train", "--config_files=/dev/zero"], ["/dev/zero", "65536"]),
+        (["train", "--resume=x", "--config_files=a.yaml"], ["--config_files", "config.yaml"]),
+        (["train", "--learnin_rate=1"], ["'learnin_rate'", "'learning_rate'"]),
+        (["train", "--" + "k" * 10**6 + "=1"], ["kkkkk"]),
+        (["train", "--a\nb"], [r"--a\nb"]),
+        (["train", "--wandb_project=\udcff"], [r"--wandb_project=\udcff", "UTF-8"]),
+        (["train", r'--wandb_project="\ud800"'], ["--wandb_project", r"\ud800"]),
+        (["env", "--jsn"], ["--jsn"]),
+        (["trane"], ["'trane'", "'train'", *COMMANDS]),
+        ([], [*COMMANDS]),
+    ],
+)
+def test_a_mistake_ends_with_2_and_one_line(
+    args: list[str], named: list[str], runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
+    assert cli.main(args) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("recbole-sigma: error: ") and shown.err.count("\n") == 1 and len(shown.err) < 1000
+    assert all(each in shown.err for each in named), shown.err
+    assert (shown.out, runs) == ("", [])
 
-    monkeypatch.setattr(quick_start, "run", interrupted)
-    assert cli.main(["train"]) == 130
-    assert capsys.readouterr().err == "recbole-sigma: interrupted\n"
+
+def test_no_setting_that_config_knows_is_refused_early() -> None:
+    for name in ["SIGMA", "FEARec", *model_names()[9::5]]:
+        known = Config(name, "", need_data=False).settings()
+        options.refuse_unknown({key: Given(value) for key, value in known.items()}, name)
+
+
+@pytest.mark.parametrize(
+    "args", [["train", "--epochs"], ["train", "--learnin_rate=1"], ["models", "--items=0"], ["env", "--jsn"]]
+)
+def test_a_mistake_in_the_arguments_is_reported_before_torch_is_imported(args: list[str]) -> None:
+    code = f"import sys; from recbole_sigma import cli; print(cli.main({args}), 'torch' in sys.modules)"
+    assert command("-c", code).stdout.split() == ["2", "False"]
+
+
+def test_the_package_is_imported_without_torch_and_recbole() -> None:
+    code = "import sys, recbole_sigma; print([name for name in ('torch', 'recbole', 'numpy') if name in sys.modules])"
+    assert command("-c", code).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [(["--model=SIGMMA"], ["'SIGMMA'", "'SIGMA'"]), (["--dataset=ml100k"], ["dataset/ml100k", "'ml-100k'"])],
+)
+def test_the_script_in_a_checkout_reports_a_mistake_in_one_line(args: list[str], named: list[str]) -> None:
+    done = command(str(SCRIPT), *args)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert all(each in done.stderr for each in named)
+
+
+# --- what else ends a command
+
+
+@pytest.mark.parametrize("run_directory", ["", "saved/SIGMA-ml-100k", "missing"])
+def test_a_bug_is_one_line_and_a_file_with_the_traceback(
+    run_directory: str, failing: Callable[[BaseException], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ZeroDivisionError("one\ntwo")
+    (tmp_path / "saved" / "SIGMA-ml-100k").mkdir(parents=True)
+    if run_directory:
+        error.run_directory = Path(run_directory)  # type: ignore[attr-defined]
+    assert failing(error) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("recbole-sigma: error: ") and said.count("\n") == 1 and "ZeroDivisionError: one two" in said
+    files = list(tmp_path.rglob("*.txt"))
+    if run_directory == "missing":  # nowhere to write: the line says where it happened
+        assert files == [] and re.search(r"test_cli.py:\d+|test_cli.py, line \d+", said)
+        return
+    (file,) = files
+    assert file.parent == tmp_path / run_directory and str(Path(run_directory) / file.name) in said
+    assert "Traceback" in file.read_text() and "ZeroDivisionError: one\ntwo" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "named"),
+    [
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+        (Interrupted("saved/x"), 130, ["interrupted", "--resume=saved/x"]),
+        (MemoryError("no room"), 2, ["memory", "no room", "train_batch_size"]),
+    ],
+)
+def test_interrupts_and_memory_that_runs_out_have_a_line_and_a_status(
+    error: BaseException,
+    status: int,
+    named: list[str],
+    failing: Callable[[BaseException], int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert failing(error) == status
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and all(each in said for each in named) and list(tmp_path.iterdir()) == []
+
+
+def test_a_terminated_command_ends_like_an_interrupted_one(tmp_path: Path) -> None:
+    code = """
+import time
+from recbole_sigma import cli, quick_start
+quick_start.run = lambda *args, **kwargs: (print("here", flush=True), time.sleep(60))
+raise SystemExit(cli.main(["train"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        _, said = process.communicate()
+    assert (process.returncode, said) == (130, "recbole-sigma: interrupted\n") and time.monotonic() - started < 30
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs pipes of the POSIX kind")

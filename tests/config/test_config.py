@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from recbole.model.sequential_recommender import FPMC, GRU4Rec, SASRec
+from recbole.model.sequential_recommender import FPMC, GRU4Rec
 from recbole.utils import InputType, dataset_arguments
 
 from recbole_sigma.config.config import Config, properties_path
@@ -36,7 +37,7 @@ def write_yaml(folder: Path, text: str, name: str = "given.yaml") -> Path:
 # --- where values come from
 
 
-def test_our_protocol_stands_over_recboles_defaults() -> None:
+def test_our_protocol_wins_over_recboles_defaults() -> None:
     made = config()
     assert made["eval_args"]["split"] == {"LS": "valid_and_test"}
     assert made["eval_args"]["order"] == "TO"
@@ -87,7 +88,7 @@ def test_bpr_brings_its_negatives_and_ce_has_none() -> None:
 
 
 def test_settings_repeat_the_config(tmp_path: Path) -> None:
-    made = config(SASRec, loss_type="BPR", n_layers=3, learning_rate=1e-4, use_gpu=False, eval_args={"mode": "full"})
+    made = config("SASRec", loss_type="BPR", n_layers=3, learning_rate=1e-4, use_gpu=False, eval_args={"mode": "full"})
     dumped = write_yaml(tmp_path, yaml.safe_dump(made.settings()))
     again = Config("SASRec", "ml-100k", config_files=[dumped])
     assert again.final_config_dict == made.final_config_dict
@@ -109,10 +110,10 @@ def test_values_of_numpy_and_paths_become_plain(tmp_path: Path) -> None:
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
 
 
-def test_every_file_in_properties_is_read_and_allowed() -> None:
+def test_every_file_in_properties_is_read() -> None:
     for file in sorted((properties_path() / "model").glob("*.yaml")):
         values = yaml.safe_load(file.read_text())
-        settings = config(find_model(file.stem), **values).settings()
+        settings = config(file.stem).settings()
         assert {key: settings[key] for key in values} == values
 
 
@@ -140,7 +141,7 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
     assert config()["device"] == torch.device("cuda")
     assert config(gpu_id=1)["device"] == torch.device("cuda", 1)
     assert chosen == [1]
-    with pytest.raises(UserError, match=r"^gpu_id must be less than 2, the GPUs here, got '2'$"):
+    with pytest.raises(UserError, match=r"gpu_id=2: .* 2 GPUs \(0 to 1\)"):
         config(gpu_id="2")
 
 
@@ -148,75 +149,97 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("settings", "line"),
+    ("settings", "words"),
     [
-        ({"learnin_rate": 0.1}, "unknown setting 'learnin_rate'; did you mean 'learning_rate'?"),
-        ({"max_item_list_length": 9}, "unknown setting 'max_item_list_length'; did you mean 'MAX_ITEM_LIST_LENGTH'?"),
-        ({"qqqq": 1}, "unknown setting 'qqqq'"),
-        ({"eval_args": {"ordr": "TO"}}, "unknown 'ordr' in eval_args; did you mean 'order'?"),
-        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
-        ({"learning_rate": -1}, "learning_rate must be greater than 0, got -1"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
-        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
-        ({"epochs": True}, "epochs must be a whole number, got true"),
-        ({"epochs": None}, "epochs must be a whole number, got nothing"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"train_batch_size": -4}, "train_batch_size must be at least 1, got -4"),
-        ({"MAX_ITEM_LIST_LENGTH": 0}, "MAX_ITEM_LIST_LENGTH must be at least 1, got 0"),
-        ({"seed": 2**32}, "seed must be at most 4294967295, got 4294967296"),
-        ({"threads": "two"}, "threads must be a whole number, got 'two'"),
-        ({"topk": "ten"}, "topk must be a whole number or a list of them, got 'ten'"),
-        ({"topk": []}, "topk must be a whole number or a list of them, got []"),
-        ({"topk": [10, 0]}, "topk must be at least 1, got [10, 0]"),
-        ({"use_gpu": 1}, "use_gpu must be true or false, got 1"),
-        ({"checkpoint_dir": 5}, "checkpoint_dir must be the path of a folder, got 5"),
-        ({"eval_args": "full"}, "eval_args must be a mapping such as {name: value}, got 'full'"),
-        ({"eval_args": None}, "eval_args must be a mapping such as {name: value}, got nothing"),
-        ({"eval_args": {"mode": "some"}}, "the mode [some] in eval_args is not supported."),
-        ({"time_order": "exactly"}, "time_order must be one of exact, recbole, got 'exactly'"),
-        ({"loss_type": "MSE"}, "loss_type must be one of CE, BPR, got 'MSE'"),
-        ({"dropout_prob": 1.0}, "dropout_prob must be at least 0 and less than 1, got 1.0"),
-        ({"metrics": ["Hits"]}, "metrics: There is no metric named 'Hits'"),
-        ({"eval_args": {"mode": "uni"}}, "eval_args: invalid literal for int() with base 10: ''"),
-        (
-            {"valid_metric": "NDCG@20"},
-            "valid_metric must be one that metrics and topk give (Hit@10, NDCG@10, MRR@10), got 'NDCG@20'",
-        ),
-        ({"seed": torch.nn.ReLU()}, "seed must be a plain value (number, text, list, mapping), got a ReLU"),
+        ({"learnin_rate": 0.1}, ["'learnin_rate'", "'learning_rate'"]),
+        ({"max_item_list_length": 9}, ["'max_item_list_length'", "'MAX_ITEM_LIST_LENGTH'"]),
+        ({"qqqq": 1}, ["unknown setting 'qqqq'"]),
+        ({"MODEL_TYPE": 1}, ["unknown setting 'MODEL_TYPE'"]),
+        ({"eval_args": {"ordr": "TO"}}, ["'ordr'", "eval_args", "'order'"]),
+        ({"learning_rate": -1}, ["learning_rate", "greater than 0", "-1"]),
+        ({"epochs": None}, ["epochs", "a whole number", "null"]),
+        ({"valid_metric": "NDCG@20"}, ["valid_metric", "Hit@10, NDCG@10, MRR@10", "'NDCG@20'"]),
+        ({"valid_metric": "NDCG@10", "topk": [5]}, ["valid_metric", "NDCG@5", "'NDCG@10'"]),
+        ({"seed": torch.nn.ReLU()}, ["seed", "a plain value", "ReLU"]),
+        ({"loss_type": "MSE"}, ["loss_type", "CE, BPR", "'MSE'"]),
+        ({"train_neg_sample_args": {"sample_num": 1}}, ["train_neg_sample_args", "null", "loss_type CE"]),
+        ({"world_size": 2}, ["world_size", "torchrun"]),
+        ({"ITEM_ID_FIELD": "user_id"}, ["USER_ID_FIELD", "ITEM_ID_FIELD", "'user_id'"]),
+        ({"TIME_FIELD": "item_id_list"}, ["LIST_SUFFIX", "TIME_FIELD", "'item_id_list'"]),
+        ({"USER_ID_FIELD": "item_length"}, ["ITEM_LIST_LENGTH_FIELD", "USER_ID_FIELD", "'item_length'"]),
     ],
 )
-def test_a_wrong_setting_is_one_line(settings: dict[str, Any], line: str) -> None:
+def test_a_wrong_setting_is_one_line(settings: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         config(**settings)
-    assert str(caught.value) == line
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"learning_rate": 1},
-        {"topk": 5, "valid_metric": "ndcg@5"},
-        {"metrics": "NDCG"},
-        {"gpu_id": 0},
-        {"user_inter_num_interval": "[5,inf)"},
-        {"load_col": None},
-        {"load_col": {"inter": ["user_id"]}},
-        {"threads": 2},
-        {"encoding": "utf-8"},
-    ],
-)
-def test_what_recbole_takes_is_taken(settings: dict[str, Any]) -> None:
-    made = config(**settings).settings()
-    assert {key: made[key] for key in settings} == settings
+def test_heads_divide_the_width() -> None:
+    with pytest.raises(UserError, match=r"n_heads .* hidden_size, 64, got 3"):
+        config("SASRec", n_heads=3)
 
 
-def test_a_fraction_may_stand_where_recbole_writes_a_whole_number() -> None:
-    assert config("FEARec", global_ratio=0.6)["global_ratio"] == 0.6
+@pytest.mark.parametrize("name", ["", ".", "../tiny", "a\nb", "d" * 5000])
+def test_the_name_of_a_data_set_is_that_of_a_directory(name: str) -> None:
+    with pytest.raises(UserError, match=r"^dataset .* directory"):
+        config(dataset=name)
+
+
+@pytest.mark.parametrize("interval", [[5, 40], "[5,40]"])
+def test_a_closed_interval_may_be_written_as_the_list_that_it_is_in_yaml(interval: Any) -> None:
+    made = config(user_inter_num_interval=interval)
+    assert made["user_inter_num_interval"] == made.settings()["user_inter_num_interval"] == "[5,40]"
 
 
 def test_a_models_own_choices_are_checked() -> None:
-    with pytest.raises(UserError, match=r"^loss_type must be one of CE, got 'BPR'$"):
+    with pytest.raises(UserError, match=r"loss_type .* CE, got 'BPR'"):
         config(WithChoices, loss_type="BPR")
+
+
+# --- a model of the user's own
+
+
+@pytest.fixture
+def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """`own_model(yaml)` -> the name of a class in a module that has `yaml` beside it as its defaults."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_models.py").write_text(
+        "from recbole_sigma.model.mamba4rec import Mamba4Rec\n\n\nclass Mine(Mamba4Rec):\n    pass\n"
+    )
+    monkeypatch.delitem(sys.modules, "own_models", raising=False)
+
+    def write(text: str) -> str:
+        write_yaml(tmp_path, text, "Mine.yaml")
+        return "own_models:Mine"
+
+    return write
+
+
+def test_a_users_model_has_its_defaults_beside_its_module(own_model: Callable[[str], str]) -> None:
+    made = config(own_model("window: 3\nd_state: 8\n"), window=4)
+    assert (made["window"], made["d_state"], made["d_conv"]) == (4, 8, 4), "d_conv is Mamba4Rec's"
+    assert made.settings()["model"] == "own_models:Mine"
+    with pytest.raises(UserError, match=r"'windw'.*'window'"):
+        config(own_model("window: 3\n"), windw=4)
+    with pytest.raises(UserError, match=r"window .* whole number, got 'wide'"):
+        config(own_model("window: 3\n"), window="wide")
+
+
+def test_the_defaults_of_a_users_model_are_checked(own_model: Callable[[str], str]) -> None:
+    for text, words in [
+        ("a: 1\nlearning_rate: fast\n", r"Mine.yaml:2: learning_rate .* 'fast'"),
+        ("d_state: 0\n", r"Mine.yaml:1: d_state .* 0"),
+        ("field_separator: ','\n", r"Mine.yaml:1: field_separator"),
+        ("loss_type: MSE\n", r"Mine.yaml:1: loss_type .* CE, BPR, BCE"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            config(own_model(text))
+    assert config(own_model("transform: mask_itemseq\n"))["transform"] == "mask_itemseq"
+
+
+# --- models and data sets by name
 
 
 def test_an_unknown_model_is_one_line_with_the_nearest_name() -> None:
@@ -228,16 +251,15 @@ def test_an_unknown_model_is_one_line_with_the_nearest_name() -> None:
     assert all(find_model(name).__name__ == name for name in model_names())
 
 
-def test_an_unknown_data_set_is_one_line_with_the_place_and_the_nearest_name(tmp_path: Path) -> None:
+def test_an_unknown_data_set_is_one_line_with_its_path_and_the_nearest_name(tmp_path: Path) -> None:
     (tmp_path / "amazon-beauty").mkdir()
     with pytest.raises(UserError) as caught:
         config(dataset="amazon-beaty", data_path=str(tmp_path))
-    wanted = tmp_path / "amazon-beaty"
-    line = f"unknown data set 'amazon-beaty': there is no folder {str(wanted)!r}; did you mean 'amazon-beauty'?"
-    assert str(caught.value) == line
+    for words in ("'amazon-beaty'", repr(str(tmp_path / "amazon-beaty")), "'amazon-beauty'"):
+        assert words in str(caught.value)
     with pytest.raises(UserError, match=r"did you mean 'ml-100k'\?$"):
         config(dataset="ml100k")
-    with pytest.raises(UserError, match=r"; --data_path=FOLDER says where data sets are$"):
+    with pytest.raises(UserError, match=r"--data_path"):
         config(dataset="zzz", data_path=str(tmp_path / "none"))
 
 
@@ -250,8 +272,3 @@ def test_ml_100k_is_recboles_copy_unless_the_user_has_one(tmp_path: Path) -> Non
     assert Path(config(data_path=str(tmp_path))["data_path"], "ml-100k.inter").is_file()
     (tmp_path / "ml-100k").mkdir()
     assert config(data_path=str(tmp_path))["data_path"] == str(tmp_path / "ml-100k")
-
-
-def test_negatives_that_the_loss_does_not_use_are_refused() -> None:
-    with pytest.raises(UserError, match=r"train_neg_sample_args .* should be None when the loss_type is CE"):
-        config(train_neg_sample_args={"distribution": "uniform", "sample_num": 1})

@@ -1,7 +1,9 @@
-"""Experiments as data, and their runs: each trained once, whatever happens on the way."""
+"""Experiments as data, and their runs: each is trained once, whatever interrupts it."""
 
 import hashlib
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,23 +15,18 @@ from typing import Any
 
 import pytest
 
+import recbole_sigma
 from recbole_sigma import cli
-from recbole_sigma.errors import UserError
-from recbole_sigma.experiment import pool as local
-from recbole_sigma.experiment.pool import run_missing
-from recbole_sigma.experiment.spec import (
-    Experiment,
-    comparison,
-    names,
-    read_experiment,
-    seeds_of,
-    with_changes,
-)
-from recbole_sigma.experiment.store import Slot, key_of, slot_of
-from recbole_sigma.experiment.timing import HEADERS, efficiency, ratios
+from recbole_sigma.config.config import Config
+from recbole_sigma.errors import Interrupted, UserError
+from recbole_sigma.experiment import pool
+from recbole_sigma.experiment.pool import ensure, run_all
+from recbole_sigma.experiment.spec import Experiment, comparison, names, read_experiment, seeds_of, with_changes
+from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfinished_run
+from recbole_sigma.experiment.timing import measure
 
 TINY = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 8, "epochs": 2, "use_gpu": False}
-SPEED = {"threads": 1, "show_progress": False}
+QUIET = {"threads": 1, "show_progress": False}
 
 
 @pytest.fixture
@@ -38,13 +35,27 @@ def tiny(write_inter: Callable[..., Path], tmp_path: Path) -> Callable[..., Expe
     write_inter([(f"u{user}", f"i{(user + step) % 6}", step) for user in range(6) for step in range(6)])
 
     def make(models: list[str], seeds: list[int], **settings: Any) -> Experiment:
-        return comparison(models, ["tiny"], seeds, {**TINY, "data_path": str(tmp_path), **settings})
+        return comparison(models, ["tiny"], seeds, {**TINY, **QUIET, "data_path": str(tmp_path), **settings})
 
     return make
 
 
-def slots_of(experiment: Experiment, folder: Path) -> list[Slot]:
-    return [slot_of(planned, folder) for planned in experiment.runs()]
+def config_of(experiment: Experiment) -> Config:
+    (planned,) = experiment.runs()
+    return planned.config
+
+
+def once_training(directory: Path, act: Callable[[], None]) -> threading.Thread:
+    """Call `act` as soon as the run in `directory` has completed an epoch."""
+
+    def wait() -> None:
+        while not list(directory.glob("[!.]*/state.pt")):
+            time.sleep(0.05)
+        act()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
 
 
 @pytest.mark.parametrize("name", names())
@@ -52,38 +63,29 @@ def test_every_experiment_that_comes_along_has_arms_that_can_be_run(name: str):
     experiment = read_experiment(name)
     planned = list(experiment.runs())
     assert len(planned) == len(experiment.arms) >= 3
-    keys = [key_of(each) for each in planned]
-    assert len(set(keys)) == len(keys)  # no two arms are the same run
+    assert len({run_key(each.config) for each in planned}) == len(planned)  # no two arms are the same run
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("titel: x\n", "x.yaml:1: unknown 'titel' in an experiment; did you mean 'title'?"),
-        ("title: x\n", "x.yaml:1: an experiment has arms, 'label: {model: NAME, setting: value}' each"),
-        ("title: x\narms: [SIGMA]\n", "x.yaml:2: arms must be a mapping, got ['SIGMA']"),
-        ("arms:\n  a: SIGMA\n", "x.yaml:1: arm 'a' must be {model: NAME, setting: value, ...}, got 'SIGMA'"),
-        ("arms: {}\n", "x: arms: none is given"),
-        ("arms: {a: {model: SIGMA}}\nseeds: 0\n", "seeds must be how many (5), or a list of different ones"),
-        ("arms: {a: {model: SIGMA}}\ndatasets: ml-100k\n", "x.yaml:2: datasets must be a list of names"),
-        ("arms: {a: {model: SIGMA}}\ndatasets: [d, d]\n", "x: datasets: 'd' is given twice"),
+        ("titel: x\n", ["x.yaml:1", "'titel'", "'title'"]),
+        ("title: x\n", ["x.yaml:1", "arms", "model: NAME"]),
+        ("title: x\narms: [SIGMA]\n", ["x.yaml:2", "arms", "a mapping", "['SIGMA']"]),
+        ("arms:\n  a: SIGMA\n", ["x.yaml:1", "arm 'a'", "model: NAME", "'SIGMA'"]),
+        ("arms: {}\n", ["x: arms"]),
+        ("arms: {a: {model: SIGMA}}\nseeds: 0\n", ["seeds", "(5)", "got 0"]),
+        ("arms: {a: {model: SIGMA}}\ndatasets: ml-100k\n", ["x.yaml:2", "datasets", "list of names"]),
+        ("arms: {a: {model: SIGMA}}\ndatasets: [d, 1]\n", ["x.yaml:2", "datasets", "list of names"]),
+        ("arms: {a: {model: SIGMA}}\ndatasets: [d, d]\n", ["x: datasets", "'d'", "twice"]),
+        ("arms: {a: {model: SIGMA}}\nsettings: 1\n", ["x.yaml:2", "settings", "a mapping", "1"]),
     ],
 )
-def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, says: str):
+def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, says: list[str]):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(UserError) as error:
         read_experiment(str(tmp_path / "x.yaml"))
-    assert says in str(error.value)
-
-
-def test_an_unknown_experiment_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match=r"unknown experiment 'ablatoin'; did you mean 'ablation'\?"):
-        read_experiment("ablatoin")
-
-
-def test_a_setting_that_an_arm_cannot_have_is_refused_before_the_first_run(tiny: Callable[..., Experiment]):
-    with pytest.raises(UserError, match=r"arm 'SIGMA': unknown setting 'learning_rat'; did you mean"):
-        list(tiny(["SIGMA"], [1], learning_rat=1).runs())
+    assert all(part in str(error.value) for part in says)
 
 
 @pytest.mark.parametrize(("given", "seeds"), [(3, (2020, 2021, 2022)), ([7, 1], (7, 1)), (1, (2020,))])
@@ -91,9 +93,9 @@ def test_seeds_are_counted_or_listed(given: Any, seeds: tuple[int, ...]):
     assert seeds_of(given) == seeds
 
 
-@pytest.mark.parametrize("given", [0, -1, True, [], [1, 1], ["1"], "5", None, [1.5], {}])
-def test_what_is_no_seeds_is_refused(given: Any):
-    with pytest.raises(UserError, match="seeds must be how many"):
+@pytest.mark.parametrize("given", [0, -1, True, [], [1, 1], ["1"], "5", None, [1.5], [True, 2], {}])
+def test_other_seeds_are_refused(given: Any):
+    with pytest.raises(UserError, match="seeds must be"):
         seeds_of(given)
 
 
@@ -102,86 +104,97 @@ def test_changes_are_for_all_arms():
     assert (changed.datasets, changed.seeds, changed.settings) == (("a", "b"), (2020, 2021), {"epochs": 3})
 
 
-def test_what_determines_a_run_decides_where_it_is(tiny: Callable[..., Experiment], tmp_path: Path):
+def test_the_key_is_that_of_what_determines_a_run(tiny: Callable[..., Experiment], tmp_path: Path):
     def key(**settings: Any) -> str:
-        (planned,) = tiny(["Mamba4Rec"], [1], **settings).runs()
-        return key_of(planned)
+        return run_key(config_of(tiny(["Mamba4Rec"], [1], **settings)))
 
+    config = config_of(tiny(["Mamba4Rec"], [1]))
+    machine = ("data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id")
+    determines = {  # runs of earlier versions of this code are found under this hash
+        "settings": {k: v for k, v in config.settings().items() if k not in (*machine, "eval_batch_size")},
+        "data": hashlib.sha256((tmp_path / "tiny" / "tiny.inter").read_bytes()).hexdigest(),
+        "version": recbole_sigma.__version__,
+        "processes": 1,
+    }
     first = key()
-    assert key(threads=2, show_progress=False, checkpoint_dir="elsewhere", eval_batch_size=7) == first
-    others = [key(learning_rate=0.01), key(epochs=3), key(stopping_step=3), key(d_conv=3)]
-    (planned,) = tiny(["Mamba4Rec"], [2]).runs()
+    assert first == hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    assert key(threads=2, show_progress=True, checkpoint_dir="elsewhere", eval_batch_size=7) == first
+    others = [key(learning_rate=0.01), key(epochs=3), key(stopping_step=3), key(d_conv=3), key(nproc=2)]
+    others += [run_key(config_of(tiny(["Mamba4Rec"], [2])))]
     (tmp_path / "tiny" / "tiny.inter").open("a").write("u9\ti1\t3\n")
-    others += [key_of(planned), key()]
-    assert len({first, *others}) == 1 + len(others)
+    assert len({first, *others, key()}) == 2 + len(others)
 
 
-def test_every_run_is_trained_once(tiny: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    slots = slots_of(tiny(["GRU4Rec", "Mamba4Rec"], [1]), tmp_path / "runs")
-    assert run_missing(slots, 2, SPEED) == []
-    done = [slot.complete() for slot in slots]
-    assert all(done)
+def test_a_trial_is_tested_once_its_test_is_asked_for(tiny: Callable[..., Experiment], tmp_path: Path):
+    config = config_of(tiny(["GRU4Rec"], [1]))
+    directory = prepare(config, {}, tmp_path / "runs")
+    assert directory == tmp_path / "runs" / run_key(config) and complete_run(directory) is None
+    trial = ensure(directory, test=False)
+    assert complete_run(directory) == trial.folder and complete_run(directory, tested=True) is None
+    prepare(config, {"eval_batch_size": 3}, tmp_path / "runs")
+    result = ensure(directory)
+    assert (result.folder, result.valid) == (trial.folder, trial.valid) and not trial.test and result.test
+    assert "eval_batch_size: 3" in (result.folder / "config.yaml").read_text()
+    assert ensure(directory) == ensure(directory, test=False) == result
 
-    wider = slots_of(tiny(["Mamba4Rec", "GRU4Rec"], [1]), tmp_path / "runs")
-    monkeypatch.setattr(local.subprocess, "Popen", None)
-    assert run_missing(wider, 1, SPEED) == []
-    assert [slot.complete() for slot in wider] == done[::-1]
 
-
-def test_a_run_that_fails_is_told_with_its_reason_and_takes_no_other_with_it(
-    tiny: Callable[..., Experiment], tmp_path: Path
+def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_path(
+    tiny: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    experiment = tiny(["Mamba4Rec", "GRU4Rec"], [1], learning_rate=1e9)
-    slots = slots_of(experiment, tmp_path / "runs")
-    (failure,) = run_missing(slots, 1, SPEED)
-    assert failure.slot is slots[0] and "try a lower learning_rate" in failure.reason
-    assert slots[1].complete()
+    planned = [*tiny(["GRU4Rec", "Mamba4Rec"], [1]).runs(), *tiny(["GRU4Rec"], [1], threads=2).runs()]
+    first, second, again = run_all(planned, tmp_path / "my runs", jobs=2)
+    assert first.folder == again.folder != second.folder and first.complete and second.complete
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("1 of 2 runs; ") and ", tiny, seed 1: done; about 0" in lines[0]
+    assert lines[1].startswith("2 of 2 runs; ") and lines[1].endswith(", tiny, seed 1: done")
+
+    monkeypatch.setattr(pool.subprocess, "Popen", None)  # nothing is left to start
+    assert [run.folder for run in run_all(planned, tmp_path / "my runs", jobs=1)] == [
+        run.folder for run in (first, second, again)
+    ]
+
+    command = shlex.split(first.result["command"])
+    assert command[:2] == ["recbole-sigma", "train"] and cli.main(command[1:]) == 0
+    repeated = Path(capsys.readouterr().out.splitlines()[-1])
+    assert repeated.parent == first.folder.parent and repeated != first.folder
+    assert json.loads((repeated / "result.json").read_text())["test"] == first.result["test"]
 
 
-def test_a_killed_run_is_told_and_gone_on_with_the_next_time(tiny: Callable[..., Experiment], tmp_path: Path):
-    slots = slots_of(tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300), tmp_path / "runs")
-    pids: list[int] = []
-    start = local.subprocess.Popen
-
-    def noted(*args: Any, **more: Any) -> Any:
-        process = start(*args, **more)
-        pids.append(process.pid)
-        return process
-
-    def kill() -> None:
-        while slots[0].ended() is None or not (slots[0].ended() / "state.pt").exists():
-            time.sleep(0.05)
-        os.kill(pids[0], signal.SIGKILL)
-
+def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Callable[..., Experiment], tmp_path: Path):
+    planned = list(tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300).runs())
+    directory = tmp_path / "runs" / run_key(planned[0].config)
+    children: list[Any] = []
+    start = subprocess.Popen
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local.subprocess, "Popen", noted)
-        killer = threading.Thread(target=kill)
-        killer.start()
-        (failure,) = run_missing(slots, 1, SPEED)
+        patch.setattr(pool.subprocess, "Popen", lambda *a, **k: children.append(start(*a, **k)) or children[-1])
+        killer = once_training(directory, lambda: children[0].kill())
+        (killed,) = run_all(planned, tmp_path / "runs", 1)
         killer.join()
-    assert failure.reason == f"ended by SIGKILL; see {slots[0].log}"
-    folder = slots[0].ended()
-    assert run_missing(slots, 1, SPEED) == []
-    assert slots[0].complete() == folder
+    assert "SIGKILL" in killed.problem and str(directory / "log.txt") in killed.problem
+    assert killed.folder == unfinished_run(directory)
+    (resumed,) = run_all(planned, tmp_path / "runs", 1)
+    assert resumed.folder == killed.folder and resumed.complete and resumed.result["epochs"] == 300
 
 
-def test_an_experiment_tells_each_run_that_ended_and_the_time_left(
-    tiny: Callable[..., Experiment], tmp_path: Path, capsys: Any
-):
-    run_missing(slots_of(tiny(["GRU4Rec", "SASRec"], [1]), tmp_path / "runs"), 1, SPEED)
-    first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("1 of 2 runs; GRU4Rec, tiny, seed 1: done; about 00:") and first.endswith(" left")
-    assert last == "2 of 2 runs; SASRec, tiny, seed 1: done"
+def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[..., Experiment], tmp_path: Path):
+    planned = list(tiny(["GRU4Rec"], [1, 2, 3], epochs=10_000, stopping_step=10_000).runs())
+    directory = tmp_path / "runs" / run_key(planned[0].config)
+    interrupter = once_training(directory, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted) as error:
+        run_all(planned, tmp_path / "runs", jobs=2)
+    interrupter.join()
+    assert error.value.how == "the same command"
+    logs = [log.read_text() for log in (tmp_path / "runs").glob("*/log.txt")]
+    assert 1 <= len(logs) <= 2 and all("interrupted" in log for log in logs)
+    assert unfinished_run(directory)
 
 
 def test_costs_are_measured_of_every_arm(tiny: Callable[..., Experiment]):
-    (measured,) = efficiency(tiny(["Mamba4Rec", "GRU4Rec"], [1], threads=1), rounds=2)
-    costs = measured.costs
-    assert [cost.label for cost in costs] == ["Mamba4Rec", "GRU4Rec"]
-    for cost, row in zip(costs, ratios(costs), strict=True):
-        assert len(cost.train) == len(cost.inference) == 2 and min(cost.train + cost.inference) > 0
-        assert cost.n_parameters > 0 and len(row) == len(HEADERS)
-    assert ratios(costs)[0][2].endswith("(1.00)") and "threads" in measured.machine[0]
+    page = measure(tiny(["Mamba4Rec", "GRU4Rec"], [1]), rounds=2)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == ["Mamba4Rec", "GRU4Rec"] and {len(row) for row in rows} == {6}
+    assert all(int(row[1]) > 0 and float(row[3].split(" ")[0]) > 0 for row in rows[2:])
+    assert rows[2][2].endswith("(1.00)") and not rows[3][3].endswith("(1.00)") and "1 threads" in page
 
 
 def compare(*arguments: str) -> int:
@@ -212,13 +225,13 @@ def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], ca
     assert len(results) == 4 and all(Path("runs", f"compare.{form}").stat().st_size for form in ("md", "csv", "tex"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local.subprocess, "Popen", None)
+        patch.setattr(pool.subprocess, "Popen", None)
         assert compare("--models=Mamba4Rec", "--datasets=tiny", "--seeds=[2021]", "--out=one", *six_users) == 0
     assert sorted(Path("runs").glob("*/*/result.json")) == results and Path("one.html").exists()
 
 
 def test_a_run_that_another_experiment_trains_is_waited_for_and_not_trained_twice(six_users: list[str], capsys: Any):
-    """Of two experiments the first is killed: its run's process keeps the place until it ends."""
+    """Of two experiments the first is killed; the child that it leaves behind keeps the lock until it ends."""
     six_users = [each for each in six_users if "epochs" not in each]
     asked = ["--models=GRU4Rec", "--datasets=tiny", "--stopping_step=300", "--epochs=60", "--threads=1", *six_users]
     asked += ["--checkpoint_dir=runs"]
@@ -232,62 +245,66 @@ def test_a_run_that_another_experiment_trains_is_waited_for_and_not_trained_twic
     (folder,) = (file.parent for file in Path("runs").glob("*/*/config.yaml"))
     assert (folder / "result.json").exists()
     log = (folder.parent / "log.txt").read_text()
-    assert log.count("epoch  59") == 1 and log.count("folder ") == 1  # by one process
+    assert log.count("epoch  59") == 1 and log.count("GRU4Rec on tiny: ") == 1  # trained by one process
 
 
-def test_an_arm_that_fails_stands_in_the_table_with_its_reason(six_users: list[str], capsys: Any):
+def test_an_arm_that_fails_is_in_the_table_with_its_reason(six_users: list[str], capsys: Any):
     six_users = [each for each in six_users if "epochs" not in each]
-    assert (
-        compare("--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users) == 2
-    )
-    assert "try a lower learning_rate" in Path("runs/compare.md").read_text()
-    said = capsys.readouterr()
-    assert any(line.startswith("Mamba4Rec") for line in said.out.splitlines())
-    assert said.err.splitlines()[-1].startswith("recbole-sigma: error: 1 of 2 runs have no result, as the report says")
+    options = ["--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users]
+    assert compare(*options) == 2
+    (complete,) = Path("runs").glob("*/*/result.json")
+    assert json.loads(complete.read_text())["model"] == "GRU4Rec"
+    assert "learning_rate" in Path("runs/compare.md").read_text().partition("Made by")[0]
+    output = capsys.readouterr()
+    assert any(line.startswith("Mamba4Rec") for line in output.out.splitlines())
+    assert output.err.splitlines()[-1].startswith("recbole-sigma: error: 1 of 2 runs have no result")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["compare"], "--models: name at least one, as in --models=SIGMA,Mamba4Rec"),
-        (["compare", "--models=SIGMA,SIGMA"], "compare: arms: 'SIGMA' is given twice"),
-        (["compare", "--models=Sigm"], "arm 'Sigm': unknown model 'Sigm'; did you mean 'SIGMA'?"),
-        (["compare", "--models=SIGMA", "--jobs=0"], "--jobs must be a whole number, at least 1, got 0"),
-        (["compare", "--models=SIGMA", "--engine=spark"], "--engine must be one of local, ray, got 'spark'"),
-        (["compare", "--models=SIGMA", "--seeds=x"], "seeds must be how many (5), or a list of different ones"),
-        (["compare", "--models=SIGMA", "--datasets=nowhere"], "arm 'SIGMA': unknown data set 'nowhere'"),
-        (["experiment", "ablatoin"], "unknown experiment 'ablatoin'; did you mean 'ablation'?"),
-        (["experiment", "depth", "--num_layer=2"], "arm 'SIGMA, 1 layer': unknown setting 'num_layer'; did you mean"),
-        (["experiment", "case-study"], "--user: case-study shows one user, as in --user=196; no other experiment does"),
-        (["experiment", "groups", "--user=1"], "--user: case-study shows one user"),
-        (["experiment", "efficiency", "--rounds=few"], "--rounds must be a whole number, at least 1, got 'few'"),
+        (["compare"], ["--models", "--models=SIGMA,Mamba4Rec"]),
+        (["compare", "--models=SIGMA,SIGMA"], ["compare: arms", "'SIGMA'", "twice"]),
+        (["compare", "--models=Sigm"], ["arm 'Sigm'", "'SIGMA'"]),
+        (["compare", "--models=SIGMA", "--jobs=0"], ["--jobs", "whole number", "got 0"]),
+        (["compare", "--models=SIGMA", "--engine=spark"], ["--engine", "local, ray", "'spark'"]),
+        (["compare", "--models=SIGMA", "--seeds=x"], ["seeds", "(5)", "'x'"]),
+        (["compare", "--models=SIGMA", "--datasets=nowhere"], ["arm 'SIGMA'", "'nowhere'"]),
+        (["compare", "--models=SIGMA", "--checkpoint_dir=3"], ["checkpoint_dir", "3"]),
+        (["experiment", "ablatoin"], ["'ablatoin'", "'ablation'"]),
+        (["experiment", "depth", "--num_layer=2"], ["arm 'SIGMA, 1 layer'", "'num_layer'", "'num_layers'"]),
+        (["experiment", "case-study"], ["--user", "--user=196"]),
+        (["experiment", "groups", "--user=1"], ["--user", "case-study"]),
+        (["experiment", "efficiency", "--rounds=few"], ["--rounds", "whole number", "'few'"]),
+        (["experiment", "efficiency", "--out=/dev/null/page"], ["--out", "/dev/null"]),
+        (["ensure"], ["directory"]),
+        (["ensure", "nowhere"], ["nowhere/settings.yaml"]),
+        (["ensure", "one", "two"], ["two"]),
     ],
 )
-def test_mistakes_are_told_before_anything_is_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: list[str], says: str
+def test_mistakes_are_reported_before_anything_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, arguments: list[str], says: list[str]
 ):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["recbole-sigma", *arguments])
     assert cli.main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("recbole-sigma: error: ") and says in line
+    assert line.startswith("recbole-sigma: error: ") and all(part in line for part in says)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [
-        (["--out=/dev/null/page"], "--out: /dev/null: cannot be written: File exists"),
-        (["--user=nobody"], "case study: tiny has no user 'nobody' on test"),
-    ],
+    [(["--user=u1", "--out=/dev/null/page"], ["--out", "/dev/null"]), (["--user=nobody"], ["tiny", "'nobody'"])],
 )
-def test_a_report_that_cannot_be_is_told_before_anything_is_trained(
-    six_users: list[str], capsys: Any, arguments: list[str], says: str
+def test_a_report_that_cannot_be_is_refused_before_anything_is_trained(
+    six_users: list[str], capsys: Any, arguments: list[str], says: list[str]
 ):
     Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
     options = ["--dataset=tiny", "--checkpoint_dir=runs", *six_users]
-    options += [] if "--user=nobody" in arguments else ["--user=u1"]
     assert cli.main(["experiment", "case-study.yaml", *options, *arguments]) == 2
-    assert says in capsys.readouterr().err and not list(Path().glob("runs/*/*"))
+    error = capsys.readouterr().err
+    assert all(part in error for part in says) and not list(Path().glob("runs/*/*"))
 
 
 def test_a_case_study_shows_one_users_history_and_lists(six_users: list[str], capsys: Any):

@@ -1,4 +1,4 @@
-"""Folders of runs made by hand: nothing is trained, and each number can be computed from the ranks."""
+"""Run directories written by hand: nothing is trained, and each number can be computed from the ranks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,22 +32,26 @@ def write_run(
     lengths: Sequence[int] | None = None,
     result: Mapping[str, Any] | None = None,
     users: Sequence[str] | None = None,
+    stamp: str = "20260101-000000",
 ) -> Path:
-    """The folder of a complete run: `test` and `valid` are the ranks of users u0, u1, ...; `result` changes entries."""
+    """The directory of a finished run: `test` and `valid` are the ranks of users u0, u1, ...; `result` changes entries.
+
+    An entry that `result` sets to None is left out.
+    """
     number = len(list(parent.glob("*"))) if parent.is_dir() else 0
-    folder = begin_run(parent / f"{model}-{dataset}-20260101-000000-{number:06x}", model, seed, dataset, settings)
-    parts = {"valid": test if valid is None else valid, "test": test}
+    folder = begin_run(parent / f"{model}-{dataset}-{stamp}-{number:06x}", model, seed, dataset, settings)
+    splits = {"valid": test if valid is None else valid, "test": test}
     metrics = {}
-    for part, rank in parts.items():
+    for split, rank in splits.items():
         n = len(rank)
         ranks = Ranks(
-            user=np.array(users or [f"u{place}" for place in range(n)]),
-            target=np.array([f"i{place % 7}" for place in range(n)]),
-            history_length=np.array(lengths or [3 + place % 30 for place in range(n)], dtype=np.int64),
+            user=np.array(users or [f"u{user}" for user in range(n)]),
+            target=np.array([f"i{user % 7}" for user in range(n)]),
+            history_length=np.array(lengths or [3 + user % 30 for user in range(n)], dtype=np.int64),
             rank=np.array(rank, dtype=float),
         )
-        np.savez_compressed(folder / f"ranks-{part}.npz", **ranks.arrays())
-        metrics[part] = metrics_of_ranks(ranks.rank, [10])
+        np.savez_compressed(folder / f"ranks-{split}.npz", **ranks.arrays())
+        metrics[split] = metrics_of_ranks(ranks.rank, [10])
     content = {
         "model": model,
         "dataset": {
@@ -60,10 +64,11 @@ def write_run(
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "command": f"recbole-sigma train --model={model} --seed={seed}", **(result or {}),
     }  # fmt: skip
+    content = {key: value for key, value in content.items() if value is not None}
     (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
     score = metrics["valid"]["ndcg@10"]
     rows = ["epoch,loss,train_seconds,hit@10,ndcg@10,mrr@10,eval_seconds"]
-    rows += [f"{epoch},{9 - epoch},1.5,{score * part},{score * part},{score * part},0.2" for epoch, part in CURVE]
+    rows += [f"{epoch},{9 - epoch},1.5,{score * share},{score * share},{score * share},0.2" for epoch, share in CURVE]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
 
@@ -74,7 +79,7 @@ CURVE = ((0, 0.7), (1, 1.0), (2, 0.95))
 def begin_run(
     folder: Path, model: str, seed: int = 2020, dataset: str = "tiny_50%", settings: Mapping[str, Any] | None = None
 ) -> Path:
-    """The folder of a run that is not complete."""
+    """The directory of an unfinished run."""
     folder.mkdir(parents=True)
     content = {"model": model, "dataset": dataset, "seed": seed, "epochs": 300, "hidden_size": 64, **(settings or {})}
     (folder / "config.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recbole_sigma.training.checkpoint import Progress
+from recbole_sigma.training.checkpoint import Checkpoint
 from tests.helpers.models import OURS
 
 SMALL = {
@@ -35,14 +35,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def stopping(epochs: int) -> Callable[[Progress], None]:
-    """`Progress.save` with Ctrl-C after as many epochs, or before the first one's state is written."""
-    save = Progress.save
+def stopping(epochs: int) -> Callable[..., None]:
+    """`Checkpoint.on_epoch_end` with Ctrl-C after as many epochs, or before the first one's state is written."""
+    on_epoch_end = Checkpoint.on_epoch_end
 
-    def saved(self: Progress) -> None:
+    def saved(self: Checkpoint, row: Any) -> None:
         if epochs:
-            save(self)
-        if len(self._trainer.rows) >= epochs:
+            on_epoch_end(self, row)
+        if row["epoch"] + 1 >= epochs:
             raise KeyboardInterrupt
 
     return saved

@@ -1,5 +1,6 @@
-"""A case study shows what the runs' models show: made again from their folders, on the data they were trained on."""
+"""A case study shows the lists of the runs' models, loaded from their directories, on the data they were trained on."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,15 @@ import pytest
 from recbole_sigma import run
 from recbole_sigma.cli import main
 from recbole_sigma.errors import UserError
-from recbole_sigma.report.case_study import CaseStudy, case_study
-from recbole_sigma.report.render import render, report_of
-from recbole_sigma.runs.reader import RecordedRun, read_runs
+from recbole_sigma.report.case_study import CaseStudy, case_study, check_user
+from recbole_sigma.report.render import WIDTH, render, report_of, summary
+from recbole_sigma.runs.reader import RecordedRun, load_run, read_runs
 
-SMALL = {
-    "epochs": 1,
-    "hidden_size": 8,
-    "d_state": 2,
-    "MAX_ITEM_LIST_LENGTH": 6,
-    "use_gpu": False,
-    "show_progress": False,
-}
+SMALL = {"epochs": 1, "hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 6, "use_gpu": False, "show_progress": False}
 MODELS = {
-    "SIGMA": {"r": 2},
-    "GRU4Rec": {"d_state": None, "embedding_size": 8},
-    "BERT4Rec": {"d_state": None, "n_layers": 1},
+    "SIGMA": {"r": 2, "d_state": 2},
+    "GRU4Rec": {"embedding_size": 8},
+    "BERT4Rec": {"n_layers": 1},
 }
 
 
@@ -32,9 +26,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
     """A run of each of MODELS on 8 users of 5 to 12 items among 20; items have titles."""
     folder = tmp_path_factory.mktemp("case")
     rows = [
-        f"u{user}\ti{(3 * user + 7 * place + place * place) % 20}\t{100 + place}"
+        f"u{user}\ti{(3 * user + 7 * step + step * step) % 20}\t{100 + step}"
         for user in range(8)
-        for place in range(5 + user)
+        for step in range(5 + user)
     ]
     data = folder / "data" / "tiny"
     data.mkdir(parents=True)
@@ -44,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
     (data / "tiny.item").write_text("\n".join(["item_id:token\tcolour:token\tmovie_title:token_seq", *titles]) + "\n")
     for model, own in MODELS.items():
         settings = {**SMALL, **own, "data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved")}
-        run(model, "tiny", settings={key: value for key, value in settings.items() if value is not None})
+        run(model, "tiny", settings=settings)
     return read_runs([folder / "saved"])
 
 
@@ -55,10 +49,10 @@ def case(runs: list[RecordedRun]) -> CaseStudy:
 
 
 def items_of(user: int) -> list[str]:
-    return [f"i{(3 * user + 7 * place + place * place) % 20}" for place in range(5 + user)]
+    return [f"i{(3 * user + 7 * step + step * step) % 20}" for step in range(5 + user)]
 
 
-def test_the_models_made_again_rank_the_target_as_the_runs_did(runs: list[RecordedRun], case: CaseStudy):
+def test_loaded_models_rank_the_target_as_in_their_runs(runs: list[RecordedRun], case: CaseStudy):
     assert {each.label for each in case.lists} == set(MODELS)
     for each in case.lists:
         ranks = next(run for run in runs if run.label == each.label).ranks("test")
@@ -73,14 +67,11 @@ def test_lists_hold_k_items_and_the_target_where_its_rank_says(case: CaseStudy):
         assert case.target not in each.items or each.items.index(case.target) + 1 == each.target_rank
 
 
-def test_the_history_is_what_the_models_see_of_it(case: CaseStudy):
+def test_histories_are_what_the_models_see_of_them(case: CaseStudy):
     assert list(case.history) == items_of(7)[-7:-1]
     assert (case.history_length, case.target) == (11, items_of(7)[-1])
-
-
-def test_the_flipped_history_keeps_the_last_r_items(case: CaseStudy):
     a, b, c, d, e, f = case.history
-    assert case.flipped == {(d, c, b, a, e, f): ["SIGMA"]}
+    assert case.flipped == {(d, c, b, a, e, f): ["SIGMA"]}  # r = 2
 
 
 def test_items_are_shown_by_their_titles(runs: list[RecordedRun], case: CaseStudy):
@@ -88,12 +79,9 @@ def test_items_are_shown_by_their_titles(runs: list[RecordedRun], case: CaseStud
     assert case.title("i19") == "i19"  # has none
     report = report_of(runs, user="u7", k=5)
     assert "The &lt;5&gt;" in render(report, "html") and r"The \<5\>" in render(report, "md")
-    assert "The <5>" in case.text(100)
-
-
-@pytest.mark.parametrize("columns", [60, 100])
-def test_a_case_fits_the_terminal(case: CaseStudy, columns: int):
-    assert max(map(len, case.text(columns).splitlines())) <= columns
+    lines = summary(report).splitlines()
+    assert "user u7 of tiny" in lines and any("The <5>" in line for line in lines)
+    assert max(map(len, lines)) <= WIDTH
 
 
 def test_the_command_shows_the_case(runs: list[RecordedRun], capsys: Any):
@@ -102,20 +90,49 @@ def test_the_command_shows_the_case(runs: list[RecordedRun], capsys: Any):
     assert main(["report", str(folder.parent), "--case-study=u7"]) == 0
     assert "user u7 of tiny" in capsys.readouterr().out
     assert main(["report", str(folder.parent), "--case-study=u77"]) == 2
-    assert "tiny has no user 'u77' on test; did you mean 'u7'?" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert all(each in error for each in ("tiny", "'u77'", "did you mean 'u7'?"))
 
 
-def test_without_a_complete_run_there_is_no_case():
-    with pytest.raises(UserError, match="there is no complete run"):
+def test_a_user_is_checked_in_data_sets_that_are_loaded_when_needed(runs: list[RecordedRun]):
+    tested = load_run(runs[0].folder, use_gpu=False).test.dataset
+    check_user({"tiny": tested, "again": lambda: tested}, "u7")
+    with pytest.raises(UserError, match="tiny has no user 'nobody'"):
+        check_user({"tiny": lambda: tested}, "nobody")
+
+
+def test_without_a_finished_run_there_is_no_case():
+    with pytest.raises(UserError, match=r"u7.* no finished run"):
         case_study([RecordedRun("A", "SIGMA", "tiny", 1, problem="failed")], "u7")
 
 
-def test_other_data_than_the_runs_is_refused(runs: list[RecordedRun]):
-    data = Path(runs[0].settings["data_path"], "tiny", "tiny.inter")
-    before = data.read_bytes()
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tiny.inter", lambda text: text + "u0\ti1\t999\n", r"tiny\.inter is not the file"),
+        ("items.json", lambda text: text.replace("i1", "j1"), r"items\.json"),
+        (
+            "config.yaml",
+            lambda text: text.replace("embedding_size: 8", "embedding_size: 4"),
+            "not the weights of GRU4Rec",
+        ),
+        (
+            "config.yaml",
+            lambda text: text.replace("model: GRU4Rec", "model: some.module:Model"),
+            "model=some.module:Model",
+        ),
+    ],
+)
+def test_other_data_items_weights_and_unconfirmed_models_are_refused(
+    runs: list[RecordedRun], name: str, change: Callable[[str], str], message: str
+):
+    run = next(run for run in runs if run.model == "GRU4Rec")
+    file = Path(run.settings["data_path"], "tiny", name) if name == "tiny.inter" else Path(run.folder or "", name)
+    before = file.read_text(encoding="utf-8")
+    assert change(before) != before
     try:
-        data.write_bytes(before + b"u0\ti1\t999\n")
-        with pytest.raises(UserError, match=r"tiny\.inter is not the file that the run was trained on"):
-            case_study(runs, "u7")
+        file.write_text(change(before), encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            load_run(run.folder, use_gpu=False)
     finally:
-        data.write_bytes(before)
+        file.write_text(before, encoding="utf-8")

@@ -49,7 +49,7 @@ def small_run(tmp_path: Path) -> Callable[..., RunResult]:
 
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs stop where training would begin: for mistakes that must be told before."""
+    """Fails where training starts: for mistakes that must be reported before."""
 
     def fit(*_: Any) -> None:
         raise AssertionError("training began")
@@ -103,10 +103,10 @@ def test_metrics_of_a_run_equal_those_of_recboles_evaluator(small_run: Callable[
 def test_ranks_do_not_depend_on_how_many_scores_are_held_together(
     small_run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch, model: str
 ):
-    whole = small_run(model, epochs=1)
+    at_once = small_run(model, epochs=1)
     monkeypatch.setattr("recbole_sigma.training.trainer.SCORES_TOGETHER", 7 * 1683)  # 7 rows of ml-100k's items
-    parts = small_run(model, epochs=1)
-    found = [Ranks.load(each.folder / "ranks-test.npz").rank for each in (whole, parts)]
+    in_slices = small_run(model, epochs=1)
+    found = [Ranks.load(each.folder / "ranks-test.npz").rank for each in (at_once, in_slices)]
     np.testing.assert_array_equal(*found)
 
 
@@ -124,7 +124,7 @@ def test_sequence_mode_trains_on_as_many_samples_and_learns(
     assert losses[-1] < 0.99 * losses[0]
 
 
-def test_ranks_name_the_users_targets_and_whole_histories_of_the_data(small_run: Callable[..., RunResult]):
+def test_ranks_name_the_targets_and_full_history_lengths_of_the_data(small_run: Callable[..., RunResult]):
     done = small_run("Mamba4Rec", epochs=1)
     ranks = Ranks.load(done.folder / "ranks-test.npz")
     import recbole
@@ -208,7 +208,7 @@ def test_data_without_enough_history_is_refused(no_training: None, tmp_path: Pat
 
 
 def test_a_metric_that_ranks_do_not_give_is_refused(no_training: None, small_run: Callable[..., RunResult]):
-    with pytest.raises(UserError, match="metrics must be among Hit, NDCG, MRR, got 'Precision'"):
+    with pytest.raises(UserError, match=r"metrics .* got 'Precision'"):
         small_run("Mamba4Rec", metrics=["NDCG", "Precision"])
 
 
@@ -221,11 +221,11 @@ def test_evaluation_every_other_epoch_leaves_blanks_between(small_run: Callable[
 
 def test_a_checkpoint_dir_that_is_a_file_is_refused(no_training: None, tmp_path: Path):
     (tmp_path / "saved").write_text("")
-    with pytest.raises(UserError, match="checkpoint_dir: cannot make the folder"):
+    with pytest.raises(UserError, match=r"checkpoint_dir: .*saved"):
         run("Mamba4Rec", "ml-100k", settings={**SMALL, "checkpoint_dir": str(tmp_path / "saved")})
 
 
-def test_two_folders_of_the_same_instant_and_number_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_two_runs_of_the_same_second_and_number_get_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     numbers = iter(["000001", "000001", "000001", "000002"])
     monkeypatch.setattr("recbole_sigma.runs.folder.secrets.token_hex", lambda _: next(numbers))
     monkeypatch.setattr("recbole_sigma.runs.folder.time.strftime", lambda _: "now")
@@ -235,7 +235,7 @@ def test_two_folders_of_the_same_instant_and_number_differ(tmp_path: Path, monke
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path):
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path):
     path = tmp_path / "result.json"
     path.write_text("before")
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from recbole_sigma import cli
 from recbole_sigma.data.loaders import BatchSampler
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import Ranks
-from recbole_sigma.training.distributed import Group, Plan, join
+from recbole_sigma.training.distributed import Group, join
 from tests.helpers.runs import environment
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,14 @@ TINY = {
 TRAIN = ["-m", "recbole_sigma.cli", "train"]
 
 
-def start(program: list[str], folder: Path, **more: Any) -> subprocess.Popen[str]:
+def start(
+    program: list[str], folder: Path, variables: dict[str, str] | None = None, **more: Any
+) -> subprocess.Popen[str]:
     arguments = [f"--{key}={value}" for key, value in {**TINY, "checkpoint_dir": folder, **more}.items()]
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", *program, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env={**environment(), **(variables or {})},
     )  # fmt: skip
 
 
@@ -87,9 +91,9 @@ def test_two_processes_give_the_metrics_of_one(
     one, two = alone(**more), only_run(tmp_path)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     results = [json.loads((run / "result.json").read_text()) for run in (one, two)]
-    for part in ("valid", "test"):
-        assert results[1][part] == pytest.approx(results[0][part], abs=1e-4)
-        theirs, ours = (Ranks.load(run / f"ranks-{part}.npz") for run in (two, one))
+    for split in ("valid", "test"):
+        assert results[1][split] == pytest.approx(results[0][split], abs=1e-4)
+        theirs, ours = (Ranks.load(run / f"ranks-{split}.npz") for run in (two, one))
         np.testing.assert_array_equal(theirs.user, ours.user)
         assert np.mean(theirs.rank == ours.rank) > 0.95  # others differ by rounding
     assert [each["processes"] for each in results] == [1, 2]
@@ -99,8 +103,12 @@ def test_two_processes_give_the_metrics_of_one(
 
 
 def test_two_machines_make_a_group(tmp_path: Path, alone: Callable[..., Path]):
-    ends = {"ip": "127.0.0.1", "port": Plan.of(Settings(nproc=2)).address.rpartition(":")[2], "world_size": 2}
-    machines = [start(TRAIN, tmp_path, model="GRU4Rec", offset=offset, **ends) for offset in (0, 1)]
+    """What torchrun sets on two machines: both processes here."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    machines = [start(TRAIN, tmp_path, {**variables, "RANK": rank}, model="GRU4Rec") for rank in "01"]
     for process in machines:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
@@ -108,7 +116,7 @@ def test_two_machines_make_a_group(tmp_path: Path, alone: Callable[..., Path]):
     assert losses(only_run(tmp_path)) == pytest.approx(losses(alone(model="GRU4Rec")), rel=1e-5)
 
 
-def test_a_killed_process_ends_the_run_and_the_run_can_be_resumed(tmp_path: Path):
+def test_a_killed_process_stops_the_run_and_it_can_be_resumed(tmp_path: Path):
     long = {"epochs": 10_000, "stopping_step": 10_000, "nproc": 2, "model": "GRU4Rec"}
     process = start(TRAIN, tmp_path, **long)
     for line in process.stderr:
@@ -118,8 +126,8 @@ def test_a_killed_process_ends_the_run_and_the_run_can_be_resumed(tmp_path: Path
     message = process.stderr.read().splitlines()[-1]
     assert process.wait() == 2
     folder = only_run(tmp_path)
-    hint = f"a process ended with SIGKILL; go on with --resume={folder}"
-    assert message == f"recbole-sigma: error: nproc: {hint}"
+    assert message.startswith("recbole-sigma: error: nproc: ") and "SIGKILL" in message
+    assert message.endswith(f"--resume={folder}")
 
     before = len(losses(folder))
     again = subprocess.run(
@@ -146,48 +154,29 @@ def test_an_error_in_two_processes_is_one_line(tmp_path: Path):
     assert "Traceback" not in err
 
 
-class Settings(dict):
-    def __missing__(self, key: str) -> None:
-        return None
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"nproc": 2, "world_size": 1}, "world_size must be at least offset + nproc, 2, got 1"),
-        ({"nproc": 1, "world_size": 2, "offset": 2}, "world_size must be at least offset + nproc, 3, got 2"),
-        ({"nproc": 1, "world_size": 2}, "ip and port of the machine of offset 0 must be given"),
-        ({"nproc": 2, "port": "http"}, "port must be a number from 1 to 65535, got 'http'"),
-        ({"nproc": 2, "port": 70000}, "port must be a number from 1 to 65535, got 70000"),
-    ],
-)
-def test_processes_that_do_not_add_up_are_refused(given: dict[str, Any], says: str):
-    with pytest.raises(UserError, match=re.escape(says)):
-        Plan.of(Settings(given))
-
-
-def test_fewer_gpus_than_processes_are_refused():
-    with pytest.raises(UserError, match="gpu_id must name a GPU for each process, number 1 has none, got '0'"):
-        join({"device": torch.device("cuda"), "gpu_id": "0"}, 1)
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match=r"gpu_id .* process 1 has none, got '0'"):
+        join({"device": torch.device("cuda"), "gpu_id": "0"})
 
 
 @given(n_rows=st.integers(0, 60), batch_size=st.integers(1, 20), size=st.integers(1, 5), sized=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_the_shares_of_the_processes_are_every_row_once(n_rows: int, batch_size: int, size: int, sized: bool):
+def test_the_shards_of_the_processes_have_every_row_once(n_rows: int, batch_size: int, size: int, sized: bool):
     sizes = np.arange(n_rows) % 4 + 1 if sized else None
     samplers = [BatchSampler(n_rows, batch_size, torch.Generator().manual_seed(1), sizes) for _ in range(size)]
     one = list(BatchSampler(n_rows, batch_size, torch.Generator().manual_seed(1), sizes))
     for rank, sampler in enumerate(samplers):
         sampler.rank, sampler.size = rank, size
-    shares = [list(sampler) for sampler in samplers]
-    assert {len(batches) for batches in shares} == {len(one)}
-    for whole, *parts in zip(one, *shares, strict=True):
+    shards = [list(sampler) for sampler in samplers]
+    assert {len(batches) for batches in shards} == {len(one)}
+    for whole, *parts in zip(one, *shards, strict=True):
         np.testing.assert_array_equal(np.concatenate([part.rows for part in parts]), whole.rows)
         assert [part.rank for part in parts] == list(range(size))
         assert max(len(part.rows) for part in parts) - min(len(part.rows) for part in parts) <= 1
 
 
-def test_a_process_alone_leaves_gradients_as_they_are():
+def test_a_single_process_leaves_its_gradients():
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.tensor([1.0, 2.0, 3.0])
     assert Group().sum_gradients([parameter], 0.5, 7) == (0.5, 7)

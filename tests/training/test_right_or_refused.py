@@ -12,7 +12,6 @@ from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.metrics import metrics_of_ranks
 from recbole_sigma.registry import find_model
-from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.training.trainer import SMALLEST_SCALE, SequenceTrainer
 from tests.helpers.runs import NINE, SIZES
 
@@ -28,15 +27,15 @@ TINY = {
 
 
 @pytest.fixture
-def trainer(tmp_path: Any) -> Callable[..., tuple[SequenceTrainer, Any]]:
-    """`trainer(model, setting=value, ...)` -> a trainer that has not trained, and the three loaders."""
+def trainer() -> Callable[..., tuple[SequenceTrainer, Any]]:
+    """`trainer(model, setting=value, ...)` -> a trainer before its first epoch, and the three loaders."""
 
     def make(model: str = "Mamba4Rec", **settings: Any) -> tuple[SequenceTrainer, Any]:
         config = Config(model, "ml-100k", settings={**TINY, **SIZES.get(model, {}), **settings})
         torch.manual_seed(0)
         loaders = data_preparation(config, create_dataset(config))
         network = find_model(model)(config, loaders[0].dataset)
-        return SequenceTrainer(config, network, RunFolder.create(tmp_path, model, "d", {}, [])), loaders
+        return SequenceTrainer(config, network), loaders
 
     return make
 
@@ -133,5 +132,5 @@ def test_full_precision_decides_and_the_first_best_epoch_wins(trainer: Any, monk
     made, (train, valid, _) = trainer(epochs=4)
     monkeypatch.setattr("recbole_sigma.training.trainer.metrics_of_ranks", lambda *_: {"ndcg@10": next(scores)})
     monkeypatch.setattr(made, "_train_epoch", lambda *_: 0.0)
-    made.fit(train, valid, lambda: made.folder.save_weights(made.model.state_dict()))
+    made.fit(train, valid)
     assert (made.best.epoch, made.best.score) == (1, 0.20003)

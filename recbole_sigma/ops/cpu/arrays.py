@@ -1,4 +1,4 @@
-"""Tensors as the arrays that kernels take."""
+"""Tensors as arguments of the kernels: NumPy arrays."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ def as_array(tensor: Tensor) -> Array:
 
 
 def as_rows(tensor: Tensor) -> Array:
-    """(B, L, X) -> (B, L, X or more), C-contiguous, for kernels that touch the first X of each row only.
+    """(B, L, X) -> (B, L, X or more), C-contiguous, for kernels that access the first X of the last axis only.
 
-    A slice of wider rows, as `chunk` and `split` of a projection give, is not copied: the array is as wide as those
-    rows. Its last row then reaches beyond the slice, perhaps beyond the memory, and must be left alone there.
+    A slice of a wider tensor, as from `chunk` and `split` of a projection, is not copied: the array is as wide as that
+    tensor. It extends beyond the slice, at its end perhaps beyond the memory, and must not be accessed there.
     """
     rows, length, width = tensor.shape
     pitch = tensor.stride(1)
@@ -26,3 +26,8 @@ def as_rows(tensor: Tensor) -> Array:
     array = tensor.detach().numpy()
     strides = tuple(step * array.itemsize for step in (length * pitch, pitch, 1))
     return np.lib.stride_tricks.as_strided(array, (rows, length, pitch), strides)
+
+
+def row_ends(rows: int, length: int, lengths: Tensor | None) -> Array:
+    """The lengths, or `length` for each row if there are none: (B,) int64."""
+    return np.full(rows, length, np.int64) if lengths is None else as_array(lengths.cpu().long())

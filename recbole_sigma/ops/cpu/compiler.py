@@ -1,6 +1,6 @@
 """How the CPU kernels are compiled: one decorator for kernels, one for the functions inlined into them.
 
-This is the only module that knows numba's compiler; importing it imports numba.
+The only module that uses numba's compiler; importing it imports numba.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ from typing import Any
 import numba
 from numba.core import caching, compiler
 
-# NaN and infinity keep their meaning (a diverged model must show it), so fast-math is granted piece by piece.
+# NaN and infinity keep their meaning, so that a diverged model is noticed: these are the fast-math flags that allow it.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
-# Reassociation would fold the rounding trick of `exp2` away; the functions with such tricks get this set.
+# Reassociation would optimise the rounding trick of `exp2` away; functions with such tricks have these flags.
 EXACT_ORDER = {"contract"}
 
 
@@ -28,12 +28,12 @@ class _DisjointArrays(compiler.Compiler):
 
 
 def _digest_of_sources() -> str:
-    """A fingerprint of all kernel sources: numba's own cache key sees the kernel's file only, not what is inlined."""
+    """SHA-256 of all kernel sources: numba's cache key covers only the kernel's own file, not inlined functions."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         try:
             digest.update(path.read_bytes())
-        except OSError:  # imported from an archive: its files change only with the package
+        except OSError:  # imported from an archive, whose files change only with the package
             digest.update(path.name.encode())
     return digest.hexdigest()
 
@@ -42,7 +42,7 @@ _SOURCES = _digest_of_sources()
 
 
 class _SafeCache(caching.FunctionCache):
-    """numba's disk cache, except that trouble with the disk costs compile time instead of an exception."""
+    """numba's disk cache, except that a disk error costs compile time instead of raising an exception."""
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         return (*super()._index_key(sig, codegen), _SOURCES)
@@ -59,7 +59,7 @@ class _SafeCache(caching.FunctionCache):
 
 
 def cache_folder() -> str | None:
-    """Where compiled kernels are kept; None where nothing can be written, and every process compiles for itself."""
+    """Directory of the compiled kernels; None if no directory can be written and every process compiles for itself."""
     try:
         return str(_SafeCache(_digest_of_sources).cache_path)
     except (RuntimeError, OSError):
@@ -67,28 +67,25 @@ def cache_folder() -> str | None:
 
 
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile `function` on its first call, once per combination of argument types; it runs without the GIL.
+    """Compile `function` on its first call, once per combination of argument types. It runs without the GIL.
 
-    Its array arguments must not overlap.
+    The array arguments must not overlap.
     """
     dispatcher: Any = numba.njit(
         nogil=True, fastmath=FAST_MATH, error_model="numpy", boundscheck=False, pipeline_class=_DisjointArrays
     )(function)
-    with suppress(RuntimeError, OSError):  # nowhere to write: every process compiles for itself
+    with suppress(RuntimeError, OSError):  # no directory can be written: every process compiles for itself
         dispatcher._cache = _SafeCache(function)
     return dispatcher
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Paste `function` into the kernels that call it, before compilation.
-
-    What they know of the arrays then holds in it too.
-    """
+    """Inline `function` into the kernels that call it before compilation, with what they know of the arrays."""
     return numba.njit(inline="always")(function)
 
 
 def by_dtype(single: Callable[..., Any], double: Callable[..., Any]) -> Callable[[Any], Any]:
-    """Decorate a stub: inside kernels it is `single` for float32 arguments and `double` for float64 ones."""
+    """Decorate a stub: inside kernels it is `single` for float32 arguments and `double` for float64 arguments."""
 
     def decorate(stub: Any) -> Any:
         def choose(x: Any) -> Any:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows
+from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows, row_ends
 from recbole_sigma.ops.cpu.conv_kernels import conv_backward, conv_forward
-from recbole_sigma.ops.cpu.parallel import Division
-from recbole_sigma.ops.cpu.scan import row_ends
+from recbole_sigma.ops.cpu.parallel import Division, run_parts
 
-MULTIPLICATIONS = 2**19  # a part has at least so many, or starting it would cost more than it saves
+MULTIPLICATIONS = 2**19  # a part has at least this many, or starting it would cost more than it saves
 
 
 class _CausalConv1d(torch.autograd.Function):
@@ -24,11 +23,11 @@ class _CausalConv1d(torch.autograd.Function):
         y = torch.empty(x.shape, dtype=x.dtype)
         arguments = as_rows(x), as_array(weight.T), as_array(bias), lengths, activate, y.numpy()
 
-        def start_worker() -> Callable[..., None]:
+        def start_worker() -> Callable[[int], None]:
             out = np.empty(channels, arguments[0].dtype)
-            return lambda first, step, low, high, _: conv_forward(first, step, low, high, *arguments, out)
+            return lambda part: conv_forward(*division.bounds(part), *arguments, out)
 
-        division.run(start_worker)
+        run_parts(division.parts, start_worker)
         ctx.save_for_backward(x, weight, bias)
         ctx.lengths, ctx.activate, ctx.division = lengths, activate, division
         return y
@@ -45,11 +44,11 @@ class _CausalConv1d(torch.autograd.Function):
         inputs = as_rows(x), taps, as_array(bias), ctx.lengths, ctx.activate, as_rows(grad_y)
         arguments = (*inputs, grad_x.numpy(), grad_taps, grad_bias)
 
-        def start_worker() -> Callable[..., None]:
+        def start_worker() -> Callable[[int], None]:
             scratch = [np.zeros(shape, taps.dtype) for shape in (x.shape[2], x.shape[2], taps.shape, x.shape[2])]
-            return lambda first, step, low, high, _: conv_backward(first, step, low, high, *arguments, *scratch)
+            return lambda part: conv_backward(*division.bounds(part), *arguments, *scratch)
 
-        division.run(start_worker)
+        run_parts(division.parts, start_worker)
         gradients = (grad_x, torch.from_numpy(grad_taps.sum(0)).T, torch.from_numpy(grad_bias.sum(0)), None, None)
         return tuple(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=True))
 
@@ -57,10 +56,7 @@ class _CausalConv1d(torch.autograd.Function):
 def causal_conv1d_cpu(
     x: Tensor, weight: Tensor, bias: Tensor, activation: str | None, lengths: Tensor | None
 ) -> Tensor:
-    """`recbole_sigma.ops.causal_conv1d` for arguments that it has checked.
-
-    Float64 stays; every other dtype is computed in float32.
-    """
+    """`recbole_sigma.ops.causal_conv1d` for arguments that it has checked; computed in float64 or else float32."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     ends = row_ends(x.shape[0], x.shape[1], lengths)
     return _CausalConv1d.apply(x.to(dtype), weight.to(dtype), bias.to(dtype), ends, activation == "silu").to(x.dtype)

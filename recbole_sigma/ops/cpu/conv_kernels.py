@@ -1,6 +1,6 @@
 """Kernels of the causal depthwise convolution.
 
-Taps, bias and activation in one pass; the vector lanes run over the channels.
+Taps (the weights), bias and activation in one pass; the vector lanes run over the channels.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ STEPS_PER_SUM = 64  # rounding grows with the number of terms: sums over steps a
 
 @inlined
 def convolve_step(b: Any, pos: Any, low: Any, high: Any, x: Any, taps: Any, bias: Any, out: Any) -> None:
-    """out <- bias + the taps on x[pos - K + 1] .. x[pos]; what lies before the row's start is zero."""
+    """out <- bias + the taps on x[pos - K + 1] .. x[pos], zero before the row's start."""
     last = taps.shape[0] - 1
     for e in range(low, high):
         out[e] = bias[e]
@@ -24,18 +24,10 @@ def convolve_step(b: Any, pos: Any, low: Any, high: Any, x: Any, taps: Any, bias
 
 @kernel
 def conv_forward(
-    first: Any,
-    step: Any,
-    low: Any,
-    high: Any,
-    x: Any,
-    taps: Any,
-    bias: Any,
-    lengths: Any,
-    activate: Any,
-    y: Any,
-    out: Any,
-) -> None:
+    first: Any, step: Any, low: Any, high: Any,
+    x: Any, taps: Any, bias: Any, lengths: Any, activate: Any,
+    y: Any, out: Any,
+) -> None:  # fmt: skip
     """Rows first, first + step, ... and channels low .. high - 1.
 
     x, y (B, L, E); taps (K, E), the weight transposed; bias (E,); lengths (B,) int64. Scratch: out (E,).
@@ -59,7 +51,7 @@ def conv_forward(
 def spread_step(
     b: Any, pos: Any, low: Any, high: Any, x: Any, taps: Any, slope: Any, grad_x: Any, to_taps: Any, to_bias: Any
 ) -> None:
-    """Hands slope, the gradient of step pos before its activation, to everything that the step was made of."""
+    """Add the gradients of step pos, whose gradient before the activation is slope, to those of x, taps and bias."""
     last = taps.shape[0] - 1
     for e in range(low, high):
         to_bias[e] += slope[e]
@@ -71,7 +63,7 @@ def spread_step(
 
 @inlined
 def add_sums(chunk: Any, low: Any, high: Any, to_taps: Any, to_bias: Any, grad_taps: Any, grad_bias: Any) -> None:
-    """Adds the sums of some steps to those of the chunk and starts them anew."""
+    """Add the sums of some steps to those of the chunk and reset them."""
     zero = to_bias.dtype.type(0)
     for e in range(low, high):
         grad_bias[chunk, e] += to_bias[e]

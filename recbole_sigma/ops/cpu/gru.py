@@ -9,26 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows
+from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows, row_ends
 from recbole_sigma.ops.cpu.gru_kernels import TILE, gru_backward, gru_forward
 from recbole_sigma.ops.cpu.parallel import MOST_CHUNKS, run_parts
-from recbole_sigma.ops.cpu.scan import row_ends
 
-MULTIPLICATIONS = 2**21  # a part has at least so many (some 0.1 ms), or starting it would cost more than it saves
+MULTIPLICATIONS = 2**21  # a part has at least this many (about 0.1 ms), or starting it would cost more than it saves
 UNROLL = 4  # the kernels' products run over a multiple of this
 
 
 class _Recurrence(torch.autograd.Function):
-    """Overwrites its first argument with what the backward pass needs: fresh memory costs as much as the gates."""
+    """Overwrites its first argument with what the backward pass needs: new memory would cost as much as the gates."""
 
     @staticmethod
     def forward(ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor, lengths: Array, keep: bool) -> Tensor:
         (rows, length, wide), hidden = gates.shape, weight.shape[1]
         order = np.argsort(-lengths, kind="stable")
-        parts = part_count(rows, int(lengths.sum()), weight.numel())
+        tiles, multiplications = -(-rows // TILE), int(lengths.sum()) * weight.numel()
+        parts = max(min(tiles, multiplications // MULTIPLICATIONS, MOST_CHUNKS), 1)
         states = torch.empty(rows, length, hidden, dtype=gates.dtype)
         hidden_n = torch.empty(rows, length if keep else 0, hidden, dtype=gates.dtype)
-        transposed = as_array(pad_rows(weight.T))
+        transposed = as_array(F.pad(weight.T, (0, 0, 0, -hidden % UNROLL)))  # zero in the rows added
         arguments = order, lengths, as_array(gates), transposed, as_array(bias), states.numpy(), hidden_n.numpy()
 
         def start_worker() -> Callable[[int], None]:
@@ -53,7 +53,7 @@ class _Recurrence(torch.autograd.Function):
         grad_x, grad_h, previous = (
             torch.empty(shape, dtype=states.dtype) for shape in ((rows, length, wide), (packed, wide), (packed, hidden))
         )
-        padded = as_array(pad_rows(weight))
+        padded = as_array(F.pad(weight, (0, 0, 0, -wide % UNROLL)))
         grad_bias = np.zeros((parts, wide), padded.dtype)
         arguments = (
             ctx.order, ctx.lengths, padded, states.numpy(), gates.numpy(), hidden_n.numpy(),
@@ -71,23 +71,11 @@ class _Recurrence(torch.autograd.Function):
         return grad_x if ctx.needs_input_grad[0] else None, to_weight, to_bias, None, None
 
 
-def part_count(rows: int, steps: int, weights: int) -> int:
-    """Parts that a batch of so many rows and real steps is cut into: decided by the data, never by the threads."""
-    tiles = -(-rows // TILE)
-    return max(min(tiles, steps * weights // MULTIPLICATIONS, MOST_CHUNKS), 1)
-
-
-def pad_rows(matrix: Tensor) -> Tensor:
-    """(K, J) -> (K rounded up to a multiple of UNROLL, J), zero in the rows added"""
-    return F.pad(matrix, (0, 0, 0, -len(matrix) % UNROLL))
-
-
 def recurrence_cpu(gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor | None, lengths: Tensor | None) -> Tensor:
-    """The steps of `recbole_sigma.ops.gru.gru` after the input's projection; float64 stays, all else becomes float32.
+    """The steps of `recbole_sigma.ops.gru.gru` after the input's projection, in float64 or else float32.
 
-    Takes `gates_x` over: the backward pass keeps the gates in its memory. Nobody else may read it afterwards.
-
-    (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D)
+    (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D). Overwrites `gates_x`, whose memory the backward pass uses: the caller
+    must not read it afterwards.
     """
     rows, length, _ = gates_x.shape
     dtype = torch.float64 if gates_x.dtype == torch.float64 else torch.float32

@@ -1,6 +1,6 @@
 """Kernels of the gated recurrent unit: TILE rows of similar length walk through time together.
 
-Each weight that is loaded serves all rows of the tile; the vector lanes run over gates and channels. A row goes through
+Each weight is loaded once for all rows of the tile; the vector lanes run over gates and channels. A row goes through
 the same operations in the same order whatever its neighbours are, so its result does not depend on the batch.
 """
 
@@ -24,7 +24,7 @@ _Q3, _Q4 = _f(0.0003283092563019898), _f(7.762017715257032e-07)
 
 
 def _tanh_single(x: Any) -> Any:
-    x = min(max(x, -_LIMIT), _LIMIT)  # the argument first: so a NaN passes through
+    x = min(max(x, -_LIMIT), _LIMIT)  # x comes first, so that NaN passes through
     square = x * x
     above = (((_P4 * square + _P3) * square + _P2) * square + _P1) * square + _P0
     below = (((_Q4 * square + _Q3) * square + _Q2) * square + _Q1) * square + _ONE
@@ -37,7 +37,7 @@ def _tanh_double(x: Any) -> Any:
 
 @by_dtype(_tanh_single, _tanh_double)
 def tanh(x: Any) -> Any:
-    """Hyperbolic tangent, accurate relative to its own size"""
+    """Hyperbolic tangent, with small relative error"""
 
 
 @inlined
@@ -58,7 +58,7 @@ def add_product(left: Any, right: Any, out: Any) -> None:
 
 @inlined
 def advance(b: Any, t: Any, i: Any, gates: Any, gates_h: Any, h: Any, states: Any, hidden_n: Any) -> None:
-    """Row i of the tile, row b of the batch, to its state at step t; keeps r, z, n and n's hidden part if wanted."""
+    """Advance row i of the tile, row b of the batch, to step t; keeps r, z, n and n's hidden part if wanted."""
     D = states.shape[2]
     for j in range(D):
         to_n = gates_h[i, 2 * D + j]
@@ -80,7 +80,7 @@ def gru_forward(
     first: Any, step: Any, order: Any, lengths: Any, gates: Any, weight: Any, bias: Any, states: Any, hidden_n: Any,
     h: Any, gates_h: Any,
 ) -> None:  # fmt: skip
-    """Tiles first, first + step, ... of the rows in `order`, which is by falling length.
+    """Tiles first, first + step, ... of the rows in `order`, by descending length.
 
     order, lengths (B,) int64; gates (B, L, 3D), the input's part of the preactivations; weight (D', 3D), transposed, D'
     being D rounded up to a multiple of 4, zero there; bias (3D,). Writes states (B, L, D) and, for the backward pass,
@@ -117,7 +117,7 @@ def retreat(
     b: Any, t: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, hidden_n: Any, grad_states: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
-    """Row i's gradients at step t: slopes, of the hidden preactivations; carry, that of h_t in, its share by z out."""
+    """Row i's gradients at step t: slopes, for the hidden preactivations; carry, h_t's gradient in, times z out."""
     D = states.shape[2]
     one = states.dtype.type(1)
     zero = states.dtype.type(0)

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows
-from recbole_sigma.ops.cpu.parallel import Division
+from recbole_sigma.ops.cpu.arrays import Array, as_array, as_rows, row_ends
+from recbole_sigma.ops.cpu.parallel import Division, run_parts
 from recbole_sigma.ops.cpu.scan_backward import LANES, backward_kernel
 from recbole_sigma.ops.cpu.scan_forward import SEGMENT, scan_forward
 
 LOG2_E = 1.4426950408889634
-STATE_UPDATES = 2**20  # a part has at least so many (some 0.5 ms), or starting it would cost more than it saves
+STATE_UPDATES = 2**20  # a part has at least this many (about 0.5 ms), or starting it would cost more than it saves
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -37,11 +37,11 @@ class _SelectiveScan(torch.autograd.Function):
             y.numpy(), checkpoints.numpy(),
         )  # fmt: skip
 
-        def start_worker() -> Callable[..., None]:
+        def start_worker() -> Callable[[int], None]:
             scratch = [np.empty(shape, dtype) for shape in ((states, channels), channels, channels, channels)]
-            return lambda first, step, low, high, _: scan_forward(first, step, low, high, *arguments, *scratch)
+            return lambda part: scan_forward(*division.bounds(part), *arguments, *scratch)
 
-        division.run(start_worker)
+        run_parts(division.parts, start_worker)
         if keep:
             ctx.save_for_backward(u, delta, A, B, C, skip, z, bias, checkpoints)
             ctx.lengths, ctx.smooth, ctx.division = lengths, smooth, division
@@ -55,7 +55,7 @@ class _SelectiveScan(torch.autograd.Function):
         division: Division = ctx.division
         grad_u, grad_delta = (torch.empty(u.shape, dtype=u.dtype) for _ in range(2))
         grad_z = torch.empty((0, 0, 0) if z is None else u.shape, dtype=u.dtype)
-        # zeroed and summed by numpy: torch would wake its threads for it, which costs more than the work
+        # zeroed and summed by NumPy: torch would use its threads, which costs more than the work
         dtype = checkpoints.numpy().dtype
         grad_B, grad_C = (np.empty((division.blocks, rows, length, states), dtype) for _ in range(2))
         grad_A = np.zeros((division.chunks, channels, states), dtype)
@@ -68,23 +68,14 @@ class _SelectiveScan(torch.autograd.Function):
         )  # fmt: skip
         run = backward_kernel(states)
         steps = min(SEGMENT, length)
-        shapes = [
-            (states,),
-            (steps + 1, states),
-            (steps, states),
-            (states,),
-            (states,),
-            (channels, states),
-            (channels,),
-            (channels,),
-            *[(steps, channels)] * 6,
-        ]
+        shapes: list[tuple[int, ...]] = [(states,), (steps + 1, states), (steps, states), (states,), (states,)]
+        shapes += [(channels, states), (channels,), (channels,), *[(steps, channels)] * 6]
 
-        def start_worker() -> Callable[..., None]:
+        def start_worker() -> Callable[[int], None]:
             scratch = [np.empty(shape, dtype) for shape in shapes]
-            return lambda *part: run(*part, *arguments, *scratch)
+            return lambda part: run(*division.bounds(part), part // division.chunks, *arguments, *scratch)
 
-        division.run(start_worker)
+        run_parts(division.parts, start_worker)
         to_A, to_skip, to_bias = (torch.from_numpy(partial.sum(0)) for partial in (grad_A, grad_skip, grad_bias))
         to_B, to_C = (
             torch.from_numpy(partial.sum(0) if division.blocks > 1 else partial[0]) for partial in (grad_B, grad_C)
@@ -105,28 +96,18 @@ def selective_scan_cpu(
     delta_softplus: bool,
     lengths: Tensor | None,
 ) -> Tensor:
-    """`recbole_sigma.ops.selective_scan` for arguments that it has checked.
-
-    Float64 stays; every other dtype is computed in float32.
-    """
+    """`recbole_sigma.ops.selective_scan` for arguments that it has checked; computed in float64 or else float32."""
     rows, length, channels = u.shape
-    given = (u, delta, A, B, C, D, z, delta_bias)
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in given)
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     skip, bias = (u.new_zeros(channels, dtype=dtype) if x is None else x.to(dtype) for x in (D, delta_bias))
     gate = None if z is None else z.to(dtype)
     steps, A, B, C = (x.to(dtype) for x in (delta, A, B, C))
     missing = -A.shape[1] % LANES
-    if missing:  # states that nothing drives and nobody reads
+    if missing:  # states without input and output
         A, B, C = (F.pad(x, (0, missing)) for x in (A, B, C))
     y = _SelectiveScan.apply(
         u.to(dtype), steps, A, B, C, skip, gate, bias, row_ends(rows, length, lengths), delta_softplus, keep
     )
     return y.to(u.dtype)
-
-
-def row_ends(rows: int, length: int, lengths: Tensor | None) -> Array:
-    """The lengths as kernels take them: (B,) int64."""
-    if lengths is None:
-        return np.full(rows, length, np.int64)
-    return as_array(lengths.cpu().long())

@@ -1,10 +1,10 @@
 """The backward kernel of the selective scan.
 
-Rows are walked from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the
+Rows are processed from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the
 states are computed again from the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run over
-the N states, so that the gradients of B and C, sums over channels, grow in place. Gradients of A, D and the bias are
-sums over rows: each chunk of rows has its own partial sums, so threads never meet; they are summed by segments first,
-because rounding grows with the number of terms.
+the N states, so that the gradients of B and C, sums over channels, accumulate in place. Gradients of A, D and the bias
+are sums over rows: each chunk of rows has its own partial sums, so threads never share memory; they are summed by
+segments first, because rounding grows with the number of terms.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def read_segment(
     u: Any, delta: Any, skip: Any, z: Any, bias: Any, smooth: Any, gated: Any, grad_y: Any,
     dt: Any, dt_u: Any, out: Any, grad_out: Any,
 ) -> None:  # fmt: skip
-    """What the states need (dt, dt u), the skip's part of the ungated output, and the gradient that reaches it."""
+    """Inputs of the states (dt, dt u), the skip's contribution to the ungated output, and that output's gradient."""
     for t in range(steps):
         pos = start + t
         for e in range(low, high):
@@ -45,7 +45,7 @@ def repeat_states(
     b: Any, start: Any, steps: Any, e: Any, N: Any, B: Any, C: Any, rate: Any,
     dt: Any, dt_u: Any, h: Any, states: Any, decays: Any, out: Any,
 ) -> None:  # fmt: skip
-    """Channel e's states of the segment again: states[t + 1] = decays[t] states[t] + dt u B, from states[0] on."""
+    """Recompute channel e's states of the segment: states[t + 1] = decays[t] states[t] + dt u B, from states[0]."""
     for t in range(steps):
         step, drive, total = dt[t, e], dt_u[t, e], out[t, e]
         for n in range(N):
@@ -64,7 +64,7 @@ def unwind_states(
     A: Any, B: Any, C: Any, dt: Any, dt_u: Any, grad_out: Any, states: Any, decays: Any, carry: Any,
     grad_B: Any, grad_C: Any, to_A: Any, grad_drive: Any, grad_step: Any,
 ) -> None:  # fmt: skip
-    """Channel e's gradients from the segment's last step to its first; carry (N,) takes the state's gradient along."""
+    """Channel e's gradients from the segment's last step to its first; carry (N,) is the gradient of the state."""
     zero = A.dtype.type(0)
     for t in range(steps - 1, -1, -1):
         pos = start + t
@@ -91,7 +91,7 @@ def write_segment(
     dt: Any, out: Any, grad_out: Any, grad_drive: Any, grad_step: Any,
     grad_u: Any, grad_delta: Any, grad_z: Any, to_skip: Any, to_bias: Any, grad_skip: Any, grad_bias: Any,
 ) -> None:  # fmt: skip
-    """From the gradients of dt u, dt and the ungated output to those of the inputs."""
+    """The gradients of the inputs from those of dt u, dt and the ungated output."""
     zero, one = u.dtype.type(0), u.dtype.type(1)
     for e in range(low, high):
         to_skip[e] = zero
@@ -116,19 +116,10 @@ def write_segment(
 
 @inlined
 def clear_row(
-    b: Any,
-    block: Any,
-    low: Any,
-    high: Any,
-    length: Any,
-    gated: Any,
-    grad_u: Any,
-    grad_delta: Any,
-    grad_z: Any,
-    grad_B: Any,
-    grad_C: Any,
-) -> None:
-    """Zero what is summed into, and what lies beyond the row's end."""
+    b: Any, block: Any, low: Any, high: Any, length: Any, gated: Any,
+    grad_u: Any, grad_delta: Any, grad_z: Any, grad_B: Any, grad_C: Any,
+) -> None:  # fmt: skip
+    """Set the sums, and everything beyond the row's end, to zero."""
     zero = grad_u.dtype.type(0)
     for pos in range(grad_u.shape[1]):
         for n in range(grad_B.shape[3]):
@@ -147,7 +138,7 @@ def clear_row(
 def backward_kernel(N: int) -> Callable[..., None]:
     """The kernel for N states, a multiple of LANES.
 
-    N is a constant in it: the loops over states are unrolled, which saves a quarter.
+    N is a constant in it: the loops over states are unrolled, which saves a quarter of the time.
     """
 
     @kernel

@@ -1,8 +1,8 @@
 """The forward kernel of the selective scan.
 
-One pass over a row does all of it: softplus, decay, recurrence, contraction with C, skip and gate. The state `h` (N,
-E) stays in the L1 cache and the vector lanes run over the channels. Every SEGMENT steps the state is kept, so that
-the backward pass can repeat a segment from its start.
+One pass over a row computes softplus, decay, recurrence, contraction with C, skip and gate. The state `h` (N, E) stays
+in the L1 cache and the vector lanes run over the channels. Every SEGMENT steps the state is kept, so that the backward
+pass can repeat a segment from its start.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from recbole_sigma.ops.cpu.compiler import inlined, kernel
 from recbole_sigma.ops.cpu.elementary import exp2, sigmoid, softplus
 
 SEGMENT = 64
-UNROLL = 4  # states per turn of the inner loop; N must be a multiple of it
+UNROLL = 4  # states per iteration of the inner loop; N must be a multiple of it
 
 
 @inlined

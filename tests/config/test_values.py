@@ -92,22 +92,24 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.parametrize(
-    ("args", "line"),
+    ("args", "words"),
     [
-        (["learning_rate=1"], "cannot read 'learning_rate=1': a setting is written --name=value"),
-        (["-k=1"], "cannot read '-k=1': a setting is written --name=value"),
-        (["--"], "cannot read '--': a setting is written --name=value"),
-        (["--=1"], "cannot read '--=1': a setting is written --name=value"),
-        (["--epochs"], "--epochs has no value: write --epochs=value"),
-        (["--epochs", "5"], "--epochs has no value: write --epochs=value"),
-        (["--epochs=1", "--epochs=2"], "--epochs is given twice with different values"),
-        (["--x=" + "[" * 5000], "--x: nested too deeply"),
+        (["learning_rate=1"], "'learning_rate=1'.*--name=value"),
+        (["-k=1"], "'-k=1'.*--name=value"),
+        (["--"], "'--'.*--name=value"),
+        (["--=1"], "'--=1'.*--name=value"),
+        (["--epochs"], "--epochs=value"),
+        (["--epochs", "5"], "--epochs=value"),
+        (["--epochs=1", "--epochs=2"], "--epochs .*twice"),
+        (["--x=" + "[" * 5000], "--x: .*too deep"),
+        (["--x=\ud800"], "UTF-8"),
+        ([r'--x="\ud800"'], "--x: .*character"),
     ],
 )
-def test_a_malformed_argument_is_one_line(args: list[str], line: str) -> None:
-    with pytest.raises(UserError) as caught:
+def test_a_malformed_argument_is_one_line(args: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
         parse_overrides(args)
-    assert str(caught.value) == line
+    assert "\n" not in str(caught.value)
 
 
 def test_the_same_value_may_be_given_twice() -> None:
@@ -115,44 +117,42 @@ def test_the_same_value_may_be_given_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"),
+    ("text", "line", "words"),
     [
-        ("epochs: [1, 2\nseed: 1\n", "{path}:2: while parsing a flow sequence, expected ',' or ']', but got ':'"),
-        ("epochs: 1\nlearnin_rate: 1\n", "{path}:2: unknown setting 'learnin_rate'; did you mean 'learning_rate'?"),
-        ("epochs: 1\n\nseed: x\n", "{path}:3: seed must be a whole number, got 'x'"),
-        ("epochs: 1\nepochs: 2\n", "{path}:2: 'epochs' is given twice (first in line 1)"),
-        ("a: 1\nb: !!python/name:os.system\n", "{path}:2: settings are plain values: no tag '{tag}'"),
-        ("a: &x [1]\nb: *x\n", "{path}:1: settings are plain values: no & and *"),
-        ("- 1\n", "{path}:1: settings are written 'name: value', one a line"),
-        ("just text\n", "{path}:1: settings are written 'name: value', one a line"),
-        ("1: 2\n", "{path}:1: unknown setting '1'"),
-        ("? [a]\n: 1\n", "{path}:1: while constructing a mapping, found unhashable key"),
-        ("a: 1\n---\nb: 2\n", "{path}:2: expected a single document in the stream, but found another document"),
-        ("a: '\x07'\n", "{path}: unacceptable character #x0007: special characters are not allowed in"),
-        ("valid_metric: NDCG@5\n", "{path}:1: valid_metric must be one that metrics and topk give (Hit@10"),
-        ("eval_args:\n  ordr: TO\n", "{path}:1: unknown 'ordr' in eval_args; did you mean 'order'?"),
+        ("epochs: [1, 2\nseed: 1\n", 2, "expected ',' or ']'"),
+        ("epochs: 1\nlearnin_rate: 1\n", 2, "'learnin_rate'.*'learning_rate'"),
+        ("epochs: 1\n\nseed: x\n", 3, "seed must be a whole number.*'x'"),
+        ("epochs: 1\nepochs: 2\n", 2, "'epochs' is given twice.*line 1"),
+        ("a: 1\nb: !!python/name:os.system\n", 2, "plain values"),
+        ("a: &x [1]\nb: *x\n", 1, "plain values"),
+        ("- 1\n", 1, "'name: value'"),
+        ("just text\n", 1, "'name: value'"),
+        ("1: 2\n", 1, "'1'"),
+        ("? [a]\n: 1\n", 1, "unhashable key"),
+        ("a: 1\n---\nb: 2\n", 2, "single document"),
+        ("a: '\x07'\n", None, "#x0007"),
+        ("[" * 5000, None, "too deep"),
+        ("a: " + "x" * 2**16, None, "65536 bytes"),
+        ("valid_metric: NDCG@5\n", 1, "valid_metric.*Hit@10"),
+        ("eval_args:\n  ordr: TO\n", 1, "'ordr'.*'order'"),
     ],
 )
-def test_a_mistake_in_a_file_is_one_line_with_its_place(tmp_path: Path, text: str, line: str) -> None:
+def test_a_mistake_in_a_file_is_one_line_that_names_it(tmp_path: Path, text: str, line: int | None, words: str) -> None:
     path = tmp_path / "given.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         Config("GRU4Rec", "ml-100k", config_files=[path])
-    assert str(caught.value).startswith(line.format(path=path, tag="tag:yaml.org,2002:python/name:os.system"))
+    assert str(caught.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
-    for path, line in [
-        (tmp_path / "none.yaml", f"config file '{tmp_path}/none.yaml' does not exist"),
-        (tmp_path, f"config file '{tmp_path}' cannot be read: Is a directory"),
-        (binary, f"{binary}: not a text file in UTF-8"),
-    ]:
-        with pytest.raises(UserError) as caught:
+    for path, words in [(tmp_path / "none.yaml", "not exist"), (tmp_path, "Is a directory"), (binary, "UTF-8")]:
+        with pytest.raises(UserError, match=words) as caught:
             read_config_files([path])
-        assert str(caught.value) == line
+        assert str(path) in str(caught.value)
 
 
 def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
@@ -169,9 +169,3 @@ def test_settings_that_are_written_are_read_back(tmp_path: Path, text: str) -> N
     given = {"wandb_project": text, "topk": [10**18 - 1, 1e-300], "val_interval": {text: [text]}}
     path.write_text(dump_settings(given))
     assert {key: each.value for key, each in read_config_files([path]).items()} == given
-
-
-@pytest.mark.parametrize("given", [[5, 40], "[5,40]"])
-def test_a_closed_interval_may_be_written_as_the_list_that_it_is_in_yaml(given: Any):
-    config = Config("GRU4Rec", "ml-100k", settings={"user_inter_num_interval": given})
-    assert config["user_inter_num_interval"] == config.settings()["user_inter_num_interval"] == "[5,40]"
