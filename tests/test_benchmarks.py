@@ -19,7 +19,7 @@ from recbole_sigma.layers.mamba import Mamba
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LENGTH, ITEMS, BATCH = 10, 20, 64
-SMALL_DATA = ("--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
+SMALL_DATA = ("--limit=600", "--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
 SMALL_MODEL = ("--hidden_size=16", f"--MAX_ITEM_LIST_LENGTH={LENGTH}", "--eval_batch_size=16")
 QUICK = ("--device=cpu", "--rounds=1", "--steps=1", "--warm_up=1", f"--batch={BATCH}", "--threads=1")
 # Names of parameters in our models, and in the released designs.
