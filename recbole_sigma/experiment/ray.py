@@ -53,6 +53,7 @@ def cluster(options: RayOptions) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
@@ -66,6 +67,8 @@ def cluster(options: RayOptions) -> Iterator[None]:
         cpus = math.ceil(options.jobs * options.cpus_per_trial) if options.jobs else None
         # "local": without it Ray joins whatever cluster somebody has started on this machine.
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+    if on_sigterm and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray would exit at once and leave the runs' processes behind
     try:
         for kind, wanted in (("CPU", options.cpus_per_trial), ("GPU", options.gpus_per_trial)):
             most = max(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
@@ -101,8 +104,8 @@ def tasks(jobs: int, cpus: int, use_gpu: bool) -> Iterator[Launch]:
             while not ray.wait([reference], timeout=0.1)[0]:
                 if stop.is_set():
                     ray.cancel(reference)
-                    ray.wait([reference], timeout=SECONDS_TO_STOP)
-                    ray.cancel(reference, force=True)
+                    if not ray.wait([reference], timeout=SECONDS_TO_STOP)[0]:
+                        ray.cancel(reference, force=True)
                     break
             try:
                 return int(ray.get(reference))
