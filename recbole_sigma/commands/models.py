@@ -5,6 +5,7 @@ parameters are counted on a model that is built.
 """
 
 import importlib
+import itertools
 import re
 import textwrap
 from collections.abc import Sequence
@@ -109,7 +110,7 @@ def describe(name: str, n_items: int) -> Model:
         raise UserError(f"unknown model {name!r}{did_you_mean(name, known)} (one of {', '.join(known)})")
     paper = _PAPER.search(importlib.import_module(find_model(name).__module__).__doc__ or "")
     lines = (properties_path() / "model" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    head = lines[: next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
     return Model(
         name,
         paper[1] if paper else "",

@@ -66,7 +66,7 @@ class SettingsLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         if getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
-            problem = "settings are plain values, without tags (!), anchors (&) and aliases (*)"
+            problem = "settings are plain values: no tags (!), anchors (&) or aliases (*)"
             raise ConstructorError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 

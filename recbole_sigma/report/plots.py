@@ -138,9 +138,11 @@ def _against(table: Table, key: str) -> Figure | None:
         axes = figure.add_subplot(1, len(METRICS), number)
         for split, name, line, marker in (("valid", "validation", ":", "s"), ("test", "test", "-", "o")):
             cells = {at: cell for at, row in enumerate(rows) if (cell := table.cell(row.label, split, metric))}
+            means = [cell.mean for cell in cells.values()]
+            errors = [cell.deviation or np.nan for cell in cells.values()]
             axes.errorbar(
-                list(cells), [cell.mean for cell in cells.values()],
-                [cell.deviation or np.nan for cell in cells.values()], label=name, color=_COLOURS[split == "test"], marker=marker, linestyle=line, markersize=4, capsize=2,
+                list(cells), means, errors, label=name, color=_COLOURS[split == "test"], marker=marker, linestyle=line,
+                markersize=4, capsize=2,
             )  # fmt: skip
         axes.set(xlabel=key, title=metric_title(f"{metric}@{table.k}"))
         axes.set_xticks(range(len(rows)), [str(row.runs[0].varied[key]) for row in rows])

@@ -22,13 +22,7 @@ from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.runs.result import RunResult
 
-_NOT_IN_LABELS = {
-    "model",
-    "dataset",
-    "seed",
-    "nproc",
-    "world_size",
-}  # a table keeps them apart, or they are the machine
+_NOT_IN_LABELS = {"model", "dataset", "seed"}  # tables keep runs of these apart
 _LONGEST_VALUE = 40  # characters of a setting in a label
 _METRIC = re.compile(r"(?:hit|ndcg|mrr)@([1-9][0-9]{0,8})")
 _TYPES = {
@@ -93,8 +87,9 @@ class RecordedRun:
         for error in _RESULT.iter_errors(content):
             raise UserError(f"{file}: not the result of a run: {'.'.join(map(str, error.path))}: {error.message[:200]}")
         recorded = content["model"], content["dataset"].get("name"), content["seed"]
-        if recorded != (self.model, self.dataset, self.seed):
-            raise UserError(f"{file}: of {recorded}, but config.yaml is of {(self.model, self.dataset, self.seed)}")
+        expected = re.split("[.:]", self.model)[-1], self.dataset, self.seed  # Class of package.module:Class
+        if recorded != expected:
+            raise UserError(f"{file}: the result of {recorded}, but config.yaml is of {expected}")
         return content
 
     def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
@@ -112,9 +107,8 @@ class RecordedRun:
         for name in {**recorded, **computed}:
             value = recorded.get(name)
             if not isinstance(value, float) or not math.isclose(value, computed.get(name, math.nan), rel_tol=tolerance):
-                raise UserError(
-                    f"{self.folder / 'result.json'}: {split} {name} is {value}, which {path.name} contradicts"
-                )
+                file = self.folder / "result.json"
+                raise UserError(f"{file}: {split} {name} is {value}, {computed.get(name)} by {path.name}")
         order = np.argsort(ranks.user, kind="stable")
         ranks = Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
         if (ranks.user[1:] == ranks.user[:-1]).any():

@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma import resume, run
-from recbole_sigma.capacity import build_model
 from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import Interrupted
 from recbole_sigma.evaluation.ranks import Ranks, target_ranks
+from recbole_sigma.registry import build_model
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.training.checkpoint import Progress
 from tests.helpers.models import SWITCHES, batch, build, histories

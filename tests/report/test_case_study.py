@@ -13,18 +13,11 @@ from recbole_sigma.report.case_study import CaseStudy, case_study, check_user
 from recbole_sigma.report.render import WIDTH, render, report_of, summary
 from recbole_sigma.runs.reader import RecordedRun, load_run, read_runs
 
-SMALL = {
-    "epochs": 1,
-    "hidden_size": 8,
-    "d_state": 2,
-    "MAX_ITEM_LIST_LENGTH": 6,
-    "use_gpu": False,
-    "show_progress": False,
-}
+SMALL = {"epochs": 1, "hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 6, "use_gpu": False, "show_progress": False}
 MODELS = {
-    "SIGMA": {"r": 2},
-    "GRU4Rec": {"d_state": None, "embedding_size": 8},
-    "BERT4Rec": {"d_state": None, "n_layers": 1},
+    "SIGMA": {"r": 2, "d_state": 2},
+    "GRU4Rec": {"embedding_size": 8},
+    "BERT4Rec": {"n_layers": 1},
 }
 
 
@@ -45,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
     (data / "tiny.item").write_text("\n".join(["item_id:token\tcolour:token\tmovie_title:token_seq", *titles]) + "\n")
     for model, own in MODELS.items():
         settings = {**SMALL, **own, "data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved")}
-        run(model, "tiny", settings={key: value for key, value in settings.items() if value is not None})
+        run(model, "tiny", settings=settings)
     return read_runs([folder / "saved"])
 
 
@@ -74,14 +67,11 @@ def test_lists_hold_k_items_and_the_target_where_its_rank_says(case: CaseStudy):
         assert case.target not in each.items or each.items.index(case.target) + 1 == each.target_rank
 
 
-def test_the_history_is_what_the_models_see_of_it(case: CaseStudy):
+def test_histories_are_what_the_models_see_of_them(case: CaseStudy):
     assert list(case.history) == items_of(7)[-7:-1]
     assert (case.history_length, case.target) == (11, items_of(7)[-1])
-
-
-def test_the_flipped_history_keeps_the_last_r_items(case: CaseStudy):
     a, b, c, d, e, f = case.history
-    assert case.flipped == {(d, c, b, a, e, f): ["SIGMA"]}
+    assert case.flipped == {(d, c, b, a, e, f): ["SIGMA"]}  # r = 2
 
 
 def test_items_are_shown_by_their_titles(runs: list[RecordedRun], case: CaseStudy):

@@ -65,7 +65,10 @@ def test_unfinished_runs_are_kept_with_their_reason(tmp_path: Path):
 
 def test_ranks_are_sorted_by_user(tmp_path: Path):
     write_run(tmp_path, "SIGMA", RANKS, users=["d", "b", "a", "c"])
-    ranks = read_runs([tmp_path])[0].ranks("test")
+    write_run(tmp_path, "own.module:Net", RANKS, result={"model": "Net"})
+    own, ours = read_runs([tmp_path])[::-1]
+    ranks = ours.ranks("test")
+    assert own.label == own.model == "own.module:Net" and own.ranks("test").rank.tolist() == RANKS
     assert ranks.user.tolist() == ["a", "b", "c", "d"]
     assert ranks.rank.tolist() == [12.0, 3.0, 10.0, 1.0]
 
