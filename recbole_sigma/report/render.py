@@ -150,7 +150,7 @@ def check_report(out: Path) -> None:
 def render(report: Report, form: str, plots: "Sequence[Plot] | None" = None, stem: str = "") -> str:
     """The report as text of a format: md, html, csv or tex.
 
-    HTML contains its plots, drawn if they are not given; Markdown links to those given, as files `STEM-PLOT.png`.
+    HTML contains its plots, drawn if they are not given; Markdown links to the files `STEM-PLOT.png` of `plots`.
     """
     if form == "csv":
         return _csv(report)

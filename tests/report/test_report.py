@@ -147,8 +147,8 @@ def test_users_are_matched_by_id_whatever_their_order_in_the_files(tmp_path: Pat
     for model, ranks in (("A", BEST), ("B", SECOND)):
         write_run(tmp_path / "a", model, ranks, users=list("uvwxyz"), lengths=[9] * 6)
     straight = table(tmp_path / "a").significance["mrr"].users["B"]
-    for part in ("valid", "test"):
-        (file,) = (tmp_path / "a").glob(f"B-*/ranks-{part}.npz")
+    for split in ("valid", "test"):
+        (file,) = (tmp_path / "a").glob(f"B-*/ranks-{split}.npz")
         with np.load(file) as arrays:
             turned = {name: arrays[name][::-1] for name in arrays.files}
         np.savez_compressed(file, **turned)
