@@ -69,8 +69,6 @@ def write_run(
     score = metrics["valid"]["ndcg@10"]
     rows = ["epoch,loss,train_seconds,hit@10,ndcg@10,mrr@10,eval_seconds"]
     rows += [",".join(map(str, (epoch, 9 - epoch, 1.5, *[score * factor] * 3, 0.2))) for epoch, factor in CURVE]
-        f"{epoch},{9 - epoch},1.5,{score * factor},{score * factor},{score * factor},0.2" for epoch, factor in CURVE
-    ]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
 
