@@ -1,13 +1,12 @@
-"""SIGMA and Mamba4Rec as their authors released them, by design: the rivals of benchmarks/gpu.py.
+"""SIGMA and Mamba4Rec as their authors released them, by design: rivals in epoch.py.
 
-What is the same as there: batches padded to MAX_ITEM_LIST_LENGTH, every position computed, the last one gathered, the
-(B, V) scores kept for torch's cross-entropy, `mamba_ssm.Mamba` called on the padded batch. What the released code
-computes and does not use (a gate's second projection, for one) is left out, in the rivals' favour.
+The same as in the released code: batches are padded to MAX_ITEM_LIST_LENGTH, every position is computed and the last
+one gathered, the scores (B, V) are kept for torch's cross-entropy, `mamba_ssm.Mamba` is called on the padded batch.
+What that code computes without using it, such as a second projection of a gate, is left out in favour of the rivals.
 Gates, mixing and feed-forward network are ours: the same operations, on all L positions.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,20 +23,11 @@ from recbole_sigma.model.sigma import CONV_WIDTH, WEIGHTS
 
 KEPT = 5  # slots at the end of the padded row that are not flipped: the first 45 of 50 are
 GATE_DROPOUT = 0.2
-NO_LENGTHS = Rows(torch.empty(0, dtype=torch.long))  # which the gates of all positions do not read
-
-MakeMamba = Callable[[int, int, int, int], nn.Module]  # d_model, d_state, d_conv, expand
-
-
-def mamba_ssm_block(d_model: int, d_state: int, d_conv: int, expand: int) -> nn.Module:
-    """mamba-ssm's own block. Raises ImportError where it is not installed."""
-    from mamba_ssm import Mamba as MambaSsm
-
-    return MambaSsm(d_model=d_model, d_state=d_state, d_conv=d_conv, expand=expand)
+NO_LENGTHS = Rows(torch.empty(0, dtype=torch.long))  # gates of all positions do not use lengths
 
 
 class StandInMamba(nn.Module):
-    """Our block in mamba-ssm's place, where there is no GPU: every one of the L positions is computed."""
+    """Our block instead of mamba-ssm's, for machines without a GPU: all of the L positions are computed."""
 
     def __init__(self, d_model: int, d_state: int, d_conv: int, expand: int) -> None:
         super().__init__()
@@ -50,20 +40,32 @@ class StandInMamba(nn.Module):
 
 
 class ReleasedModel(SequentialRecommender):
-    """Embedding, dropout, LayerNorm, layers on the padded batch, softmax over all items."""
+    """Embedding, dropout, LayerNorm, layers on the padded batch, softmax over all items.
 
-    def __init__(self, config: Any, dataset: Any, make_mamba: MakeMamba = mamba_ssm_block) -> None:
+    Mamba4Rec (Liu et al., arXiv 2403.03900), or with `gated` SIGMA (Liu et al., arXiv 2408.11451).
+    """
+
+    def __init__(self, config: Any, dataset: Any, gated: bool) -> None:
         super().__init__(config, dataset)
-        self.item_embedding = nn.Embedding(self.n_items, config["hidden_size"], padding_idx=0)
-        self.dropout = nn.Dropout(config["dropout_prob"])
-        self.norm = nn.LayerNorm(config["hidden_size"], eps=1e-12)
-        self.layers = nn.ModuleList(self.make_layer(config, make_mamba) for _ in range(config["num_layers"]))
-        self.loss = nn.CrossEntropyLoss()
-        self.apply(_initialise)
+        make_mamba: Any = StandInMamba
+        if config["device"].type == "cuda":
+            from mamba_ssm import Mamba as MambaSsm
 
-    @abstractmethod
-    def make_layer(self, config: Any, make_mamba: MakeMamba) -> nn.Module:
-        """A layer, (B, L, D) -> (B, L, D)."""
+            make_mamba = MambaSsm
+        hidden_size, ssm = config["hidden_size"], (config["d_state"], config["d_conv"], config["expand"])
+        self.item_embedding = nn.Embedding(self.n_items, hidden_size, padding_idx=0)
+        self.dropout = nn.Dropout(config["dropout_prob"])
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.layers = nn.ModuleList()
+        for _ in range(config["num_layers"]):
+            mamba = make_mamba(hidden_size, *ssm)  # d_model, d_state, d_conv, expand
+            self.layers.append(_Layer(_GatedBlock(mamba, hidden_size) if gated else mamba, config))
+        self.loss = nn.CrossEntropyLoss()
+        for module in self.modules():  # those of the Mamba blocks as well
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
         """(B, L), (B,) -> (B, D)"""
@@ -76,32 +78,10 @@ class ReleasedModel(SequentialRecommender):
         """Mean cross-entropy of a batch, ()."""
         return self.loss(self.full_sort_predict(interaction), interaction[self.POS_ITEM_ID])
 
-    def predict(self, interaction: Interaction) -> Tensor:
-        """Score of one item a row, (B,)."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
-
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""
         hidden = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return hidden @ self.item_embedding.weight.T
-
-
-class ReleasedMamba4Rec(ReleasedModel):
-    """Mamba4Rec (Liu et al., arXiv 2403.03900)."""
-
-    def make_layer(self, config: Any, make_mamba: MakeMamba) -> nn.Module:
-        """Mamba, then what closes a layer."""
-        mamba = make_mamba(config["hidden_size"], config["d_state"], config["d_conv"], config["expand"])
-        return _Layer(mamba, config)
-
-
-class ReleasedSIGMA(ReleasedModel):
-    """SIGMA (Liu et al., arXiv 2408.11451)."""
-
-    def make_layer(self, config: Any, make_mamba: MakeMamba) -> nn.Module:
-        """The gated block, then what closes a layer."""
-        mamba = make_mamba(config["hidden_size"], config["d_state"], config["d_conv"], config["expand"])
-        return _Layer(_GatedBlock(mamba, config["hidden_size"]), config)
 
 
 class _GatedBlock(nn.Module):
@@ -126,7 +106,7 @@ class _GatedBlock(nn.Module):
 
 
 class _Layer(nn.Module):
-    """A block, dropout, (+ input, if stacked), LayerNorm, feed-forward network."""
+    """A block, dropout, residual if stacked, LayerNorm, feed-forward network."""
 
     def __init__(self, block: nn.Module, config: Any) -> None:
         super().__init__()
@@ -142,12 +122,4 @@ class _Layer(nn.Module):
         return self.feed_forward(self.norm(output + hidden if self.residual else output))
 
 
-def _initialise(module: nn.Module) -> None:
-    """Weights N(0, 0.02), biases 0: in the Mamba blocks, too."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-RELEASED: dict[str, type[ReleasedModel]] = {"SIGMA": ReleasedSIGMA, "Mamba4Rec": ReleasedMamba4Rec}
+RELEASED = {"SIGMA": partial(ReleasedModel, gated=True), "Mamba4Rec": partial(ReleasedModel, gated=False)}

@@ -25,7 +25,6 @@ from recbole_sigma.ops.cuda import MOST_STATES
 from recbole_sigma.registry import build_model, find_model
 from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
-from recbole_sigma.runs.reader import read_finished
 from recbole_sigma.runs.result import RunResult, data_metadata, result_content
 from recbole_sigma.training import distributed
 from recbole_sigma.training.allocator import keep_freed_memory
@@ -110,6 +109,8 @@ def resume(
                     f"{key}: {folder} is finished and its test metrics are known; start a new run to train longer"
                 )
         if not test or not read_json(folder / "result.json", dict).get("trial"):
+            from recbole_sigma.runs.reader import read_finished
+
             return read_finished(folder)
     config = Config(model_class, saved["dataset"], config_files=[file], settings=settings)
     return _start(config, callbacks, test, folder)

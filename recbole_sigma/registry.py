@@ -33,19 +33,17 @@ def find_model(model: str | type) -> type:
         UserError: for an unknown name, a module that cannot be imported, a class that is not there, and one that is no
             `SequentialRecommender`.
     """
+    cls: Any = model
     if isinstance(model, str) and ":" in model:
         cls = _import_class(model)
     elif isinstance(model, str):
-        if model.lower() in _OUR_MODULES:
-            cls = getattr(importlib.import_module(f"recbole_sigma.model.{model.lower()}"), model, None)
-        else:
-            cls = getattr(recbole_models, model, None)
-        if not _is_model(cls):
-            raise UserError(f"unknown model {model!r}{did_you_mean(model, model_names())}")
-    else:
-        cls = model
+        ours = model.lower() in _OUR_MODULES
+        home = importlib.import_module(f"recbole_sigma.model.{model.lower()}") if ours else recbole_models
+        cls = getattr(home, model, None)
     if not _is_model(cls):
-        raise UserError(f"model: {model!r} is not a subclass of recbole's SequentialRecommender")
+        short_name = isinstance(model, str) and ":" not in model
+        hint = did_you_mean(str(model), model_names()) if short_name else ": it is no SequentialRecommender"
+        raise UserError(f"unknown model {model!r}{hint}")
     return cls
 
 
@@ -88,10 +86,10 @@ def model_name(cls: type, *, importable: bool = False) -> str:
     """
     if _is_bundled(cls) and find_model(cls.__name__) is cls:
         return cls.__name__
-    if importable and (cls.__module__ == "__main__" or "<locals>" in cls.__qualname__):
-        where = f"{cls.__qualname__!r} of {cls.__module__}"
-        raise UserError(f"model: another process cannot import {where}; put the class into a module")
-    return f"{cls.__module__}:{cls.__qualname__}"
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    if importable and (cls.__module__ == "__main__" or "<locals>" in name):
+        raise UserError(f"model: another process cannot import {name!r}; put the class into a module")
+    return name
 
 
 def source_digest(cls: type) -> str | None:
@@ -103,9 +101,9 @@ def source_digest(cls: type) -> str | None:
 
 
 def _is_bundled(cls: type) -> bool:
-    """Whether the class is part of an installed version that results name: ours, RecBole's, torch's, Python's."""
+    """Whether the class is part of a package whose version is recorded with a run, or of Python."""
     top = cls.__module__.partition(".")[0]
-    return top in ("recbole_sigma", "recbole", "torch") or top in sys.stdlib_module_names
+    return top in {"recbole_sigma", "recbole", "torch"} | sys.stdlib_module_names
 
 
 def build_model(config: Any, dataset: Any) -> nn.Module:

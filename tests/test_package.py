@@ -1,6 +1,8 @@
 """What is built and installed is complete, and says of itself what is true."""
 
+import ast
 import configparser
+import graphlib
 import subprocess
 import sys
 import tarfile
@@ -104,3 +106,84 @@ def test_setup_cfg_lists_every_package() -> None:
 def test_no_folder_of_modules_lacks_its_init() -> None:
     folders = {path.parent for path in (ROOT / "recbole_sigma").rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+# --- which module imports which (DESIGN, section 2)
+
+# From low to high. A module imports modules of its own group and of lower ranks; groups of one rank know nothing of
+# each other.
+RANKS = [
+    ["errors", "compat", "data.items"],
+    ["ops"],
+    ["layers"],
+    ["model"],
+    ["registry", "evaluation", "environment"],
+    ["config"],
+    ["data"],
+    ["runs"],
+    ["training"],
+    ["quick_start"],
+    ["experiment", "report"],
+    ["commands"],
+    ["cli"],
+]
+
+
+def imports() -> dict[str, set[str]]:
+    """The modules of ours that each module imports, anywhere but under TYPE_CHECKING, without `recbole_sigma.`."""
+    files = {
+        ".".join(path.relative_to(ROOT / "recbole_sigma").with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "recbole_sigma").rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module}: a relative import"
+                names += [f"{node.module}.{alias.name}" for alias in node.names]
+        ours = [name.removeprefix("recbole_sigma.") for name in names if name.startswith("recbole_sigma.")]
+        found[module] = {name if name in files else name.rpartition(".")[0] for name in ours} - {"", module}
+    return found
+
+
+def group(module: str) -> str:
+    """The entry of RANKS that a module belongs to."""
+    names = [name for rank in RANKS for name in rank if f"{module}.".startswith(f"{name}.")]
+    return max(names, key=len)
+
+
+def test_no_module_imports_upwards_or_in_a_circle() -> None:
+    rank = {name: number for number, names in enumerate(RANKS) for name in names}
+    graph = {module: used for module, used in imports().items() if module != "__init__"}
+    upwards = [
+        f"{module} imports {each}"
+        for module, used in graph.items()
+        for each in used
+        if group(each) != group(module) and rank[group(each)] >= rank[group(module)]
+    ]
+    assert upwards == []
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def test_data_and_config_know_no_model() -> None:
+    known = {
+        (module, each) for module, used in imports().items() for each in used if group(module) in ("config", "data")
+    }
+    assert [pair for pair in known if group(pair[1]) in ("model", "layers", "ops")] == []
+
+
+def test_a_training_run_needs_few_modules() -> None:
+    code = (
+        "import sys, recbole_sigma.quick_start; print(*(name for name in sys.modules if name.startswith('recbole_')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    modules = [
+        name for name in done.stdout.split() if not name.startswith(("recbole_sigma.layers", "recbole_sigma.ops"))
+    ]
+    read = [name for name in modules if not (ROOT / Path(*name.split("."))).is_dir()]  # packages are empty
+    assert len(read) <= 26, sorted(read)

@@ -1,7 +1,13 @@
-"""`recbole-sigma env`: versions, devices, and whether the kernels work.
+"""recbole-sigma env [--json]
 
-Each kernel is called on a few numbers and compared with its reference: that it can be imported says little of an
-extension that was compiled for another torch or another GPU.
+Show what a run would find on this machine: versions, devices, and whether scan and convolution work on each; where not,
+the command that fixes it. They are called on a few numbers and compared with their reference: that a kernel can be
+imported says little of one that was compiled for another torch or GPU.
+
+examples:
+  recbole-sigma env
+  recbole-sigma env --json
+      for a program, or for the report of a problem
 """
 
 import json
@@ -14,25 +20,13 @@ from recbole_sigma.commands import options
 from recbole_sigma.commands.terminal import table
 from recbole_sigma.errors import UserError, one_line
 
-_DETAILS = """
-examples:
-  recbole-sigma env
-  recbole-sigma env --json
-      for a program, or for the report of a problem
-"""
 OPTIONAL = ("ray", "hyperopt")  # packages that `tune` and `--engine=ray` use
 BOUND = 1e-3  # of a difference, relative to the largest value: float32, and kernels with fast-math
 
 
 def main(argv: Sequence[str]) -> None:
     """Print what a run would find on this machine."""
-    parser = options.command_parser(
-        "env",
-        "[--json]",
-        "Show what a run would find on this machine: versions, devices, and whether scan and convolution work on each "
-        "(called on a few numbers and compared with their reference); where not, the command that fixes it.",
-        _DETAILS,
-    )
+    parser = options.command_parser(__doc__)
     parser.add_argument("--json", action="store_true", help="as JSON")
     args, settings = options.parse(parser, argv)
     if settings:
@@ -51,8 +45,8 @@ def main(argv: Sequence[str]) -> None:
     elif machine["driver_cuda"]:
         rows += [["driver", f"supports CUDA up to {machine['driver_cuda']}"]]
     for number, gpu in enumerate(machine["gpus"]):
-        about = f"{gpu['memory_gib']:.1f} GiB, compute capability {gpu['capability']}"
-        rows += [[f"cuda:{number}", f"{gpu['name']}, {about}"]]
+        memory, capability = f"{gpu['memory_gib']:.1f} GiB", f"compute capability {gpu['capability']}"
+        rows += [[f"cuda:{number}", f"{gpu['name']}, {memory}, {capability}"]]
     state = {True: "works", False: "DOES NOT WORK", None: "not tried"}
     rows += [[check["what"], f"{state[check['works']]}: {check['says']}"] for check in machine["checks"]]
     print(table([], rows))
@@ -70,7 +64,11 @@ def inspect_machine() -> dict[str, Any]:
     missing, names = environment.no_gpu(), (*environment.PACKAGES, *OPTIONAL)
     installed = environment.versions(names)
     driver = 0 if missing else getattr(torch._C, "_cuda_getDriverVersion", lambda: 0)()
-    gpus = [] if missing else [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    gpus = []
+    for number in range(0 if missing else torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(number)
+        memory, capability = round(gpu.total_memory / 2**30, 1), f"{gpu.major}.{gpu.minor}"
+        gpus.append({"name": gpu.name, "memory_gib": memory, "capability": capability})
     checks = [check_kernel(kernel, "cpu") for kernel in ("scan", "convolution")]
     for kernel in ("scan", "convolution"):
         not_tried = {"what": f"{kernel} on CUDA", "works": None, "says": "no GPU that torch can see", "fix": None}
@@ -82,14 +80,7 @@ def inspect_machine() -> dict[str, Any]:
         "torch_cuda": torch.version.cuda,
         "driver_cuda": f"{driver // 1000}.{driver % 1000 // 10}" if driver else None,
         "no_gpu": missing,
-        "gpus": [
-            {
-                "name": gpu.name,
-                "memory_gib": round(gpu.total_memory / 2**30, 1),
-                "capability": f"{gpu.major}.{gpu.minor}",
-            }
-            for gpu in gpus
-        ],
+        "gpus": gpus,
         "checks": checks,
     }
 

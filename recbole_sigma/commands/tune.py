@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.commands import options, terminal
-from recbole_sigma.config.values import read_config_files
 from recbole_sigma.evaluation.metrics import metric_title
 
 if TYPE_CHECKING:
@@ -60,36 +59,23 @@ def main(argv: Sequence[str]) -> None:
         print(tables(resume_tuning(options.name(settings, "resume", ""), settings, max_evals)))
         return
     files = options.files(settings)
-    in_files = {key: given.value for key, given in read_config_files(files).items() if key in ("model", "dataset")}
-    settings = {**in_files, **settings}
+    params_file, tool = options.name(settings, "params_file", "hyper.test"), options.name(settings, "tool", "hyperopt")
+    algo = options.name(settings, "algo", "") if "algo" in settings else None
+    ray_options = {name: settings.pop(name) for name in RAY_OPTIONS if name in settings}
+    model, dataset = options.model_and_dataset(settings, files)
     result = tune(
-        options.name(settings, "model", options.DEFAULT_MODEL),
-        options.name(settings, "dataset", options.DEFAULT_DATASET),
-        options.name(settings, "params_file", "hyper.test"),
-        options.name(settings, "tool", "hyperopt"),
-        max_evals,
-        options.name(settings, "algo", "") if "algo" in settings else None,
-        files,
-        options={name: settings.pop(name) for name in RAY_OPTIONS if name in settings},
-        settings=settings,
-    )
+        model, dataset, params_file, tool, max_evals, algo, files, options=ray_options, settings=settings
+    )  # fmt: skip
     print(tables(result))
 
 
 def tables(result: "TuneResult") -> str:
     """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
     metrics = list(result.best.valid)
-    trials = sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True)
-    rows: list[list[str | int | float]] = [
-        [
-            "*" * (trial is result.best),
-            _text(trial.values),
-            *(trial.valid.get(metric, "-") for metric in metrics),
-            trial.epochs,
-            trial.status,
-        ]
-        for trial in trials
-    ]
+    rows: list[list[str | int | float]] = []
+    for trial in sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True):
+        cells = [trial.valid.get(metric, "-") for metric in metrics]
+        rows.append(["*" * (trial is result.best), _text(trial.values), *cells, trial.epochs, trial.status])
     valid, test = result.winner.valid, result.winner.test
     winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
     headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]

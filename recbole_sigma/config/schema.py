@@ -63,7 +63,7 @@ def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any
     if "unsupported" in schema:
         if value != default:
             right = "leave it out" if default is None else f"leave it out, or write {_shown(default)}"
-            raise given.error(f"{name}={_shown(value)} is not supported: {schema['unsupported']}; {right}")
+            raise given.error(f"{name}: {_shown(value)} is not supported: {schema['unsupported']}; {right}")
         return
     if name in choices:
         schema["enum"] = choices[name]
@@ -75,7 +75,8 @@ def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any
         raise given.error(f"unknown {inner!r} in {name}{nearest}")
     if error:
         limit = f" (at most {_DIGITS} digits)" if isinstance(value, int) and abs(value) >= 10**_DIGITS else ""
-        raise given.error(f"{name} must be {_right(schema)}{limit}, got {_shown(value)}")
+        wrong = error.instance if isinstance(value, list) else value  # of a list, the wrong element
+        raise given.error(f"{name} must be {_right(schema)}{limit}, got {_shown(wrong)}")
 
 
 def _schema_of_default(default: Any) -> dict[str, Any]:

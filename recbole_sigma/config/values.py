@@ -66,7 +66,7 @@ class SettingsLoader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
         if getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
-            problem = "settings are plain values, without tags (!), anchors (&) and aliases (*)"
+            problem = "settings are plain values: no tags (!), anchors (&) or aliases (*)"
             raise ConstructorError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
@@ -114,8 +114,6 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
         loader = SettingsLoader(content.decode("utf-8"))
         node = loader.get_single_node()
         values = None if node is None else loader.construct_document(node)
-    except FileNotFoundError:
-        raise UserError(f"config file {str(path)!r} does not exist") from None
     except OSError as error:
         raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

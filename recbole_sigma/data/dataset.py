@@ -272,7 +272,7 @@ def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarr
     """Positions of the targets of all samples, with users in RecBole's order.
 
     RecBole sorts its samples by time and then groups them by user: users come in the order of the time of their first
-    target, equal times in the order of user ids. `user_start` (users + 1,), `time` (interactions,) in the order of (user, time).
+    target, equal times in the order of user ids. `user_start` (users + 1,), `time` (interactions,) by (user, time).
     """
     count = np.diff(user_start)
     users = np.flatnonzero(count >= 2)

@@ -1,4 +1,4 @@
-"""Loaders: RecBole's, without their Python list of all samples and with a state that is small and plain.
+"""RecBole's loaders without a Python list of all samples, and with a small state that can be saved.
 
 RecBole's trainer asks `isinstance(loader, FullSortEvalDataLoader)` and the like; these are subclasses, and draw the
 same batches from the same seed.

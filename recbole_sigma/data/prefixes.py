@@ -44,12 +44,12 @@ class Prefixes:
     """The samples of one split; to RecBole's code it looks like the Interaction that `inter_feat` would be.
 
     A sample is the position of its target in the flat arrays. Its history is the range that ends there and starts at
-    the user's first interaction, or `max_length` before the target. Memory: one integer a sample.
+    the user's first interaction, or `max_length` before the target. Memory: one integer per sample.
 
-    `any_length` says what a batch is: user, item, item list and length, padded to the batch's longest row; without it
-    every loaded field with its list, padded to `max_length`, as RecBole's own models expect.
+    With `any_length`, a batch has user, item, item list and length, padded to the longest row of the batch. Without it,
+    a batch has every loaded field and its list, padded to `max_length`, as RecBole's own models expect.
 
-    `device` is where batches are put together, from copies of the columns that they read.
+    Batches are put together on `device`, from copies of the columns that they read.
     """
 
     device = torch.device("cpu")

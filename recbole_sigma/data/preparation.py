@@ -10,7 +10,6 @@ from recbole.utils import ModelType
 
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
-from recbole_sigma.data.windows import Windows
 from recbole_sigma.errors import UserError
 
 _WITH_LABELS = ("DIN", "DIEN")  # RecBole's sequential models of clicks
@@ -92,6 +91,8 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
         raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")
+    from recbole_sigma.data.windows import Windows
+
     windows = train.copy(Windows(train.inter_feat))
     return WindowLoader(config, windows, negatives, shuffle=config["shuffle"]), *evaluated
 

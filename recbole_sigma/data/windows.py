@@ -12,28 +12,28 @@ from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows
 class Windows:
     """The samples of `prefixes` as windows: one pass of a causal model over a window gives all its prefixes.
 
-    A window is the range of interactions `start` to `stop`: all but the last are read, each position is to predict the
-    next. A history of at most `max_length` items before its last target is one window, and its positions see exactly
-    what the prefixes see. A longer one is cut into windows of `max_length` that overlap by half: every sample stands in
-    one window as a target, with all earlier items or at least half of `max_length` of them to read.
+    A window is the range of interactions `start` to `stop`: all but the last are read, each position predicts the next.
+    A history of at most `max_length` items before its last target is one window, and its positions see exactly what the
+    prefixes see. A longer history is cut into windows of `max_length` that overlap by half: every sample is a target in
+    exactly one window, which holds all earlier items or at least half of `max_length` of them.
 
-    Looks like the Interaction that `inter_feat` would be. `n_targets` (windows,): samples of each window.
+    To RecBole's code it looks like the Interaction that `inter_feat` would be. `n_targets` (windows,): samples of each
+    window.
     """
 
     any_length = True
 
     def __init__(self, prefixes: Prefixes) -> None:
         self.flat = prefixes.flat
-        self.max_length = prefixes.max_length
-        histories = _whole_histories(prefixes)
-        self.start, self.first_target, self.stop = _cut(*histories, self.max_length)
+        histories = _histories(prefixes)
+        self.start, self.first_target, self.stop = _cut(*histories, prefixes.max_length)
         self.n_targets = self.stop - self.first_target + 1
 
     def __len__(self) -> int:
         return len(self.start)
 
     def __getitem__(self, rows: Rows) -> Interaction:
-        """Windows as tensors: items read (B, L) and their number (B,); items to be predicted (B, L), 0 where none."""
+        """Windows as tensors: items read (B, L), their number (B,), and targets (B, L), 0 where there is none."""
         start, first, stop = self.start[rows], self.first_target[rows], self.stop[rows]
         length = stop - start
         step = np.arange(int(length.max(initial=1)))
@@ -56,8 +56,8 @@ class Windows:
         return iter([*self.flat.columns, self.flat.item + LIST_SUFFIX, LIST_LENGTH])
 
 
-def _whole_histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of samples that follow each other: where the user's history starts, first and last target, (runs,) each."""
+def _histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Runs of consecutive samples of a user: start of the history, first target and last target, (runs,) each."""
     targets = np.sort(prefixes.targets.astype(np.int64))
     user = prefixes.flat.columns[prefixes.flat.user].numpy()[targets]
     begins = np.flatnonzero(np.diff(targets, prepend=-1) != 1)
@@ -73,7 +73,7 @@ def _cut(
     step = max(max_length // 2, 1)
     reach = np.maximum(first, start + max_length)  # last target of a history's first window
     reach = np.minimum(reach, last)
-    count = 1 - (reach - last) // step  # one, and as many of `step` targets as the rest takes
+    count = 1 - (reach - last) // step  # one, and as many of `step` targets as the rest needs
     history = np.repeat(np.arange(len(start)), count)
     number = np.arange(len(history)) - np.repeat(np.cumsum(count) - count, count)
     stop = np.minimum(reach[history] + number * step, last[history])

@@ -46,8 +46,9 @@ RAY_OPTIONS: dict[str, tuple[Any, type, float, str]] = {
 _DEFAULT_EVALS = 20
 _LARGEST_GRID = 10_000
 _RETRIES = 2  # of a trial whose process was killed: for memory, or with its machine
-Ended = Callable[[Mapping[str, Any], str], Trial]  # called with a trial's settings and why it failed
 _QUIET = {"show_progress": False, "state": "WARNING"}
+
+Finish = Callable[[Mapping[str, Any], str], Trial]  # called with the settings of a trial and why it failed, or ""
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,8 @@ def resume_tuning(
     for name in settings:
         if role(name) not in ("machine", "location") or name == "checkpoint_dir":
             raise UserError(f"{name}: a resumed sweep keeps its settings; start a new one")
-    if "data_path" in settings:
-        settings["data_path"] = str(Path(settings["data_path"]).absolute())
     sweep.given.update(settings)
+    sweep.given["data_path"] = str(Path(sweep.given["data_path"]).absolute())
     sweep.max_evals = max_evals or sweep.max_evals
     _check(sweep)
     if sweep.current_key() != sweep.key:
@@ -173,7 +173,7 @@ def _search(sweep: Sweep) -> TuneResult:
             sweep.write()
             shown = None if base["show_progress"] else True
             with tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=shown) as bar:
-                (_by_ray if sweep.tool == "ray" else _by_hyperopt)(sweep, base, n_trials, partial(_ended, sweep, bar))
+                (_by_ray if sweep.tool == "ray" else _by_hyperopt)(sweep, base, n_trials, partial(_finish, sweep, bar))
         best = sweep.best()
         limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # it ends where the scheduler stopped it
         winner = ensure(prepare(sweep.config(best.values), {**_QUIET, **limit}, sweep.folder), test=True)
@@ -184,9 +184,9 @@ def _search(sweep: Sweep) -> TuneResult:
     return TuneResult(sweep.folder, sweep.metric, sweep.trials, best, winner)
 
 
-def _ended(sweep: Sweep, bar: Any, values: Mapping[str, Any], error: str) -> Trial:
-    """Record a trial that has ended, and show it."""
-    trial = sweep.record(values, error, ended=True)
+def _finish(sweep: Sweep, bar: Any, values: Mapping[str, Any], error: str) -> Trial:
+    """Record that a trial is finished, and show it."""
+    trial = sweep.record(values, error)
     bar.set_postfix_str(f"best {sweep.metric} {max(map(sweep.score, sweep.trials)):.4f}", refresh=False)
     bar.update()
     if error:
@@ -217,7 +217,7 @@ def run_trial(sweep: Sweep, samples: Mapping[str, Any], callbacks: Sequence[Call
     return ""
 
 
-def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
+def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
     """One trial after the other in this process, through RecBole's HyperTuning.
 
     Its own `run` cannot be seeded and stops early; its exhaustive search asks for a generator of NumPy that Hyperopt no
@@ -228,8 +228,8 @@ def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> Non
 
     def objective(samples: dict[str, Any], _: Any) -> dict[str, Any]:
         values = sweep.space.values(samples)
-        sweep.record(values)
-        score = sweep.score(ended(values, run_trial(sweep, samples)))
+        sweep.record(values, running=True)
+        score = sweep.score(finish(values, run_trial(sweep, samples)))
         nothing: dict[str, Any] = {"model": "", "best_valid_result": {}, "test_result": {}}  # only printed
         return {"best_valid_score": score, "valid_score_bigger": True, **nothing}
 
@@ -240,9 +240,9 @@ def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> Non
         fmin(tuning.trial, tuning.space, tuning.algo, n_trials, **drawn, show_progressbar=False, verbose=False)
 
 
-def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
+def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
     """Trials side by side, on this machine or a cluster; with `asha`, those that are behind are stopped early."""
-    from recbole_sigma.experiment.ray import RayOptions, cluster  # first: it sets what ray reads when imported
+    from recbole_sigma.experiment.ray import cluster  # first: it sets what ray reads when imported
 
     from ray import tune  # isort: skip
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -260,10 +260,10 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
         """Records trials in the process that leads the sweep."""
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            sweep.record(sweep.space.values(trial.config))
+            sweep.record(sweep.space.values(trial.config), running=True)
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            ended(sweep.space.values(trial.config), (trial.last_result or {}).get("failure", ""))
+            finish(sweep.space.values(trial.config), (trial.last_result or {}).get("failure", ""))
 
     if sweep.algo == "exhaustive":
         points = sweep.space.points(n_trials, base["seed"])
@@ -296,7 +296,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, ended: Ended) -> None:
     retries = tune.FailureConfig(max_failures=_RETRIES)
     files = tune.RunConfig("ray", storage, callbacks=[Leader()], failure_config=retries, verbose=0)
     param_space = None if sweep.algo == "bayes" else sweep.space.ray()
-    with cluster(RayOptions(jobs, cpus, gpus)):
+    with cluster(jobs, cpus, gpus):
         try:
             resources = tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus})
             tune.Tuner(resources, param_space=param_space, tune_config=settings, run_config=files).fit()

@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from recbole_sigma.config.config import Config
 from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.experiment.space import Space, parse_space
 from recbole_sigma.experiment.store import complete_run, run_key, unfinished_run
-from recbole_sigma.runs.files import csv_text, json_text, read_json, write_text
+from recbole_sigma.runs.files import json_text, read_json, write_text
 from recbole_sigma.runs.reader import read_epochs
 from recbole_sigma.runs.result import RunResult
 
@@ -103,17 +105,17 @@ class Sweep:
         """What chooses, in full precision; 0 for a trial without an evaluation, of all metrics the worst."""
         return trial.valid.get(self.metric, 0.0)
 
-    def record(self, values: Mapping[str, Any], error: str = "", ended: bool = False) -> Trial:
-        """Note that a trial starts or has ended, and write the files.
+    def record(self, values: Mapping[str, Any], error: str = "", running: bool = False) -> Trial:
+        """Note that a trial starts (`running`) or is finished, and write the files.
 
-        A trial that ended without an error and is not complete was stopped by the scheduler.
+        A trial that is neither running nor complete, and has no error, was stopped by the scheduler.
         """
         before, folder = self.trial(values), ""
         with suppress(UserError):  # for settings that are refused; the trial itself says so
             folder = before.folder or run_key(self.config(values))
         status = "failed" if error else before.status if before.status == "stopped" else "unfinished"
         trial = self.read(Trial(dict(values), status, folder, error=error))
-        if ended and trial.status == "unfinished" and trial.valid:
+        if not running and trial.status == "unfinished" and trial.valid:
             trial = replace(trial, status="stopped")
         if before in self.trials:
             self.trials[self.trials.index(before)] = trial
@@ -159,12 +161,12 @@ class Sweep:
             "winner": winner and {**asdict(self.best()), "test": winner.test},
         }
         write_text(self.folder / "tuning.json", json_text(record))
-        rows = []
-        for number, trial in enumerate(record["trials"], start=1):
-            valid = {f"valid {name}": value for name, value in trial["valid"].items()}
-            others = {name: value for name, value in trial.items() if name not in ("values", "valid")}
-            rows.append({"trial": number, **trial["values"], **valid, **others})
-        write_text(self.folder / "trials.csv", csv_text(rows))
+        rows = [
+            {**trial.values, **{f"valid {name}": value for name, value in trial.valid.items()}, **asdict(trial)}
+            for trial in self.trials
+        ]
+        table = pd.DataFrame(rows, index=range(1, len(rows) + 1)).drop(columns=["values", "valid"], errors="ignore")
+        write_text(self.folder / "trials.csv", table.to_csv(index_label="trial"))
 
 
 def read_sweep(folder: Path) -> Sweep:

@@ -19,9 +19,10 @@ from recbole.utils import init_seed
 from tabulate import tabulate
 from tqdm import tqdm
 
-from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.data.preparation import load
 from recbole_sigma.environment import device_name, versions
 from recbole_sigma.experiment.spec import Experiment, Planned
+from recbole_sigma.registry import build_model
 from recbole_sigma.runs.result import data_metadata
 from recbole_sigma.training.allocator import keep_freed_memory
 
@@ -34,13 +35,13 @@ class _Timed:
     def __init__(self, planned: Planned) -> None:
         config = self.config = planned.config
         init_seed(config["seed"], config["reproducibility"])
-        self.train_data, _, test_data = data_preparation(config, create_dataset(config))
+        self.data = load(config)
         self.device = config["device"]
-        self.model = config.model_class(config, self.train_data.dataset).to(self.device)
+        self.model: Any = build_model(config, self.data.train.dataset)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config["learning_rate"])
         # Epoch after epoch, each shuffled again.
-        self.batches = itertools.chain.from_iterable(itertools.repeat(self.train_data))
-        self.test_batches = itertools.chain.from_iterable(itertools.repeat(test_data))
+        self.batches = itertools.chain.from_iterable(itertools.repeat(self.data.train))
+        self.test_batches = itertools.chain.from_iterable(itertools.repeat(self.data.test))
         self.label = planned.arm.label
         self.train_seconds: list[float] = []
         self.inference_seconds: list[float] = []
@@ -64,7 +65,7 @@ class _Timed:
     def times(self) -> tuple[float, float]:
         """Medians without the first round: seconds per epoch of training, milliseconds per batch of inference."""
         per_step = statistics.median(self.train_seconds[1:])
-        return len(self.train_data) * per_step, 1000 * statistics.median(self.inference_seconds[1:])
+        return len(self.data.train) * per_step, 1000 * statistics.median(self.inference_seconds[1:])
 
 
 def measure(experiment: Experiment, rounds: int) -> str:
@@ -88,7 +89,7 @@ def measure(experiment: Experiment, rounds: int) -> str:
                 row += [f"{own:.1f} ({own / first:.2f})" for own, first in times]
                 rows.append([*row, *(f"{_peak_mb(step, arm.device):.0f}" for step in (arm.train, arm.infer))])
                 progress.update()
-        config, data = arms[0].config, data_metadata(arms[0].train_data.dataset)
+        config, data = arms[0].config, data_metadata(arms[0].data.dataset)
         size = ", ".join(f"{data[key]:,} {key}" for key in ("users", "items", "interactions"))
         batches = f"{config['train_batch_size']:,} in training and {config['eval_batch_size']:,} in inference"
         sections.append(f"""## {dataset}

@@ -31,12 +31,11 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):  # the directory may be missing, too
             partial.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise UserError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
         raise
 
 

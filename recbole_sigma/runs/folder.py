@@ -6,11 +6,11 @@ carry a digest, since neither format notices a changed byte.
 
 import contextlib
 import errno
-import pickle
+import itertools
+import os
 import secrets
 import shutil
 import time
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,6 @@ from recbole_sigma.runs import files
 
 _DIGEST = "sha256"
 _FORMAT = 1  # of state.pt; counts up when its content changes
-# What torch's reader, its zip reader and its restricted unpickler raise for bytes of unknown origin.
-_NOT_A_STATE = (
-    pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError,
-    AttributeError, OverflowError, MemoryError, AssertionError,
-)  # fmt: skip
 
 
 class RunFolder:
@@ -52,7 +47,7 @@ class RunFolder:
         stamp = time.strftime("%Y%m%d-%H%M%S")
         while True:
             path = Path(checkpoint_dir) / f"{model}-{dataset}-{stamp}-{secrets.token_hex(3)}"
-            partial = path.with_name(f".{path.name}.part")
+            partial = path.with_name(f".{path.name}.{os.getpid()}.part")
             try:
                 partial.mkdir(parents=True)
                 (partial / "config.yaml").write_text(dump_settings(settings), encoding="utf-8")
@@ -76,11 +71,10 @@ class RunFolder:
         """Refuse data with other items than those that the run started with; `items` includes the padding item."""
         file = self.path / "items.json"
         saved = files.read_json(file, list)
-        if len(saved) != len(items):
-            raise UserError(f"{file}: has {len(saved) - 1} items, the data {len(items) - 1}; not the data of this run")
-        for index, (before, now) in enumerate(zip(saved, items, strict=True)):
+        for index, (before, now) in enumerate(itertools.zip_longest(saved, items)):
             if before != now:
-                raise UserError(f"{file}: item {index} is {before!r}, in the data {now!r}; not the data of this run")
+                counts = f"{len(saved) - 1} items, the data {len(items) - 1}"
+                raise UserError(f"{file}: has {counts}; item {index} is {before!r}, in the data {now!r}")
 
     def write_config(self, settings: Mapping[str, Any]) -> None:
         """config.yaml"""
@@ -138,18 +132,16 @@ class RunFolder:
         path = self.path / "state.pt"
         if not path.exists():
             return None
+        state: dict[str, Any]
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
+            version, state, saved = content["format"], dict(content["state"]), content[_DIGEST]
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except _NOT_A_STATE:
+        except Exception:  # bytes of unknown origin: torch's readers raise almost anything
             raise UserError(f"{path}: not a training state: damaged, or it holds more than plain values") from None
-        if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
-            raise UserError(f"{path}: not a training state of recbole-sigma")
-        if content.get("format") != _FORMAT:
-            version = content.get("format")
+        if version != _FORMAT:
             raise UserError(f"{path}: was written in format {version!r} by another version; this one reads {_FORMAT}")
-        if content.get(_DIGEST) != files.digest(content["state"]):
+        if saved != files.digest(state):
             raise UserError(f"{path}: damaged: its content is not what was saved")
-        state: dict[str, Any] = content["state"]
         return state

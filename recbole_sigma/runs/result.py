@@ -37,7 +37,7 @@ def result_content(
         metrics: those of the best epoch by split, `valid` and, unless the run is a trial of a sweep, `test`.
     """
     content = {
-        "model": config.model,
+        "model": config.settings()["model"],
         "dataset": {"name": config.dataset, **metadata},
         "seed": config["seed"],
         "protocol": {

@@ -25,14 +25,8 @@ from recbole_sigma.training.distributed import ALONE, Group
 SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many items a batch is scored in slices
 RANK_ROWS = 256  # rows whose ranks are counted together
 SMALLEST_SCALE = 2.0**-14  # of a GradScaler, which halves its scale at each overflow and would end at 0 silently
+_OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
-OPTIMIZERS: dict[str, Any] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-    "adagrad": torch.optim.Adagrad,
-    "rmsprop": torch.optim.RMSprop,
-}
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +63,8 @@ class SequenceTrainer:
         self.model: Any = model
         self.group = group
         self.device: torch.device = config["device"]
-        self.optimizer = OPTIMIZERS[config["learner"].lower()](
-            model.parameters(), lr=config["learning_rate"], weight_decay=config["weight_decay"]
-        )
+        rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
+        self.optimizer: Any = getattr(torch.optim, _OPTIMIZERS[config["learner"]])(model.parameters(), **rates)
         self.epochs, self.eval_step = config["epochs"], max(config["eval_step"], 1)
         self.topk = list(config["topk"])
         self.valid_metric = config["valid_metric"].lower()

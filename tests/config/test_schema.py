@@ -160,7 +160,8 @@ def test_a_wrong_value_is_named_beside_what_would_be_right(name: str, value: Any
     message = refusal(name, value)
     assert name in message
     assert right in message
-    assert "unknown" in message or message.endswith(f", got {value!r}") or isinstance(value, bool)
+    wrong = value[-1] if isinstance(value, list) and value and name != "load_col" else value
+    assert "unknown" in message or message.endswith(f", got {wrong!r}".replace("False", "false"))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +183,7 @@ def test_a_wrong_value_is_named_beside_what_would_be_right(name: str, value: Any
 )
 def test_an_unsupported_setting_says_what_to_do_instead(name: str, value: Any, default: Any, instead: str) -> None:
     message = refusal(name, value, default)
-    assert message.startswith(f"{name}=")
+    assert message.startswith(f"{name}: {value!r}".replace("True", "true").replace("None", "null"))
     assert instead in message
     check(name, Given(default), default, {})
 

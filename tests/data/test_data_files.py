@@ -1,4 +1,4 @@
-"""Each malformed file gives its one line: file, line, what is wrong."""
+"""Each malformed file gives one line that names the file, the line, what is wrong and what would be right."""
 
 import numpy as np
 import pytest
@@ -10,89 +10,81 @@ HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
 GOOD = "u\ta\t1\nu\tb\t2\nu\tc\t3\n"
 
 
-def complaint(write_inter, read_tiny, content, **settings):
-    file = write_inter([])
+def complaint(write_inter, read_tiny, content, extension=".inter"):
+    """What the reader says, with FILE for the path of the file `content`."""
+    file = write_inter([row.split("\t") for row in GOOD.splitlines()]).with_suffix(extension)
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError) as error:
-        read_tiny(**settings)
+        read_tiny()
     said = str(error.value)
     assert "\n" not in said
     return said.replace(str(file), "FILE")
 
 
-MALFORMED = {
-    "empty": ("", "FILE:1: the file is empty or begins with an empty line; write a header, as 'user_id:token\\titem_id:"
-              "token\\ttimestamp:float'"),
-    "no rows": (HEAD, "FILE:2: no data below the header; one line for each interaction is expected"),
-    "no types": ("user_id\titem_id\ttimestamp\n" + GOOD,
-                 "FILE:1: column 'user_id' has no type; write user_id:TYPE, where TYPE is token, token_seq, float or "
-                 "float_seq"),
-    "unknown type": (HEAD.replace("float", "date") + GOOD,
-                     "FILE:1: column 'timestamp' has the unknown type 'date'; write timestamp:TYPE, where TYPE is "
-                     "token, token_seq, float or float_seq"),
-    "no user": (HEAD.replace("user_id", "person") + GOOD,
-                "FILE:1: no column 'user_id' (setting USER_ID_FIELD); the columns are person, item_id, timestamp"),
-    "no item": (HEAD.replace("item_id", "thing") + GOOD,
-                "FILE:1: no column 'item_id' (setting ITEM_ID_FIELD); the columns are user_id, thing, timestamp"),
-    "no time": ("user_id:token\titem_id:token\nu\ta\n",
-                "FILE:1: no column 'timestamp' (setting TIME_FIELD); the columns are user_id, item_id"),
-    "column twice": ("user_id:token\titem_id:token\titem_id:token\ttimestamp:float\n",
-                     "FILE:1: column 'item_id' appears twice; every column needs a name of its own"),
-    "id as number": (HEAD.replace("user_id:token", "user_id:float") + GOOD,
-                     "FILE:1: user_id:float has the wrong type (setting USER_ID_FIELD); write user_id:token"),
-    "time as token": (HEAD.replace("timestamp:float", "timestamp:token") + GOOD,
-                      "FILE:1: timestamp:token has the wrong type (setting TIME_FIELD); write timestamp:float"),
-    "word for a time": (HEAD + GOOD + "u\td\tnoon\n", "FILE:5: timestamp:float is 'noon'; a number is expected"),
+MALFORMED = {  # content, line, what is named
+    "empty": ("", 1, ["empty", "user_id:token"]),
+    "an empty line first": ("\n" + HEAD + GOOD, 1, ["empty", "user_id:token"]),
+    "no rows": (HEAD, 2, ["no data"]),
+    "only empty rows": (HEAD + "\n\n", 2, ["no data"]),
+    "no types": ("user_id\titem_id\ttimestamp\n" + GOOD, 1, ["'user_id'", "user_id:TYPE", "token_seq", "float_seq"]),
+    "unknown type": (HEAD.replace("float", "date") + GOOD, 1, ["'timestamp'", "'date'", "float"]),
+    "other separator": (HEAD.replace("\t", "|") + GOOD, 1, ["'user_id'", "tabs or commas"]),
+    "no user": (HEAD.replace("user_id", "person") + GOOD, 1, ["'user_id'", "USER_ID_FIELD", "person"]),
+    "no item": (HEAD.replace("item_id", "thing") + GOOD, 1, ["'item_id'", "ITEM_ID_FIELD", "thing"]),
+    "no time": ("user_id:token\titem_id:token\nu\ta\n", 1, ["'timestamp'", "TIME_FIELD", "user_id, item_id"]),
+    "column twice": (HEAD.replace("user_id", "item_id") + GOOD, 1, ["'item_id'", "twice"]),
+    "id as number": (HEAD.replace("user_id:token", "user_id:float") + GOOD, 1, ["user_id:float", "user_id:token"]),
+    "time as token": (HEAD.replace("float", "token") + GOOD, 1, ["timestamp:token", "timestamp:float"]),
+    "word for a time": (HEAD + GOOD + "u\td\tnoon\n", 5, ["timestamp:float", "'noon'", "number"]),
     "word for a number": ("user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\ta\t3\t1\nu\tb\tgood\t2\n",
-                          "FILE:3: rating:float is 'good'; a number is expected"),
-    "time missing": (HEAD + "u\ta\t1\n\nu\tb\t\nu\tc\t3\n",
-                     "FILE:4: timestamp is missing; every interaction needs a finite time"),
-    "time infinite": (HEAD + GOOD + "u\td\t-inf\n",
-                      "FILE:5: timestamp is -inf; every interaction needs a finite time"),
-    "time nan": (HEAD + "u\ta\tnan\n" + GOOD, "FILE:2: timestamp is missing; every interaction needs a finite time"),
-    "user missing": (HEAD + GOOD + "\td\t4\n", "FILE:5: user_id is missing; every interaction needs one"),
-    "item missing": (HEAD + "u\t\t1\n" + GOOD, "FILE:2: item_id is missing; every interaction needs one"),
-    "too few columns": (HEAD + GOOD + "u\td\n", "FILE:5: 2 column(s) in this line, 3 in the header"),
-    "too many columns": (HEAD + "u\ta\t1\t1\n" + GOOD, "FILE:2: 4 column(s) in this line, 3 in the header"),
-    "other separator": (HEAD + GOOD.replace("\t", ","), "FILE:2: 1 column(s) in this line, 3 in the header"),
-    "not UTF-8": ((HEAD + GOOD).encode() + b"u\tcaf\xe9\t4\n",
-                  "FILE:5: not UTF-8 (byte 0xe9); convert the file, or set encoding"),
-    "header not UTF-8": (b"us\xe9r:token\n", "FILE:1: not UTF-8 (byte 0xe9); convert the file, or set encoding"),
-    "binary": (HEAD.encode() + b"u\x00\ta\t1\n", "FILE:2: control character 0x00; a plain text table is expected"),
-    "carriage return inside": (HEAD + "u\ta\rb\t1\n", "FILE:2: control character 0x0d; a plain text table is expected"),
-    "one-interaction users": (HEAD + "u\ta\t1\nv\tb\t2\nw\tc\t3\n",
-                              "FILE: no user has 3 interactions or more (the longest history has 1); one each is "
-                              "needed to train, validate and test"),
+                          3, ["rating:float", "'good'", "number"]),
+    "word in a sequence": (HEAD.strip() + "\tx:float_seq\nu\ta\t1\t1 2\nu\ta\t1\t1 b\n", 3, ["x:float_seq", "b"]),
+    "digits that are not ASCII": (HEAD + GOOD + "u\td\t١٢\n", 5, ["timestamp:float", "'١٢'", "number"]),
+    "time missing": (HEAD + "u\ta\t1\n\nu\tb\t\nu\tc\t3\n", 4, ["timestamp", "missing"]),
+    "time infinite": (HEAD + GOOD + "u\td\t-inf\n", 5, ["timestamp", "-inf", "finite"]),
+    "time nan": (HEAD + "u\ta\tnan\n" + GOOD, 2, ["timestamp", "missing"]),
+    "user missing": (HEAD + GOOD + "\td\t4\n", 5, ["user_id", "missing"]),
+    "item missing": (HEAD + "u\t\t1\n" + GOOD, 2, ["item_id", "missing"]),
+    "too few columns": (HEAD + "\r\n" + GOOD + "u\td\n", 6, ["2", "3"]),
+    "too many columns": (HEAD + "u\ta\t1\t1\n" + GOOD, 2, ["4", "3"]),
+    "commas below tabs": (HEAD + GOOD.replace("\t", ","), 2, ["1", "3"]),
+    "not UTF-8": ((HEAD + GOOD).encode() + b"u\tcaf\xe9\t4\n", 5, ["UTF-8", "0xe9"]),
+    "header not UTF-8": (b"us\xe9r:token\n", 1, ["UTF-8", "0xe9"]),
+    "binary": (HEAD.encode() + b"u\x00\ta\t1\n", 2, ["NUL"]),
+    "carriage return inside": (HEAD + "u\ta\rb\t1\n", 2, ["2", "3"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED.keys())
-def test_a_malformed_file_gives_one_line(write_inter, read_tiny, content):
-    text, expected = content
-    assert complaint(write_inter, read_tiny, text) == expected
+@pytest.mark.parametrize(("content", "line", "named"), MALFORMED.values(), ids=MALFORMED.keys())
+def test_a_malformed_file_gives_one_line(write_inter, read_tiny, content, line, named):
+    said = complaint(write_inter, read_tiny, content)
+    assert said.startswith(f"FILE:{line}: ")
+    assert all(name in said for name in named), said
 
 
-def test_a_line_is_found_beyond_the_first_block_and_chunk(write_inter, read_tiny, monkeypatch):
+def test_users_of_one_interaction_are_not_enough(write_inter, read_tiny):
+    said = complaint(write_inter, read_tiny, HEAD + "u\ta\t1\nv\tb\t2\nw\tc\t3\n")
+    assert said.startswith("FILE: ") and "3 or more" in said and "has 1" in said
+
+
+def test_a_line_is_found_beyond_the_first_block(write_inter, read_tiny, monkeypatch):
     monkeypatch.setattr(atomic, "_BLOCK", 64)
-    monkeypatch.setattr(atomic, "_CHUNK", 5)
-    rows = "".join(f"user{n % 7}\titem{n}\t{n}\n" for n in range(100))
-    assert complaint(write_inter, read_tiny, HEAD + rows + "u\td\tnoon\n").startswith(
-        "FILE:102: timestamp:float is 'no"
-    )
-    assert complaint(write_inter, read_tiny, HEAD + rows + "u\td\n").startswith("FILE:102: 2 column(s) in")
-    assert complaint(write_inter, read_tiny, (HEAD + rows).encode() + b"\xff\td\t1").startswith("FILE:102: not UTF-8")
+    rows = HEAD + "".join(f"user{n % 7}\titem{n}\t{n}\n" for n in range(100))
+    assert complaint(write_inter, read_tiny, rows + "u\td\tnoon\n").startswith("FILE:102: timestamp:float is 'noon'")
+    assert complaint(write_inter, read_tiny, rows + "u\td\n").startswith("FILE:102: 2 column(s)")
+    assert complaint(write_inter, read_tiny, rows.encode() + b"\xff\td\t1").startswith("FILE:102: not UTF-8")
+    assert complaint(write_inter, read_tiny, rows + "z" * 300).startswith("FILE: cannot be read (a line has")
 
 
-def test_a_file_read_in_small_parts_is_the_same(write_inter, read_tiny, monkeypatch):
+def test_a_file_read_in_small_blocks_is_the_same(write_inter, read_tiny, monkeypatch):
     write_inter([(f"user{n % 7}", f"item{n % 11}", n * n % 50) for n in range(100)])
-    whole = read_tiny()
+    at_once = read_tiny()
     monkeypatch.setattr(atomic, "_BLOCK", 64)
-    monkeypatch.setattr(atomic, "_CHUNK", 5)
-    parts = read_tiny()
-    assert whole.checksum() == parts.checksum()
-    for name, column in whole.inter_feat.flat.columns.items():
-        assert column.equal(parts.inter_feat.flat.columns[name])
-    assert np.array_equal(whole.field2id_token["item_id"], parts.field2id_token["item_id"])
+    in_blocks = read_tiny()
+    assert at_once.checksum() == in_blocks.checksum()
+    for name, column in at_once.inter_feat.flat.columns.items():
+        assert column.equal(in_blocks.inter_feat.flat.columns[name])
+    assert np.array_equal(at_once.field2id_token["item_id"], in_blocks.field2id_token["item_id"])
 
 
 def test_a_missing_file_is_named(tmp_path, read_tiny):
@@ -100,22 +92,26 @@ def test_a_missing_file_is_named(tmp_path, read_tiny):
     with pytest.raises(UserError) as error:
         read_tiny()
     file = tmp_path / "tiny" / "tiny.inter"
-    assert str(error.value) == (
-        f"{file}: no such file (settings data_path, dataset); dataset/README.md says how to get it"
-    )
+    assert str(error.value).startswith(f"{file}: ") and "data_path" in str(error.value)
 
 
-def test_other_encodings_and_separators_are_read(write_inter, read_tiny):
-    file = write_inter([])
-    file.write_bytes((HEAD + "u\tcafé\t1\nu\tb\t2\nu\tc\t3\n").replace("\t", ",").encode("latin-1"))
-    dataset = read_tiny(encoding="latin-1", field_separator=",")
-    assert dataset.field2id_token["item_id"].tolist() == ["[PAD]", "café", "b", "c"]
+def test_columns_may_be_separated_by_commas(write_inter, read_tiny):
+    write_inter([]).write_text((HEAD + "u\tcafé\t1\nu\tb\t2\nu\tc\t3\n").replace("\t", ","), encoding="utf-8")
+    assert read_tiny().field2id_token["item_id"].tolist() == ["[PAD]", "café", "b", "c"]
 
 
 def test_missing_ratings_are_filled_with_the_mean_as_in_recbole(write_inter, read_tiny):
-    rows = [("u", "a", 1, 1), ("u", "b", "", 2), ("u", "c", 4, 3)]
+    rows = [("u", "a", 1, 1), ("u", "b", "", 2), ("u", "c", 4, 3), ("u", "d", "NA", 4)]
     write_inter(rows, ("user_id:token", "item_id:token", "rating:float", "timestamp:float"))
-    assert read_tiny().inter_feat.flat.columns["rating"].tolist() == [1.0, 2.5, 4.0]
+    assert read_tiny().inter_feat.flat.columns["rating"].tolist() == [1.0, 2.5, 4.0, 2.5]
+
+
+def test_an_empty_token_is_missing_and_na_is_a_token(write_inter, read_tiny):
+    rows = [("u", "a", "NA", 1), ("u", "b", "", 2), ("u", "c", "x", 3)]
+    write_inter(rows, ("user_id:token", "item_id:token", "kind:token", "timestamp:float"))
+    dataset = read_tiny()
+    assert dataset.field2id_token["kind"].tolist() == ["[PAD]", "NA", "x"]
+    assert dataset.inter_feat.flat.columns["kind"].tolist() == [1, 0, 2]
 
 
 def test_titles_with_quotation_marks_and_gaps_are_read(write_inter, read_tiny):
@@ -131,8 +127,5 @@ def test_titles_with_quotation_marks_and_gaps_are_read(write_inter, read_tiny):
 
 
 def test_a_mistake_in_the_item_file_names_it(write_inter, read_tiny):
-    file = write_inter([("u", "a", 1), ("u", "b", 2), ("u", "c", 3)]).with_suffix(".item")
-    file.write_text("item_id:token\tyear:float\na\t1998\nb\tlong ago\n")
-    with pytest.raises(UserError) as error:
-        read_tiny()
-    assert str(error.value) == f"{file}:3: year:float is 'long ago'; a number is expected"
+    said = complaint(write_inter, read_tiny, "item_id:token\tyear:float\na\t1998\nb\tlong ago\n", ".item")
+    assert said.startswith("FILE:3: ") and "year:float" in said and "'long ago'" in said

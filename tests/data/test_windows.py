@@ -57,30 +57,21 @@ def with_negatives(batch: Interaction) -> Interaction:
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("loss_type", ["CE", "BPR", "BCE"])
-def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(loader: Callable[..., Any], name: str, loss_type: str):
-    counts = [3, 4, 9, 25, 40, 5, 17]
-    found = []
+@pytest.mark.parametrize(("loss_type", "bits"), [("CE", 64), ("BPR", 64), ("BCE", 64), ("CE", 32)])
+def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(
+    loader: Callable[..., Any], name: str, loss_type: str, bits: int
+):
+    dtype, tolerance = {64: (torch.float64, 1e-10), 32: (torch.float32, 1e-5)}[bits]
+    results = []
     for mode in ("prefix", "sequence"):
-        model, train = loader(counts, name, train_mode=mode, loss_type=loss_type)
+        model, train = loader([3, 4, 9, 25, 40, 5, 17], name, train_mode=mode, loss_type=loss_type)
         (batch,) = train
-        found.append(loss_and_gradients(model, with_negatives(batch)))
-    (loss, gradients), (expected_loss, expected) = found[1], found[0]
-    torch.testing.assert_close(loss, expected_loss, rtol=1e-10, atol=0)
+        results.append(loss_and_gradients(model.to(dtype), with_negatives(batch)))
+    (expected_loss, expected), (loss, gradients) = results
+    torch.testing.assert_close(loss, expected_loss, rtol=tolerance, atol=0)
     for key, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected[key], rtol=1e-6, atol=1e-11)
-
-
-@pytest.mark.parametrize("name", CAUSAL)
-def test_in_single_precision_the_two_modes_agree_to_1e_5(loader: Callable[..., Any], name: str):
-    found = []
-    for mode in ("prefix", "sequence"):
-        model, train = loader([30, 8, 14], name, train_mode=mode)
-        found.append(loss_and_gradients(model.float(), next(iter(train))))
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
-    for key, gradient in found[0][1].items():
-        scale = float(gradient.abs().max())
-        torch.testing.assert_close(gradient, found[1][1][key], rtol=1e-5, atol=1e-5 * scale, msg=key)
+        atol = tolerance * float(expected[key].abs().max())
+        torch.testing.assert_close(gradient, expected[key], rtol=tolerance, atol=atol, msg=key)
 
 
 def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: Callable[..., Any]):
@@ -132,18 +123,17 @@ def test_every_target_has_a_negative_of_its_own(loader: Callable[..., Any], loss
 @pytest.mark.parametrize("name", ["SIGMA", "ECHO", "LinRec", "SASRec", "BERT4Rec"])
 def test_a_model_that_looks_ahead_is_refused(sample_config: Callable[..., Any], name: str):
     config = sample_config(name, train_mode="sequence")
-    with pytest.raises(UserError, match=f"train_mode: sequence .* Mamba4Rec or RecMamba; for {name} write .*prefix"):
+    with pytest.raises(UserError, match=rf"train_mode.*Mamba4Rec.*{name}.*prefix"):
         data_preparation(config, create_dataset(config))
 
 
-@pytest.mark.parametrize("name", ["RecMamba", "SASRec"])
-def test_a_mode_that_there_is_not_is_refused(sample_config: Callable[..., Any], name: str):
-    with pytest.raises(UserError, match="train_mode must be one of prefix, sequence, got 'sequnce'"):
-        sample_config(name, train_mode="sequnce")
+def test_an_unknown_mode_is_refused(sample_config: Callable[..., Any]):
+    with pytest.raises(UserError, match=r"train_mode.*prefix, sequence.*'sequnce'"):
+        sample_config("SASRec", train_mode="sequnce")
 
 
 def test_several_negatives_a_target_are_refused(sample_config: Callable[..., Any]):
     many = {"distribution": "uniform", "sample_num": 2}
     config = sample_config("RecMamba", train_mode="sequence", loss_type="BPR", train_neg_sample_args=many)
-    with pytest.raises(UserError, match="sequence takes sample_num: 1"):
+    with pytest.raises(UserError, match=r"train_neg_sample_args.*sample_num: 1"):
         data_preparation(config, create_dataset(config))

@@ -1,6 +1,5 @@
-"""On CUDA each operation gives its definition in float64, our block mamba-ssm's. How to run: tests/test_cuda.py."""
+"""On CUDA each operation gives its definition in float64, and our block mamba-ssm's; see tests/model/test_cuda.py."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,51 +8,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.ops import causal_conv1d, cuda, selective_scan, selective_scan_reference, softmax
 from recbole_sigma.ops.gru import gru
-from tests.helpers.on_cuda import (
-    CPU,
-    DEVICE,
-    WITHOUT_SCAN,
-    assert_close,
-    needs_gpu,
-    needs_mamba_ssm,
-    needs_scan,
-)
-from tests.ops import test_conv, test_gru, test_scan
+from tests.helpers.on_cuda import CPU, DEVICE, WITHOUT_SCAN, assert_close, needs_gpu, needs_mamba_ssm, needs_scan
+from tests.ops.operations import OPERATIONS, conv_arguments, gru_arguments, scan_arguments
 
 pytestmark = [needs_gpu, pytest.mark.usefixtures("full_precision")]
 
-GRU_NAMES = ("x", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
+def assert_close_to(
+    reference: Any, kernel: Any, tensors: Any, dtype: torch.dtype, bound: float, kept: Any = (), **more: Any
+) -> None:
+    """Output and gradients of `kernel` on DEVICE in `dtype` are those of `reference` on CPU in float64.
 
-def rounded(tensors: Any, dtype: torch.dtype, kept: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """As numbers of `dtype` in float64, so that reference and kernel start from the same."""
-    return {name: (x if name in kept else x.to(dtype)).double() for name, x in tensors.items()}
-
-
-def compared(
-    kernel: Any,
-    reference: Any,
-    tensors: dict[str, Tensor],
-    dtype: torch.dtype,
-    kept: Any = (),
-    **more: Any,
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Output and gradients of `kernel` on DEVICE in `dtype`, and of `reference` in float64: names and both."""
-    found = []
+    Both start from the same numbers, rounded to `dtype` except for the parameters in `kept`, which stay in float32.
+    """
+    results = []
     for function, where in ((kernel, DEVICE), (reference, CPU)):
         leaves = {}
-        for name, x in rounded(tensors, dtype, kept).items():
-            own = torch.float64 if function is reference else torch.float32 if name in kept else dtype
-            leaves[name] = x.to(where, own).requires_grad_()
+        for name, x in tensors.items():
+            of_kernel = torch.float32 if name in kept else dtype
+            own = torch.float64 if function is reference else of_kernel
+            leaves[name] = x.to(of_kernel).to(where, own, copy=True).requires_grad_()
         y = function(**leaves, **{name: x.to(where) if isinstance(x, Tensor) else x for name, x in more.items()})
         weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(where, y.dtype)
         (y * weights).sum().backward()
         assert y.device.type == where.type
-        found.append([y, *(leaf.grad for leaf in leaves.values())])
-    for name, got, want in zip(["y", *tensors], *found, strict=True):
-        yield name, got.detach().double().cpu(), want.detach()
+        results.append([y.detach(), *(leaf.grad for leaf in leaves.values())])
+    for name, got, want in zip(["y", *tensors], *results, strict=True):
+        assert (got.double().cpu() - want).norm() <= bound * want.norm(), name
 
 
 DTYPES = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)], ids=str)
@@ -64,12 +48,10 @@ DTYPES = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (to
 @pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("shape", [(5, 33, 64, 16), (4, 50, 128, 32), (3, 7, 20, 5), (2, 2500, 16, 8), (1, 1, 8, 4)])
 def test_selective_scan_is_the_recurrence(shape: Any, ragged: bool, dtype: torch.dtype, bound: float):
-    tensors = test_scan.arguments(*shape)
+    tensors = scan_arguments(*shape)
     lengths = torch.tensor([shape[1] - 3 * row % (shape[1] + 1) for row in range(shape[0])]) if ragged else None
-    kept = ("A", "D", "delta_bias")  # parameters stay in float32
-    pairs = compared(selective_scan, selective_scan_reference, tensors, dtype, kept, lengths=lengths)
-    for name, got, want in pairs:
-        assert (got - want).norm() <= bound * want.norm(), name
+    kept = ("A", "D", "delta_bias")
+    assert_close_to(selective_scan_reference, selective_scan, tensors, dtype, bound, kept, lengths=lengths)
 
 
 @DTYPES
@@ -81,17 +63,15 @@ def test_causal_conv1d_is_torchs_convolution(
     def reference(x: Tensor, weight: Tensor, bias: Tensor, activation: Any, lengths: Tensor) -> Tensor:
         return cuda.causal_conv1d_torch(x, weight, bias, activation).masked_fill(cuda.padding(lengths, x), 0)
 
-    tensors = test_conv.arguments(4, 20, channels, width)
+    tensors = conv_arguments(4, 20, channels, width)
     more = {"activation": activation, "lengths": torch.tensor([20, 0, 3, 19])}
-    for name, got, want in compared(causal_conv1d, reference, tensors, dtype, **more):
-        assert (got - want).norm() <= bound * want.norm(), name
+    assert_close_to(reference, causal_conv1d, tensors, dtype, bound, **more)
 
 
 @DTYPES
 @pytest.mark.parametrize("bias", [True, False])
 def test_gru_is_the_recurrence(bias: bool, dtype: torch.dtype, bound: float):
-    given = test_gru.arguments(4, 20, 32, 48, bias=bias)
-    tensors = dict(zip(GRU_NAMES, given, strict=False))
+    tensors = gru_arguments(4, 20, 32, 48, torch.float64, bias=bias)
     lengths = torch.tensor([20, 0, 3, 19])
 
     def reference(lengths: Tensor, **leaves: Tensor) -> Tensor:
@@ -100,8 +80,7 @@ def test_gru_is_the_recurrence(bias: bool, dtype: torch.dtype, bound: float):
         states = torch.func.functional_call(module, suffixed, (leaves["x"],))[0]
         return states.masked_fill(cuda.padding(lengths, states), 0)
 
-    for name, got, want in compared(gru, reference, tensors, dtype, lengths=lengths):
-        assert (got - want).norm() <= 2 * bound * want.norm(), name  # each state is rounded, and read again
+    assert_close_to(reference, gru, tensors, dtype, 2 * bound, lengths=lengths)  # a rounded state is read again
 
 
 @DTYPES
@@ -109,7 +88,7 @@ def test_gru_is_the_recurrence(bias: bool, dtype: torch.dtype, bound: float):
 def test_softmax_loss_is_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, kept_scores: int, dtype: torch.dtype, bound: float
 ):
-    monkeypatch.setattr(softmax, "KEPT_SCORES", kept_scores)  # the smaller one has blocks computed twice
+    monkeypatch.setattr(softmax, "KEPT_SCORES", kept_scores)  # with the smaller one, blocks are computed twice
     draw = torch.Generator().manual_seed(0)
     tensors = {"hidden": torch.randn(50, 16, generator=draw), "weight": torch.randn(300, 16, generator=draw) / 4}
     target = torch.randint(1, 300, (50,), generator=draw)
@@ -117,28 +96,25 @@ def test_softmax_loss_is_cross_entropy(
     def reference(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(hidden @ weight.T, target)
 
-    for name, got, want in compared(softmax.softmax_loss, reference, tensors, dtype, target=target):
-        assert (got - want).norm() <= bound * want.norm(), name
+    assert_close_to(reference, softmax.softmax_loss, tensors, dtype, bound, target=target)
 
 
-def test_what_stands_in_the_padding_is_not_seen():
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_values_in_the_padding_have_no_effect(name: str):
+    if name == "selective_scan" and WITHOUT_SCAN:
+        pytest.skip(f"no mamba-ssm: {WITHOUT_SCAN}")
+    function, arguments, per_row = OPERATIONS[name]
     lengths = torch.tensor([9, 0, 3, 8])
-    recurrent = dict(zip(GRU_NAMES, test_gru.arguments(4, 9, 16, 8), strict=True))
-    operations = [(causal_conv1d, test_conv.arguments(4, 9, 16, 4), ("x",)), (gru, recurrent, ("x",))]
-    if not WITHOUT_SCAN:
-        operations.append((selective_scan, test_scan.arguments(4, 9, 16, 8), ("u", "delta", "B", "C", "z")))
     beyond = (torch.arange(9) >= lengths[:, None])[..., None]
-    for function, tensors, padded in operations:
-        found = []
-        for garbage in (0.0, 30.0):
-            given = {k: x.masked_fill(beyond, garbage) if k in padded else x for k, x in tensors.items()}
-            leaves = {k: x.to(DEVICE).requires_grad_() for k, x in given.items()}
-            y = function(**leaves, lengths=lengths.to(DEVICE))
-            y.square().sum().backward()
-            found.append([y, *(leaf.grad for leaf in leaves.values())])
-        for one, other in zip(*found, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
-        assert not found[0][0].cpu()[beyond[..., 0]].any()
+    results = []
+    for garbage in (0.0, 30.0):
+        tensors = {k: x.masked_fill(beyond, garbage) if k in per_row else x for k, x in arguments(4, 9, 16, 4).items()}
+        leaves = {k: x.to(DEVICE).requires_grad_() for k, x in tensors.items()}
+        y = function(**leaves, lengths=lengths.to(DEVICE))
+        y.square().sum().backward()
+        results.append([y, *(leaf.grad for leaf in leaves.values())])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+    assert not results[0][0].cpu()[beyond[..., 0]].any()
 
 
 # --- mamba-ssm's own block -------------------------------------------------------------------------------------------
@@ -156,25 +132,25 @@ def test_our_block_is_mamba_ssms(sizes: tuple[int, ...], fast: bool):
     hidden, weights = torch.randn(2, 5, 40, sizes[0], device=DEVICE)
     lengths = torch.tensor([40, 7, 1, 33, 20], device=DEVICE)
     real = ~cuda.padding(lengths, hidden)
-    found = []
-    for block, call in ((ours, lambda x: ours(x, lengths)), (theirs, theirs)):
+    results = []
+    for block, call in ((ours, lambda x: ours(x, Rows(lengths))), (theirs, theirs)):
         leaf = hidden.clone().requires_grad_()
-        y = call(leaf) * real  # both are causal: what stands behind a row's end changes nothing before
+        y = call(leaf) * real  # both are causal: padding after a row's end has no effect
         (y * weights).sum().backward()
         gradients = {name: each.grad for name, each in block.named_parameters()}
-        found.append({"scores": y, "hidden": leaf.grad, **gradients})
-    values = [{name: each.detach().double().cpu() for name, each in one.items()} for one in found]
+        results.append({"scores": y, "hidden": leaf.grad, **gradients})
+    values = [{name: each.detach().double().cpu() for name, each in one.items()} for one in results]
     assert_close(values[0], values[1], scores=1e-4, gradients=1e-3)
 
 
 @needs_mamba_ssm
-def test_state_dicts_move_both_ways():
+def test_state_dicts_can_be_exchanged_with_mamba_ssm():
     from mamba_ssm import Mamba as Theirs
 
     ours, theirs = Mamba(32).to(DEVICE), Theirs(32).to(DEVICE)
     hidden = torch.randn(2, 9, 32, device=DEVICE)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    torch.testing.assert_close(ours(hidden, torch.tensor([9, 9], device=DEVICE)), theirs(hidden), rtol=1e-4, atol=1e-5)
-    assert {name: x.dtype for name, x in ours.state_dict().items()} == {
-        name: x.dtype for name, x in theirs.state_dict().items()
-    }
+    rows = Rows(torch.tensor([9, 9], device=DEVICE))
+    torch.testing.assert_close(ours(hidden, rows), theirs(hidden), rtol=1e-4, atol=1e-5)
+    dtypes = [{name: x.dtype for name, x in block.state_dict().items()} for block in (ours, theirs)]
+    assert dtypes[0] == dtypes[1]

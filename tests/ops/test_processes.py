@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from numba.core import caching
-from test_scan import arguments
 
 from recbole_sigma.ops import selective_scan
 from recbole_sigma.ops.cpu import compiler, parallel
+from tests.ops.operations import scan_arguments, threads
 
 WORKERS = """
 import multiprocessing, sys
@@ -53,46 +53,37 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_worker_started_after_the_parent_used_the_kernels_gets_the_same_result(method, tmp_path):
-    if not hasattr(os, "fork") and method == "fork":
-        pytest.skip("no fork here")
-    script = tmp_path / "workers.py"
-    script.write_text(WORKERS)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, script, method], env=environment, capture_output=True, text=True, timeout=120
-    )
+def run_python(*arguments, **environment):
+    environment = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_started_after_the_parent_used_the_kernels_gets_the_same_result(method, tmp_path):
+    if not hasattr(os, "fork") and method == "fork":
+        pytest.skip("no fork here")
+    (tmp_path / "workers.py").write_text(WORKERS)
+    run_python(tmp_path / "workers.py", method)
+
+
 def test_threads_follow_torch_and_numbas_limit(monkeypatch):
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 8)
-        assert parallel.thread_count() == 3
-        monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
-        assert parallel.thread_count() == 1
-    finally:
-        torch.set_num_threads(before)
+    with threads(3):
+        for limit, used in ((8, 3), (1, 1)):
+            monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", limit)
+            assert parallel.thread_count() == used
 
 
 def test_numba_limited_to_one_thread_gives_the_same_result(monkeypatch):
-    tensors = arguments(16, 60, 64, 32)
+    tensors = scan_arguments(16, 60, 64, 32)
     expected = selective_scan(**tensors)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)
     assert torch.equal(selective_scan(**tensors), expected)
 
 
 def test_an_error_in_a_part_reaches_the_caller():
-    def start_worker():
-        def run(part):
-            raise ZeroDivisionError(part)
-
-        return run
-
-    with pytest.raises(ZeroDivisionError):
-        parallel.run_parts(4, start_worker)
+    with threads(2), pytest.raises(ZeroDivisionError):
+        parallel.run_parts(4, lambda: lambda part: 1 // 0)
 
 
 def double(x):
@@ -100,20 +91,20 @@ def double(x):
         x[i] = 2 * x[i]
 
 
-def no_place(*_):
+def no_cache(*_):
     raise RuntimeError("cannot cache function: no locator available")
 
 
-def disk_trouble(*_):
+def disk_error(*_):
     raise PermissionError("read-only file system")
 
 
 @pytest.mark.parametrize(
     ("owner", "method", "fault"),
     [
-        (caching.FunctionCache, "__init__", no_place),
-        (caching.IndexDataCacheFile, "load", disk_trouble),
-        (caching.IndexDataCacheFile, "save", disk_trouble),
+        (caching.FunctionCache, "__init__", no_cache),
+        (caching.IndexDataCacheFile, "load", disk_error),
+        (caching.IndexDataCacheFile, "save", disk_error),
     ],
 )
 def test_a_kernel_works_where_its_cache_cannot_be_written(owner, method, fault, monkeypatch):
@@ -123,20 +114,14 @@ def test_a_kernel_works_where_its_cache_cannot_be_written(owner, method, fault, 
     assert x.tolist() == [2, 2, 2]
 
 
-def test_a_cache_folder_that_cannot_exist_only_costs_time(tmp_path):
+def test_a_cache_directory_that_cannot_exist_only_costs_time(tmp_path):
     (tmp_path / "file").touch()
-    environment = {
-        **os.environ,
-        "NUMBA_CACHE_DIR": str(tmp_path / "file" / "cache"),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    check = """
+    code = """
 import torch
 from recbole_sigma.ops import causal_conv1d
 assert causal_conv1d(torch.ones(1, 2, 3), torch.ones(3, 2), torch.zeros(3), None).tolist() == [[[1.0] * 3, [2.0] * 3]]
 """
-    done = subprocess.run([sys.executable, "-c", check], env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    run_python("-c", code, NUMBA_CACHE_DIR=str(tmp_path / "file" / "cache"))
 
 
 def test_cached_code_of_other_sources_is_not_used(monkeypatch):
