@@ -165,13 +165,13 @@ def test_groups_hold_the_users_of_their_lengths(three: Path):
     assert "| Long 1000+ | 0 | SIGMA | — | — | — |" in render(report(three, bounds=(1, 1000)), "md")
 
 
-OTHER_DATA = {"dataset": {"name": "tiny_50%", "sha256": "cd" * 32}}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"result": OTHER_DATA}, "checksum of the data is 'abab.* and 'cdcd"),
+        (
+            {"result": {"dataset": {"name": "tiny_50%", "sha256": "cd" * 32}}},
+            "checksum of the data is 'abab.* and 'cdcd",
+        ),
         ({"result": {"protocol": {**PROTOCOL, "time_order": "recbole"}}}, "time_order is 'exact' and 'recbole'"),
         ({"result": {"protocol": {}}}, "split is 'leave-one-out.*' and not recorded"),
         ({"users": list("uvwxyz")}, "12 users on valid differ"),
