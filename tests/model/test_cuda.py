@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from recbole_sigma import resume, run
+from recbole_sigma import resume
 from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import Interrupted
@@ -121,17 +121,6 @@ def test_scores_depend_on_neither_padding_nor_neighbours(sample_config: Any, nam
             torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-5)
         wider = F.pad(items, (0, 5))
         torch.testing.assert_close(model(wider, lengths), together, rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture
-def trained(tmp_path: Path) -> Callable[..., Path]:
-    """`trained(model, use_gpu=..., callbacks=..., setting=value)` -> the directory of a short run on ml-100k."""
-
-    def train(model: str, callbacks: Any = (), **settings: Any) -> Path:
-        given = {**TINY, **SIZES.get(model, OUR_SIZE), "use_gpu": GPU, "checkpoint_dir": str(tmp_path / "saved")}
-        return run(model, "ml-100k", settings={**given, **settings}, callbacks=callbacks).folder
-
-    return train
 
 
 class _CtrlC:
