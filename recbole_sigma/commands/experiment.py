@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_sigma.commands import options
-from recbole_sigma.commands.compare import SHARED
 
 
 def main(argv: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ from recbole_sigma.commands import options, terminal
 from recbole_sigma.evaluation.metrics import metric_title
 
 if TYPE_CHECKING:
-    from recbole_sigma.experiment.search import TuneResult
+    from recbole_sigma.experiment.sweep import Sweep
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,20 +59,22 @@ def main(argv: Sequence[str]) -> None:
     print(tables(tune(model, dataset, params_file, files, settings, tune_options)))
 
 
-def tables(result: "TuneResult") -> str:
+def tables(sweep: "Sweep") -> str:
     """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
-    metrics = list(result.best.valid)
+    best, winner = sweep.best, sweep.winner
+    assert winner is not None
     rows: list[list[str | int | float]] = []
-    for trial in sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True):
-        cells = [trial.valid.get(metric, "-") for metric in metrics]
-        rows.append(["*" * (trial is result.best), _text(trial.values), *cells, trial.epochs, trial.status])
-    valid, test = result.winner.valid, result.winner.test
-    winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
-    headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]
-    chosen = textwrap.fill(f"Chosen: {_text(result.best.values)}", terminal.WIDTH)
+    for trial in sorted(sweep.trials, key=sweep.score, reverse=True):
+        cells = [trial.valid.get(metric, "-") for metric in best.valid]
+        rows.append(["*" * (trial is best), _text(trial.values), *cells, trial.epochs, trial.status])
+    headers = ["", "settings", *map(metric_title, best.valid), "epochs", "status"]
+    tested: list[list[str | int | float]] = [
+        [metric_title(name), winner.valid[name], value] for name, value in winner.test.items()
+    ]
+    chosen = textwrap.fill(f"Chosen: {_text(best.values)}", terminal.WIDTH)
     return (
-        f"Validation, * chosen by {metric_title(result.metric)}\n{terminal.table(headers, rows)}\n\n"
-        f"{chosen}\n{terminal.table(['', 'valid', 'test'], winner)}\n{result.winner.folder}"
+        f"Validation, * chosen by {metric_title(sweep.metric)}\n{terminal.table(headers, rows)}\n\n"
+        f"{chosen}\n{terminal.table(['', 'valid', 'test'], tested)}\n{winner.folder}"
     )
 
 

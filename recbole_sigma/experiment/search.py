@@ -9,7 +9,7 @@ import io
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,11 +24,10 @@ from recbole_sigma.config.values import Given, read_config_files
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.pool import ensure
 from recbole_sigma.experiment.space import check_space, parse_space, read_space
-from recbole_sigma.experiment.store import furthest_run, prepare
+from recbole_sigma.experiment.store import furthest_run, make_directory, prepare
 from recbole_sigma.experiment.sweep import Sweep, Trial, read_record
 from recbole_sigma.registry import model_name
 from recbole_sigma.runs.reader import read_epochs
-from recbole_sigma.runs.result import RunResult
 
 # Options and their defaults; schema.yaml says what each may be.
 _OF_RAY = {
@@ -48,17 +47,6 @@ _QUIET = {"show_progress": False, "state": "WARNING"}
 Finish = Callable[[Mapping[str, Any], str], Trial]  # called with the settings of a trial and why it failed, or ""
 
 
-@dataclass(frozen=True)
-class TuneResult:
-    """The result of a sweep: its trials in the order in which they started, and the winner's run."""
-
-    folder: Path
-    metric: str  # the validation metric that chose
-    trials: list[Trial]
-    best: Trial
-    winner: RunResult
-
-
 def tune(
     model: str | type,
     dataset: str,
@@ -66,7 +54,7 @@ def tune(
     config_files: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-) -> TuneResult:
+) -> Sweep:
     """Train a model with the settings of a parameter file, choose on validation, evaluate test once, for the winner.
 
     Args:
@@ -97,9 +85,7 @@ def tune(
     return _search(sweep)
 
 
-def resume_tuning(
-    folder: str | Path, settings: Mapping[str, Any] | None = None, max_evals: int | None = None
-) -> TuneResult:
+def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None, max_evals: int | None = None) -> Sweep:
     """Resume a sweep, with the settings it has but for the given ones, which say where and how fast trials run.
 
     `settings` also confirm a model of the user's own, `{"model": "package.module:Class"}`, which importing executes.
@@ -141,7 +127,7 @@ def _check(options: Mapping[str, Any]) -> None:
             raise UserError(f"{library} is not installed; install with pip install 'recbole-sigma[tune]'")
 
 
-def _search(sweep: Sweep) -> TuneResult:
+def _search(sweep: Sweep) -> Sweep:
     """Run the trials that are missing, then test the best one."""
     base, size, max_evals = sweep.config(), sweep.space.size(), sweep.options["max_evals"]
     n_trials = max_evals or _DEFAULT_EVALS
@@ -153,16 +139,13 @@ def _search(sweep: Sweep) -> TuneResult:
         n_trials = min(max_evals or size, size)
     if sweep.options["tool"] == "ray" and base["nproc"] > 1:
         raise UserError(f"nproc must be 1 with --tool=ray, which runs trials side by side, got {base['nproc']}")
-    try:
-        sweep.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"checkpoint_dir: cannot make the directory {sweep.folder}: {error.strerror}") from None
+    make_directory(sweep.folder)
     bar = tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=None if base["show_progress"] else True)
 
     def finish(values: Mapping[str, Any], error: str) -> Trial:
         """Record that a trial is finished, and show it."""
         trial = sweep.record(values, error)
-        bar.set_postfix_str(f"best {sweep.metric} {max(map(sweep.score, sweep.trials.values())):.4f}", refresh=False)
+        bar.set_postfix_str(f"best {sweep.metric} {max(map(sweep.score, sweep.trials)):.4f}", refresh=False)
         bar.update()
         if error:
             tqdm.write(f"trial failed: {values}: {error}", file=sys.stderr)
@@ -174,14 +157,14 @@ def _search(sweep: Sweep) -> TuneResult:
             sweep.write()
             with bar:
                 (_by_ray if sweep.options["tool"] == "ray" else _by_hyperopt)(sweep, base, n_trials, finish)
-        best = sweep.best()
+        best = sweep.best
         limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # it ends where the scheduler stopped it
-        winner = ensure(prepare(sweep.config(best.values), {**_QUIET, **limit}, sweep.folder), test=True)
+        sweep.winner = ensure(prepare(sweep.config(best.values), {**_QUIET, **limit}, sweep.folder), test=True)
         sweep.finished = max(n_trials, sweep.finished)
-        sweep.write(winner)
+        sweep.write()
     except KeyboardInterrupt:
         raise Interrupted(sweep.folder, f"recbole-sigma tune --resume={sweep.folder}") from None
-    return TuneResult(sweep.folder, sweep.metric, list(sweep.trials.values()), best, winner)
+    return sweep
 
 
 def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
@@ -237,7 +220,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
     if algo == "exhaustive":
         points = sweep.space.points(n_trials, base["seed"])
     else:
-        points = [sweep.space.samples(trial.values) for trial in sweep.trials.values()][:n_trials]
+        points = [sweep.space.samples(trial.values) for trial in sweep.trials][:n_trials]
     searcher = HyperOptSearch(
         sweep.space.hyperopt(),
         metric="score",

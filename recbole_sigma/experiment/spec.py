@@ -82,7 +82,7 @@ def read_experiment(
     elif name not in names():
         raise UserError(f"unknown experiment {name!r}{did_you_mean(name, names())}; there are {', '.join(names())}")
     content = read_config_file(file)
-    for key, given in {"arms": Given(None, f"{file}:1"), **content}.items():
+    for key, given in {**content, "arms": content.get("arms", Given(None, f"{file}:1"))}.items():
         check("experiment file", Given({key: given.value}, given.origin), None, {})
     value = {key: given.value for key, given in content.items()}
     return Experiment(

@@ -1,8 +1,8 @@
 """Where experiments keep their runs: one directory each, named by the hash of everything that determines the run.
 
-    <checkpoint_dir>/<key>/settings.yaml      what is to be run
-    <checkpoint_dir>/<key>/log.txt            what the run's process printed
-    <checkpoint_dir>/<key>/<run directory>/   as `run` writes it
+<checkpoint_dir>/<key>/settings.yaml      what is to be run
+<checkpoint_dir>/<key>/log.txt            what the run's process printed
+<checkpoint_dir>/<key>/<run directory>/   as `run` writes it
 """
 
 import functools
@@ -52,12 +52,17 @@ def prepare(config: Config, machine: Mapping[str, Any], parent: Path) -> Path:
     directory = parent.absolute() / run_key(config)
     settings = {**config.settings(), **machine, "checkpoint_dir": str(directory)}
     settings["model"] = model_name(config.model_class, importable=True)
+    make_directory(directory)
+    write_text(directory / "settings.yaml", dump_settings(settings))
+    return directory
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory below checkpoint_dir, unless it is there. Raises UserError."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"checkpoint_dir: cannot make the directory {directory}: {error.strerror}") from None
-    write_text(directory / "settings.yaml", dump_settings(settings))
-    return directory
 
 
 def complete_run(directory: Path, *, tested: bool = False) -> Path | None:

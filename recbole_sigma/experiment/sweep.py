@@ -1,8 +1,8 @@
 """A sweep on disk: its trials, each a normal run that is not tested, and two files about them.
 
-    <sweep>/tuning.json      what is searched and how, every trial, the winner: enough to resume the sweep
-    <sweep>/trials.csv       one row per trial
-    <sweep>/<key>/           a trial, as `store.prepare` makes it; its run directory is inside
+<sweep>/tuning.json      what is searched and how, every trial, the winner: enough to resume the sweep
+<sweep>/trials.csv       one row per trial
+<sweep>/<key>/           a trial, as `store.prepare` makes it; its run directory is inside
 """
 
 import hashlib
@@ -59,7 +59,8 @@ class Sweep:
         settings: those that all trials share, checkpoint_dir left out.
         options: those of `search.OPTIONS`.
         finished: trials of the finished search; 0 while it is not finished, and if a trial failed: it runs again.
-        trials: by their values as JSON, in which 1 and true differ; in the order in which they started.
+        winner: the run of the best trial, which alone is tested; at the end.
+        by_values: trials by their values as JSON, in which 1 and true differ; in the order in which they started.
         metric: the validation metric that chooses.
         key: hash of everything that decides the result: settings, data, version, space, and how settings are drawn.
     """
@@ -71,7 +72,8 @@ class Sweep:
     space: Space
     options: dict[str, Any]
     finished: int = 0
-    trials: dict[str, Trial] = field(default_factory=dict)
+    winner: RunResult | None = None
+    by_values: dict[str, Trial] = field(default_factory=dict)
     metric: str = field(init=False)
     key: str = field(init=False)
 
@@ -86,19 +88,25 @@ class Sweep:
         """The configuration of a trial, or of what all trials share."""
         return Config(self.model, self.dataset, settings={**self.settings, **(values or {})})
 
+    @property
+    def trials(self) -> list[Trial]:
+        """In the order in which they started."""
+        return list(self.by_values.values())
+
     def trial(self, values: Mapping[str, Any]) -> Trial:
         """The trial of these settings as recorded, or a new one."""
-        return self.trials.get(json.dumps(values), Trial(dict(values)))
+        return self.by_values.get(json.dumps(values), Trial(dict(values)))
 
     def score(self, trial: Trial) -> float:
         """What chooses, in full precision; 0 for a trial without an evaluation, of all metrics the worst."""
         return trial.valid.get(self.metric, 0.0)
 
+    @property
     def best(self) -> Trial:
         """The trial with the best validation score, of equal ones the first. Raises UserError if none has a result."""
-        done = [trial for trial in self.trials.values() if trial.done]
+        done = [trial for trial in self.trials if trial.done]
         if not done:
-            errors = [trial.error for trial in self.trials.values() if trial.error]
+            errors = [trial.error for trial in self.trials if trial.error]
             raise UserError(f"{self.folder}: no trial has a result: {errors[0] if errors else 'all were killed'}")
         return max(done, key=self.score)
 
@@ -110,7 +118,7 @@ class Sweep:
         trial = self._read(values, "failed" if error else self.trial(values).status, error)
         if not running and trial.status == "unfinished" and trial.valid:
             trial = replace(trial, status="stopped")
-        self.trials[json.dumps(values)] = trial
+        self.by_values[json.dumps(values)] = trial
         self.write()
         return trial
 
@@ -140,22 +148,22 @@ class Sweep:
         try:
             for trial in record["trials"]:
                 values = self.space.values(self.space.samples(trial["values"]))
-                self.trials[json.dumps(values)] = self._read(values, trial["status"], trial["error"])
+                self.by_values[json.dumps(values)] = self._read(values, trial["status"], trial["error"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise UserError(f"{self.folder / 'tuning.json'}: not the trials of this sweep: {one_line(error)}") from None
-        self.finished = record["finished"] if all(trial.done for trial in self.trials.values()) else 0
+        self.finished = record["finished"] if all(trial.done for trial in self.trials) else 0
 
-    def write(self, winner: RunResult | None = None) -> None:
-        """Write tuning.json and trials.csv, in the end with the winner."""
+    def write(self) -> None:
+        """Write tuning.json and trials.csv."""
         record = {
             **{name: getattr(self, name) for name in _COPIED},
             "space": str(self.space).splitlines(),
             "chosen_by": f"validation {self.metric}",
-            "trials": [asdict(trial) for trial in self.trials.values()],
-            "winner": winner and {**asdict(self.best()), "test": winner.test},
+            "trials": [asdict(trial) for trial in self.trials],
+            "winner": self.winner and {**asdict(self.best), "test": self.winner.test},
         }
         rows = []
-        for number, trial in enumerate(self.trials.values(), start=1):
+        for number, trial in enumerate(self.trials, start=1):
             valid = {f"valid {name}": value for name, value in trial.valid.items()}
             others = {name: value for name, value in vars(trial).items() if name not in ("values", "valid")}
             rows.append({"trial": number, **trial.values, **valid, **others})

@@ -20,15 +20,15 @@ from recbole_sigma import cli, resume
 from recbole_sigma.commands.tune import tables
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment import search
-from recbole_sigma.experiment.search import OPTIONS, TuneResult, resume_tuning, tune
+from recbole_sigma.experiment.search import OPTIONS, resume_tuning, tune
 from recbole_sigma.experiment.space import parse_space
-from recbole_sigma.experiment.sweep import Trial
+from recbole_sigma.experiment.sweep import Sweep, Trial
 from recbole_sigma.quick_start import run
 from recbole_sigma.runs.result import RunResult
 from recbole_sigma.training.trainer import SequenceTrainer
 from tests.helpers.runs import TINY, environment
 
-Begin = Callable[..., TuneResult]  # the fixture `begin`
+Begin = Callable[..., Sweep]  # the fixture `begin`
 
 ROWS = [(f"u{user}", f"i{(user * 3 + step * (1 + user % 3)) % 12}", step) for user in range(40) for step in range(8)]
 SMALL_BATCHES = {**TINY, "train_batch_size": 64}
@@ -43,7 +43,7 @@ def begin(tmp_path: Path, write_inter: Any) -> Begin:
     file = tmp_path / "hyper.test"
     file.write_text(GRID)
 
-    def start(tool: str = "hyperopt", **given: Any) -> TuneResult:
+    def start(tool: str = "hyperopt", **given: Any) -> Sweep:
         options = {"tool": tool, **{key: given.pop(key) for key in OPTIONS if key in given}}
         if "space" in given:
             file.write_text(given.pop("space"))
@@ -92,11 +92,11 @@ def raising(error: type[BaseException], when: Callable[[], bool]) -> Any:
     return SimpleNamespace(on_epoch_end=on_epoch_end)
 
 
-def record(result: TuneResult) -> dict[str, Any]:
+def record(result: Sweep) -> dict[str, Any]:
     return json.loads((result.folder / "tuning.json").read_text())
 
 
-def run_folders(result: TuneResult) -> list[Path]:
+def run_folders(result: Sweep) -> list[Path]:
     return sorted(file.parent for file in result.folder.glob("*/*/config.yaml"))
 
 
@@ -189,13 +189,15 @@ def test_files_have_every_trial_with_settings_validation_and_folder(begin: Begin
     assert record(result)["winner"]["test"] == result.winner.test
 
 
-def test_a_table_fits_100_columns_and_marks_the_best(tmp_path: Path) -> None:
+def test_a_table_fits_100_columns_and_marks_the_best(begin: Begin) -> None:
     valid = {"hit@10": 0.5, "ndcg@10": 0.25, "mrr@10": 0.125}
     values = [{f"a_setting_with_a_long_name_{n}": 1.23456789e-5 * step for n in range(8)} for step in (1, 2, 3)]
     trials = [Trial(values[0], "failed", "for a reason")]
     trials += [Trial(each, "complete", "", "run", 3, 1, valid) for each in values[1:]]
-    result = TuneResult(tmp_path, "ndcg@10", trials, trials[1], RunResult(tmp_path, 1, valid, valid))
-    lines = tables(result).splitlines()
+    sweep = begin(max_evals=1, epochs=1)
+    sweep.by_values = {str(trial.values): trial for trial in trials}
+    sweep.winner = RunResult(sweep.folder, 1, valid, valid)
+    lines = tables(sweep).splitlines()
     starts = [line for line in lines[2:] if line.rstrip().endswith(("complete", "failed"))]
     assert max(map(len, lines)) <= 100 and [line[0] for line in starts] == ["*", " ", " "]
     assert "HR@10" in lines[1] and "0.2500" in starts[0] and "failed" in starts[2]
@@ -226,7 +228,7 @@ MISTAKES = [
     (["--algo=grid"], ["algo", "exhaustive", "random", "bayes", "'grid'"]),
     (["--max_evals=0"], ["max_evals", "at least 1", "0"]),
     (["--jobs=2"], ["jobs", "--tool=ray"]),
-    (["--tool=ray", "--jobs=0"], ["jobs", "at least 1", "0"]),
+    (["--tool=ray", "--jobs=0"], ["jobs", "whole number", "0"]),
     (["--tool=ray", "--asha=2"], ["asha", "true or false", "2"]),
     (["--tool=ray", "--nproc=2"], ["nproc", "1", "--tool=ray", "2"]),
     (["--params_file=none"], ["params_file", "'none'"]),
