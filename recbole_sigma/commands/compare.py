@@ -1,4 +1,21 @@
-"""`recbole-sigma compare`: models side by side, and what `experiment` shares with it."""
+"""recbole-sigma compare --models=A,B [--datasets=D,E] [--seeds=N] [--jobs=N] [--SETTING=VALUE ...]
+
+Models side by side: trains what is missing, prints the table and, last, the report's file.
+
+  --models=A,B             models, as the papers write them
+  --datasets=D,E           folders in data_path, or ml-100k (ml-100k)
+  --seeds=N                how many (1: 2020), or which ([1,2,3])
+  --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
+  --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
+  --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
+  --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
+  --SETTING=VALUE          any setting, for all arms
+
+examples:
+  recbole-sigma compare --models=SIGMA,Mamba4Rec,SASRec --seeds=3
+  recbole-sigma compare --models=SIGMA,ECHO --datasets=amazon-beauty,yelp --data_path=data --seeds=5 --jobs=2
+      stopped, or asked for more models or seeds, it trains what is missing
+"""
 
 import os
 from collections.abc import Sequence
@@ -13,34 +30,10 @@ from recbole_sigma.errors import UserError
 if TYPE_CHECKING:
     from recbole_sigma.experiment.spec import Experiment
 
-SHARED_DETAILS = """
-  --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
-  --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
-  --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
-  --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
-  --SETTING=VALUE          any setting, for all arms
-"""
-_DETAILS = f"""
-  --models=A,B             models, as the papers write them
-  --datasets=D,E           folders in data_path, or ml-100k (ml-100k)
-  --seeds=N                how many (1: 2020), or which ([1,2,3])
-{SHARED_DETAILS.lstrip(chr(10))}
-examples:
-  recbole-sigma compare --models=SIGMA,Mamba4Rec,SASRec --seeds=3
-  recbole-sigma compare --models=SIGMA,ECHO --datasets=amazon-beauty,yelp --data_path=data --seeds=5 --jobs=2
-      stopped, or asked for more models or seeds, it trains what is missing
-"""
-
 
 def main(argv: Sequence[str]) -> None:
     """Train what is missing, print the table and, last, the report's file."""
-    parser = options.command_parser(
-        "compare",
-        "--models=A,B [--datasets=D,E] [--seeds=N] [--jobs=N] [--SETTING=VALUE ...]",
-        "Models side by side: trains what is missing, prints the table and, last, the report's file.",
-        _DETAILS,
-    )
-    _, settings = options.parse(parser, argv)
+    _, settings = options.parse(options.command_parser(__doc__), argv)
     models = options.names(settings, "models", example="SIGMA,Mamba4Rec")
     datasets = options.names(settings, "datasets", "ml-100k", example="amazon-beauty,yelp")
     how = take_options(settings)
@@ -52,18 +45,15 @@ def main(argv: Sequence[str]) -> None:
 
 def take_options(settings: dict[str, Any]) -> dict[str, Any]:
     """Take the options that say how to run an experiment out of `settings`, as arguments of `run_and_report`."""
-    how = {
-        "jobs": options.count(settings, "jobs", 1),
-        "engine": options.name(settings, "engine", "local"),
+    return {
+        "jobs": options.option(settings, "jobs", 1),
+        "engine": options.option(settings, "engine", "local"),
         "out": Path(options.name(settings, "out", "")) if "out" in settings else None,
     }
-    if how["engine"] not in ("local", "ray"):
-        raise UserError(f"--engine must be one of local, ray, got {how['engine']!r}")
-    return how
 
 
 def run_and_report(
-    experiment: "Experiment", jobs: int, engine: str, out: Path | None, groups: bool = False, user: str = ""
+    experiment: "Experiment", jobs: int, engine: str, out: Path | None, groups: bool = False, user: str | None = None
 ) -> None:
     """Train what is missing, write the reports, print the summary and the page's name.
 
@@ -76,16 +66,16 @@ def run_and_report(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = {"threads": max(cores // jobs, 1), "show_progress": False}
     runs = list(replace(experiment, settings=machine | dict(experiment.settings)).runs())
-    config = runs[0].config
+    config = runs[0][1]
     checkpoint_dir = Path(config["checkpoint_dir"])
     out = out or checkpoint_dir / experiment.name
     check_report(out)  # now, and not after hours of training
-    if user:
+    if user is not None:
         from recbole_sigma.data.preparation import load
         from recbole_sigma.report.case_study import check_user
 
-        configs = {run.dataset: run.config for run in runs}
-        check_user({name: load(config).test.dataset for name, config in configs.items()}, user)
+        configs = {each.dataset: each for _, each in runs}
+        check_user({name: load(each).test.dataset for name, each in configs.items()}, user)
     launcher = None
     if engine == "ray":
         try:
@@ -96,7 +86,7 @@ def run_and_report(
         launcher = tasks(jobs, config["threads"] or 1, config["use_gpu"])
         jobs = len(runs)  # the cluster runs as many as it has room for
     recorded = run_all(runs, checkpoint_dir, jobs, launcher)
-    report = report_of(recorded, experiment.title, command_line(), bounds=BOUNDS if groups else (), user=user or None)
+    report = report_of(recorded, experiment.title, command_line(), bounds=BOUNDS if groups else (), user=user)
     for form in ("md", "html", "csv", "tex"):
         write_report(report, out.with_suffix(f".{form}"), form)
     print(summary(report))

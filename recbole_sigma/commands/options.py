@@ -1,4 +1,4 @@
-"""Arguments that the commands share, each declared once: `--name=value`, `--name value`, lists, names, counts."""
+"""Arguments that the commands share, each declared once: `--name=value`, `--name value`, lists, names."""
 
 import argparse
 import re
@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import Given, parse_overrides, properties_path, read_config_files
 from recbole_sigma.errors import UserError, did_you_mean
 
@@ -72,11 +73,10 @@ def names(settings: dict[str, Any], key: str, default: str = "", example: str = 
     return entries
 
 
-def count(settings: dict[str, Any], key: str, default: int) -> int:
-    """Take a number of things, from 1 to 10,000, out of `settings`."""
+def option(settings: dict[str, Any], key: str, default: Any) -> Any:
+    """Take an option out of `settings`; properties/schema.yaml says what it may be."""
     value = settings.pop(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
-        raise UserError(f"--{key} must be a whole number from 1 to 10,000, got {value!r}")
+    check(f"--{key}", Given(value), default, {})
     return value
 
 

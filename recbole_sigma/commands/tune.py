@@ -1,16 +1,7 @@
-"""`recbole-sigma tune`: choose settings on validation, by Hyperopt or Ray Tune."""
+"""recbole-sigma tune [--model=NAME] [--dataset=NAME] [--params_file=FILE] [--tool=hyperopt|ray] [--SETTING=VALUE ...]
 
-import textwrap
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+Train a model with many settings; print the trials, and the winner with its test metrics.
 
-from recbole_sigma.commands import options, terminal
-from recbole_sigma.evaluation.metrics import metric_title
-
-if TYPE_CHECKING:
-    from recbole_sigma.experiment.search import TuneResult
-
-_DETAILS = """
   --model=NAME, --dataset=NAME, --config_files=A,B, --SETTING=VALUE    as in train, for all trials
   --params_file=FILE       parameters and the values to try, one per line (hyper.test):
                                r choice [0, 2, 5, 10]
@@ -41,48 +32,49 @@ examples:
   recbole-sigma tune --resume=saved/tune-SIGMA-ml-100k-ray-0123456789ab
 """
 
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recbole_sigma.commands import options, terminal
+from recbole_sigma.evaluation.metrics import metric_title
+
+if TYPE_CHECKING:
+    from recbole_sigma.experiment.sweep import Sweep
+
 
 def main(argv: Sequence[str]) -> None:
     """Print the trials, the winner with its test metrics and, last, the winner's run directory."""
-    parser = options.command_parser(
-        "tune",
-        "[--model=NAME] [--dataset=NAME] [--params_file=FILE] [--tool=hyperopt|ray] [--max_evals=N] "
-        "[--SETTING=VALUE ...]",
-        "Train a model with many settings; print the trials, and the winner with its test metrics.",
-        _DETAILS,
-    )
-    _, settings = options.parse(parser, argv)
-    max_evals = settings.pop("max_evals", None)
-    from recbole_sigma.experiment.search import RAY_OPTIONS, resume_tuning, tune
+    _, settings = options.parse(options.command_parser(__doc__), argv)
+    from recbole_sigma.experiment.search import OPTIONS, resume_tuning, tune
 
     if "resume" in settings:
+        max_evals = settings.pop("max_evals", None)
         print(tables(resume_tuning(options.name(settings, "resume", ""), settings, max_evals)))
         return
     files = options.files(settings)
-    params_file, tool = options.name(settings, "params_file", "hyper.test"), options.name(settings, "tool", "hyperopt")
-    algo = options.name(settings, "algo", "") if "algo" in settings else None
-    ray_options = {name: settings.pop(name) for name in RAY_OPTIONS if name in settings}
+    params_file = options.name(settings, "params_file", "hyper.test")
+    tune_options = {name: settings.pop(name) for name in OPTIONS if name in settings}
     model, dataset = options.model_and_dataset(settings, files)
-    result = tune(
-        model, dataset, params_file, tool, max_evals, algo, files, options=ray_options, settings=settings
-    )  # fmt: skip
-    print(tables(result))
+    print(tables(tune(model, dataset, params_file, files, settings, tune_options)))
 
 
-def tables(result: "TuneResult") -> str:
+def tables(sweep: "Sweep") -> str:
     """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
-    metrics = list(result.best.valid)
+    best, winner = sweep.best, sweep.winner
+    assert winner is not None
     rows: list[list[str | int | float]] = []
-    for trial in sorted(result.trials, key=lambda trial: trial.valid.get(result.metric, 0.0), reverse=True):
-        cells = [trial.valid.get(metric, "-") for metric in metrics]
-        rows.append(["*" * (trial is result.best), _text(trial.values), *cells, trial.epochs, trial.status])
-    valid, test = result.winner.valid, result.winner.test
-    winner: list[list[str | int | float]] = [[metric_title(name), valid[name], test[name]] for name in test]
-    headers = ["", "settings", *map(metric_title, metrics), "epochs", "status"]
-    chosen = textwrap.fill(f"Chosen: {_text(result.best.values)}", terminal.WIDTH)
+    for trial in sorted(sweep.trials, key=sweep.score, reverse=True):
+        cells = [trial.valid.get(metric, "-") for metric in best.valid]
+        rows.append(["*" * (trial is best), _text(trial.values), *cells, trial.epochs, trial.status])
+    headers = ["", "settings", *map(metric_title, best.valid), "epochs", "status"]
+    tested: list[list[str | int | float]] = [
+        [metric_title(name), winner.valid[name], value] for name, value in winner.test.items()
+    ]
+    chosen = textwrap.fill(f"Chosen: {_text(best.values)}", terminal.WIDTH)
     return (
-        f"Validation, * chosen by {metric_title(result.metric)}\n{terminal.table(headers, rows)}\n\n"
-        f"{chosen}\n{terminal.table(['', 'valid', 'test'], winner)}\n{result.winner.folder}"
+        f"Validation, * chosen by {metric_title(sweep.metric)}\n{terminal.table(headers, rows)}\n\n"
+        f"{chosen}\n{terminal.table(['', 'valid', 'test'], tested)}\n{winner.folder}"
     )
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import may_change
 from recbole_sigma.config.values import read_config_file
 from recbole_sigma.errors import Interrupted, UserError
-from recbole_sigma.experiment.spec import Planned
-from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfinished_run
+from recbole_sigma.experiment.spec import Arm
+from recbole_sigma.experiment.store import complete_run, furthest_run, prepare
 from recbole_sigma.quick_start import resume, run
 from recbole_sigma.registry import find_model
 from recbole_sigma.runs.files import locked
@@ -24,8 +25,9 @@ from recbole_sigma.runs.reader import RecordedRun, last_line
 from recbole_sigma.runs.result import RunResult
 from recbole_sigma.training.callbacks import Callback
 
-# Ensures the run of a directory in another process and returns its exit status; asks it to stop once the event is set.
-Launch = Callable[[Path, threading.Event], int]
+# Ensures the run of a directory in another process, which it stops once the event is set. Returns why the run failed,
+# "" if it did not.
+Launch = Callable[[Path, threading.Event], str]
 SECONDS_TO_STOP = 30  # for the files of the current epoch
 
 
@@ -50,9 +52,7 @@ def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool
     if not isinstance(model, str) or not isinstance(dataset, str):
         raise UserError(f"{file}: model and dataset must be names, got {model!r} and {dataset!r}")
     with locked(directory, wait=True):
-        if complete := complete_run(directory, tested=test):
-            return resume(complete, model=find_model(model), test=test)
-        folder = complete_run(directory) or unfinished_run(directory)
+        folder = furthest_run(directory)
         if folder is None:
             location = {"checkpoint_dir": str(directory)}
             return run(model, dataset, [file], location, callbacks=callbacks, test=test)
@@ -62,7 +62,7 @@ def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool
 
 
 def run_all(
-    runs: Sequence[Planned],
+    runs: Sequence[tuple[Arm, Config]],
     checkpoint_dir: Path,
     jobs: int,
     launcher: AbstractContextManager[Launch] | None = None,
@@ -78,57 +78,47 @@ def run_all(
     Raises:
         Interrupted: for Ctrl-C, after all processes have stopped; the same call resumes.
     """
-    parent = checkpoint_dir.absolute()
-    directories = [parent / run_key(planned.config) for planned in runs]
-    # Two arms may be the same run.
-    missing = {
-        directory: planned
-        for directory, planned in zip(directories, runs, strict=True)
-        if complete_run(directory, tested=True) is None
-    }
-    for planned in missing.values():
-        prepare(planned.config, {}, parent)
+    directories = [prepare(config, {}, checkpoint_dir) for _, config in runs]
+    texts = [f"{arm.label}, {config.dataset}, seed {config['seed']}" for arm, config in runs]
+    names = dict(zip(directories, texts, strict=True))  # two arms may be the same run
+    missing = {path: name for path, name in names.items() if complete_run(path, tested=True) is None}
     problems: dict[Path, str] = {}
     if missing:
         try:
             with launcher or nullcontext(run_child) as launch:
-                problems = _run_missing(missing, len(set(directories)), jobs, launch)
+                problems = _run_missing(missing, len(names), jobs, launch)
         except KeyboardInterrupt:
             raise Interrupted(checkpoint_dir, "the same command") from None
     return [
         RecordedRun(
-            label=planned.arm.label,
-            model=planned.arm.model,
-            dataset=planned.dataset,
-            seed=planned.seed,
-            folder=complete_run(directory, tested=True) or unfinished_run(directory),
-            settings=planned.config.settings(),
-            varied=dict(planned.arm.settings),
+            label=arm.label,
+            model=arm.model,
+            dataset=config.dataset,
+            seed=config["seed"],
+            folder=furthest_run(directory),
+            settings=config.settings(),
+            varied=dict(arm.settings),
             problem=problems.get(directory, ""),
         )
-        for directory, planned in zip(directories, runs, strict=True)
+        for directory, (arm, config) in zip(directories, runs, strict=True)
     ]
 
 
-def _run_missing(missing: Mapping[Path, Planned], total: int, jobs: int, launch: Launch) -> dict[Path, str]:
+def _run_missing(missing: Mapping[Path, str], total: int, jobs: int, launch: Launch) -> dict[Path, str]:
     """Run what is missing, `jobs` at a time, and report each finished run on stderr; why a run failed, by directory."""
     problems: dict[Path, str] = {}
     stop, started = threading.Event(), time.monotonic()
-    n_complete = total - len(missing)
     with (
-        tqdm(total=total, initial=n_complete, unit="run", ncols=100, disable=None) as progress,
+        tqdm(total=total, initial=total - len(missing), unit="run", ncols=100, disable=None) as progress,
         ThreadPoolExecutor(jobs) as threads,
     ):
         futures = {threads.submit(launch, directory, stop): directory for directory in missing}
         try:
             for n_done, future in enumerate(as_completed(futures), 1):
-                directory, status = futures[future], future.result()
-                planned, left = missing[directory], len(missing) - n_done
-                if complete_run(directory, tested=True) is None:
-                    problems[directory] = _problem(directory / "log.txt", status)
-                state = "FAILED" if directory in problems else "done"
-                line = f"{n_complete + n_done} of {total} runs; {planned.arm.label}, {planned.dataset}, "
-                line += f"seed {planned.seed}: {state}"
+                directory, left = futures[future], len(missing) - n_done
+                problems[directory] = future.result()
+                state = "FAILED" if problems[directory] else "done"
+                line = f"{total - left} of {total} runs; {missing[directory]}: {state}"
                 if left:
                     seconds = (time.monotonic() - started) / n_done * left  # as long a run as those of this call took
                     line += f"; about {tqdm.format_interval(seconds)} left"
@@ -141,30 +131,26 @@ def _run_missing(missing: Mapping[Path, Planned], total: int, jobs: int, launch:
     return problems
 
 
-def run_child(directory: Path, stop: threading.Event) -> int:
-    """Ensure one run in a child process of this machine that logs to `log.txt`; return its exit status."""
+def run_child(directory: Path, stop: threading.Event) -> str:
+    """`Launch` in a child process of this machine, which logs to `log.txt`."""
     command = [sys.executable, "-m", "recbole_sigma.cli", "ensure", str(directory)]
+    log = directory / "log.txt"
     try:
-        with (directory / "log.txt").open("ab") as log:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: S603 - our own
+        with log.open("ab") as output:
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)  # noqa: S603
     except OSError as error:
         raise UserError(f"{directory}: cannot start a run: {error.strerror}") from None
     try:
         while child.poll() is None and not stop.wait(0.1):
             pass
     finally:
-        if child.poll() is None:
-            child.terminate()  # as Ctrl-C does: it keeps its last complete epoch
-            try:
-                child.wait(SECONDS_TO_STOP)
-            except subprocess.TimeoutExpired:
-                child.kill()
-    return child.wait()
-
-
-def _problem(log: Path, status: int) -> str:
-    """Why a run has no result, in one line."""
+        child.terminate()  # if it still runs; as Ctrl-C does, it keeps its last complete epoch
+        try:
+            status = child.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            status = child.wait()
     if status < 0:
         return f"killed by {signal.Signals(-status).name}; see {log}"
     line = last_line(log).removeprefix("recbole-sigma: ").removeprefix("error: ")
-    return line or f"exit status {status}; see {log}"
+    return (line or f"exit status {status}; see {log}") if status else ""

@@ -29,14 +29,15 @@ _OBJECT_STORE = 100 * 2**20  # bytes: runs pass metrics only
 
 
 @contextlib.contextmanager
-def cluster(jobs: int | None, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
+def cluster(jobs: int | None, cpus: float, gpus: float) -> Iterator[None]:
     """Join a cluster until the end: the caller's, the one that RAY_ADDRESS names, or one of our own on this machine.
 
     Args:
         jobs: runs at the same time on a cluster of our own; None for as many as there is room for.
-        cpus_per_trial, gpus_per_trial: what one run takes, also fractions of a CPU or GPU.
+        cpus, gpus: what one run takes, also fractions of a CPU or GPU.
 
-    Raises UserError for an address where no cluster is, and for runs that no machine has room for.
+    Raises:
+        UserError: for an address where no cluster is, and for runs that no machine has room for.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
@@ -53,17 +54,17 @@ def cluster(jobs: int | None, cpus_per_trial: float, gpus_per_trial: float) -> I
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"RAY_ADDRESS: cannot join {address!r}: {one_line(error)}") from None
     else:
-        cpus = math.ceil(jobs * cpus_per_trial) if jobs else None
+        n_cpus = math.ceil(jobs * cpus) if jobs else None
         # "local": without it Ray joins whatever cluster somebody has started on this machine.
-        ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+        ray.init("local", num_cpus=n_cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
     if on_sigterm and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray would exit at once and leave the runs' processes behind
     try:
-        for kind, wanted in (("CPU", cpus_per_trial), ("GPU", gpus_per_trial)):
+        for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
             most = max(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
             if wanted > most:  # Ray would wait for such a machine for ever
-                limit = f"at most {most:g}, what a machine here has"
-                raise UserError(f"{kind.lower()}s_per_trial must be {limit}, got {wanted:g}")
+                option = f"{kind.lower()}s_per_trial"
+                raise UserError(f"{option} must be at most {most:g}, what a machine here has, got {wanted:g}")
         yield
     finally:
         ray.shutdown()
@@ -71,34 +72,28 @@ def cluster(jobs: int | None, cpus_per_trial: float, gpus_per_trial: float) -> I
 
 @contextlib.contextmanager
 def tasks(jobs: int, cpus: int, use_gpu: bool) -> Iterator[Launch]:
-    """What launches runs as tasks of the cluster; a cluster of our own ends with the context.
-
-    Args:
-        jobs: runs at the same time, on a cluster of our own.
-        cpus: what each run takes.
-        use_gpu: whether each run takes a GPU, on a cluster that has one.
-    """
+    """What launches runs as tasks of a cluster, each with so many CPUs, and a GPU if it uses one and there is one."""
     here = Path.cwd()
     with cluster(jobs, cpus, 0):
         gpus = 1 if use_gpu and ray.cluster_resources().get("GPU") else 0
 
         @ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
-        def child(directory: str) -> int:
+        def child(directory: Path) -> str:
             with contextlib.suppress(OSError):  # paths in settings may be relative
                 os.chdir(here)
-            return run_child(Path(directory), threading.Event())  # a cancelled task is interrupted as by Ctrl-C
+            return run_child(directory, threading.Event())  # a cancelled task is interrupted as by Ctrl-C
 
-        def launch(directory: Path, stop: threading.Event) -> int:
-            reference = child.remote(str(directory))
-            while not ray.wait([reference], timeout=0.1)[0]:
-                if stop.is_set():
-                    ray.cancel(reference)
-                    if not ray.wait([reference], timeout=SECONDS_TO_STOP)[0]:
-                        ray.cancel(reference, force=True)
-                    break
+        def launch(directory: Path, stop: threading.Event) -> str:
+            reference = child.remote(directory)
+            while not ray.wait([reference], timeout=0.1)[0] and not stop.is_set():
+                pass
+            if stop.is_set():
+                ray.cancel(reference)
+                if not ray.wait([reference], timeout=SECONDS_TO_STOP)[0]:
+                    ray.cancel(reference, force=True)
             try:
-                return int(ray.get(reference))
-            except ray.exceptions.RayError:  # Ray has lost the task, or it was cancelled
-                return -signal.SIGKILL
+                return str(ray.get(reference))
+            except ray.exceptions.RayError:
+                return f"lost by Ray, or cancelled; see {directory / 'log.txt'}"
 
         yield launch

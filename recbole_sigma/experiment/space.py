@@ -1,12 +1,7 @@
 """The search space of a sweep: RecBole's parameter files, read without executing anything in them.
 
-    r choice [0, 2, 5, 10]
-    dropout_prob uniform 0.1,0.5
-    learning_rate loguniform -8,0      exponents of e: from exp(-8) to 1
-    num_layers quniform 1,4,1          round(uniform / q) * q
-
-A *sample* is what Hyperopt or Ray Tune draws for a parameter, its *value* is what the setting gets. For a choice the
-sample is an index into the list, since both tools would take lists and mappings apart.
+A *sample* is what Hyperopt draws for a parameter, its *value* is what the setting gets. For a choice the sample is an
+index into the list, since Hyperopt and Ray would take lists and mappings apart.
 """
 
 import ast
@@ -26,9 +21,14 @@ from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import Given, SettingsLoader, plain
 from recbole_sigma.errors import UserError, did_you_mean
 
-_LARGEST_FILE = 2**16  # bytes
+_LARGEST_EXPONENT = 690  # exp(690) is about 1e300
 _FORMS = "'name choice [1, 2]', 'name uniform 0.1,0.5', 'name loguniform -8,0' or 'name quniform 1,10,1'"
-_KINDS = {"choice": "[a, b]", "uniform": "low,high", "loguniform": "low,high", "quniform": "low,high,q"}
+_KINDS = {
+    "choice": "a list such as [0.1, 0.2] or [CE, BPR], of finite numbers, text, true, false, lists and mappings",
+    "uniform": "low,high with low less than high",
+    "loguniform": f"low,high with low less than high: exponents of e, at most {_LARGEST_EXPONENT}",
+    "quniform": "low,high,q with low less than high, and q greater than 0 and not tiny beside them",
+}
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,6 @@ class Parameter:
         low, high, *q = self.values
         return [self.value(number) for number in (low, *(min(low + step, high) for step in q), high)]
 
-    def error(self, message: str) -> UserError:
-        """A UserError that names the file and line of this parameter."""
-        return Given(None, self.origin).error(message)
-
 
 @dataclass(frozen=True)
 class Space:
@@ -110,20 +106,6 @@ class Space:
             for parameter in self.parameters
         }
 
-    def ray(self) -> dict[str, Any]:
-        """Ray Tune's domains; for quniform `value` does the rounding."""
-        from ray import tune
-
-        domains = {}
-        for parameter in self.parameters:
-            if parameter.kind == "choice":
-                domains[parameter.name] = tune.choice(list(range(len(parameter.values))))
-            elif parameter.kind == "loguniform":
-                domains[parameter.name] = tune.loguniform(*parameter.extremes())
-            else:
-                domains[parameter.name] = tune.uniform(*parameter.values[:2])
-        return domains
-
     def size(self) -> int | None:
         """The number of different settings, None if there is no end of them."""
         if any(parameter.kind != "choice" for parameter in self.parameters):
@@ -144,14 +126,9 @@ class Space:
 def read_space(path: str | Path) -> Space:
     """Read a parameter file. Raises UserError naming the file and line."""
     try:
-        with Path(path).open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
+        return parse_space(Path(path).read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise UserError(f"params_file {str(path)!r} cannot be read: {error.strerror}") from None
-    if len(content) > _LARGEST_FILE:
-        raise UserError(f"{path}: more than {_LARGEST_FILE} bytes; is it a parameter file?")
-    try:
-        return parse_space(content.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file in UTF-8") from None
 
@@ -163,59 +140,39 @@ def parse_space(text: str, file: str) -> Space:
         if not line.strip() or line.strip().startswith("#"):
             continue
         origin, words = f"{file}:{number}", line.strip().split(maxsplit=2)
-        if len(words) < 3:
+        if len(words) < 3 or words[1] not in _KINDS:
             raise UserError(f"{origin}: a parameter is written {_FORMS}, got {line.strip()!r}")
-        name, kind, rest = words
-        if kind not in _KINDS:
-            hint = did_you_mean(kind, _KINDS)
-            raise UserError(f"{origin}: kind must be one of {', '.join(_KINDS)}, got {kind!r}{hint}")
-        values = _choices(rest, origin) if kind == "choice" else _numbers(kind, rest, origin)
-        parameter = Parameter(name, kind, values, origin)
+        name, kind, values = words
         if name in parameters:
-            raise parameter.error(f"{name} is given twice, first in {parameters[name].origin}")
-        parameters[name] = parameter
+            raise UserError(f"{origin}: {name} is given twice, first in {parameters[name].origin}")
+        try:
+            parameters[name] = Parameter(name, kind, _parse_values(kind, values), origin)
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, yaml.YAMLError):
+            raise UserError(f"{origin}: {kind} takes {_KINDS[kind]}, got {values!r}") from None
     if not parameters:
         raise UserError(f"{file}: no parameters; one per line, written {_FORMS}")
     return Space(tuple(parameters.values()))
 
 
-def _choices(text: str, origin: str) -> tuple[Any, ...]:
-    """Parse a list of Python literals, as in RecBole, or of YAML values, where text needs no quotes."""
-    try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+def _parse_values(kind: str, text: str) -> tuple[Any, ...]:
+    """Parse what follows the kind; an exception of any kind that `parse_space` knows for what is wrong."""
+    if kind == "choice":
         try:
-            values = yaml.load(text, Loader=SettingsLoader)  # noqa: S506 - a SafeLoader without tags
-        except (yaml.YAMLError, RecursionError):
-            values = None
-    if not isinstance(values, (list, tuple)) or not values:
-        raise UserError(f"{origin}: choice takes a list such as [0.1, 0.2] or [CE, BPR], got {text!r}")
-    try:
-        choices = plain(list(values))
-        json.dumps(choices, allow_nan=False)
-    except TypeError as error:
-        allowed = "numbers, text, true, false, lists and mappings"
-        raise UserError(f"{origin}: choice takes {allowed}, got a {error}") from None
-    except ValueError:
-        raise UserError(f"{origin}: choice takes finite numbers, got {text!r}") from None
-    return tuple(choices)
-
-
-def _numbers(kind: str, text: str, origin: str) -> tuple[float, ...]:
-    """Parse `low,high` or `low,high,q`."""
-    try:
-        numbers = tuple(float(number) for number in text.partition("#")[0].split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != len(_KINDS[kind].split(",")) or not all(map(math.isfinite, numbers)):
-        raise UserError(f"{origin}: {kind} takes the numbers {_KINDS[kind]}, got {text!r}")
+            choices = ast.literal_eval(text)  # as in RecBole
+        except (ValueError, TypeError, SyntaxError):
+            choices = yaml.load(text, Loader=SettingsLoader)  # noqa: S506 - a SafeLoader; text needs no quotes
+        if not isinstance(choices, (list, tuple)) or not choices:
+            raise ValueError(text)
+        values = tuple(plain(choices))
+        json.dumps(values, allow_nan=False)
+        return values
+    numbers = tuple(float(number) for number in text.partition("#")[0].split(","))
     low, high, *q = numbers
-    if not low < high:
-        raise UserError(f"{origin}: low must be less than high, got {text!r}")
+    right = low < high and all(map(math.isfinite, numbers)) and len(q) == (kind == "quniform")
     if q and not (q[0] > 0 and max(abs(low), abs(high)) < q[0] * 2**50):
-        raise UserError(f"{origin}: q must be greater than 0, and not tiny beside low and high, got {text!r}")
-    if kind == "loguniform" and high > math.log(1e300):
-        raise UserError(f"{origin}: the numbers of loguniform are exponents of e; exp({high:g}) is too large")
+        right = False
+    if not right or (kind == "loguniform" and high > _LARGEST_EXPONENT):
+        raise ValueError(text)
     return numbers
 
 
@@ -224,15 +181,13 @@ def check_space(space: Space, base: Config) -> None:
 
     `base` is the configuration that the trials share. Raises UserError naming file and line.
     """
-    given = base.settings()
+    known = base.settings()
     for parameter in space.parameters:
-        name = parameter.name
+        name, origin = parameter.name, parameter.origin
         if role(name) not in ("model", "training"):
-            raise parameter.error(f"{name} cannot be tuned: trials that differ in it cannot be compared")
-        try:
-            Config(base.model_class, base.dataset, settings={**given, name: given.get(name)})
-        except UserError as error:
-            raise parameter.error(str(error)) from None  # an unknown name, with the nearest
+            raise UserError(f"{origin}: {name} cannot be tuned: trials that differ in it cannot be compared")
+        if name not in known:
+            raise UserError(f"{origin}: unknown setting {name!r}{did_you_mean(name, known)}")
         default = base.internal_config_dict.get(name)
         for value in parameter.extremes():
-            check(name, Given(value, parameter.origin), default, getattr(base.model_class, "choices", {}))
+            check(name, Given(value, origin), default, getattr(base.model_class, "choices", {}))

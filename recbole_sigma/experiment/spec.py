@@ -1,30 +1,16 @@
-"""What an experiment is: arms (a model with settings), data sets and seeds, as plain data.
-
-# properties/experiment/flip-range.yaml
-title: Flip range r of SIGMA
-arms:
-  r = 0: {model: SIGMA, r: 0}
-  r = 5: {model: SIGMA, r: 5}
-"""
+"""What an experiment is: arms (a model with settings), data sets and seeds, as plain data."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from recbole_sigma.config.config import Config, properties_path
-from recbole_sigma.config.values import read_config_file
+from recbole_sigma.config.schema import check
+from recbole_sigma.config.values import Given, read_config_file
 from recbole_sigma.errors import UserError, did_you_mean
 
 FIRST_SEED = 2020  # RecBole's default; five seeds are 2020 to 2024
-# Keys of an experiment's file and what their values must be.
-_KEYS: dict[str, tuple[type, str]] = {
-    "title": (object, ""),
-    "arms": (dict, "a mapping"),
-    "datasets": (list, "a list of names"),
-    "seeds": (object, ""),
-    "settings": (dict, "a mapping"),
-}
 
 
 @dataclass(frozen=True)
@@ -37,47 +23,35 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One run of an experiment."""
-
-    arm: Arm
-    dataset: str
-    seed: int
-    config: Config
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Every arm on every data set with every seed; all arms share `settings`.
 
-    Raises UserError without an arm or a data set, and for one that is given twice.
+    Raises UserError for an arm or a data set that is given twice.
     """
 
     name: str
     title: str
-    arms: tuple[Arm, ...]
-    datasets: tuple[str, ...]
-    seeds: tuple[int, ...] = (FIRST_SEED,)
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    arms: Sequence[Arm]
+    datasets: Sequence[str]
+    seeds: Sequence[int]
+    settings: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for what, labels in (("arms", [arm.label for arm in self.arms]), ("datasets", self.datasets)):
-            if not labels:
-                raise UserError(f"{self.name}: {what}: none is given")
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise UserError(f"{self.name}: {what}: {twice[0]!r} is given twice")
 
-    def runs(self) -> Iterator[Planned]:
+    def runs(self) -> Iterator[tuple[Arm, Config]]:
         """One run per arm, data set and seed; all arms of a seed come before the next seed.
 
-        Raises UserError for settings that an arm cannot have, before the first run.
+        Raises UserError for settings that an arm cannot have.
         """
         for seed in self.seeds:
             for dataset in self.datasets:
                 for arm in self.arms:
                     settings = {**self.settings, **arm.settings, "seed": seed}
                     try:
-                        yield Planned(arm, dataset, seed, Config(arm.model, dataset, settings=settings))
+                        yield arm, Config(arm.model, dataset, settings=settings)
                     except UserError as error:
                         raise UserError(f"arm {arm.label!r}: {error}") from None
 
@@ -86,8 +60,8 @@ def comparison(
     models: Sequence[str], datasets: Sequence[str], seeds: Sequence[int], settings: Mapping[str, Any]
 ) -> Experiment:
     """Models with their default settings side by side."""
-    arms = tuple(Arm(model.rpartition(":")[2], model) for model in models)
-    return Experiment("compare", "Comparison", arms, tuple(datasets), tuple(seeds), settings)
+    arms = [Arm(model.rpartition(":")[2], model) for model in models]
+    return Experiment("compare", "Comparison", arms, datasets, seeds, settings)
 
 
 def names() -> list[str]:
@@ -95,58 +69,36 @@ def names() -> list[str]:
     return sorted(file.stem for file in (properties_path() / "experiment").glob("*.yaml"))
 
 
-def read_experiment(name: str) -> Experiment:
-    """Read an experiment of properties/experiment/, or a YAML file. Raises UserError naming file and line."""
+def read_experiment(
+    name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = (), settings: Mapping[str, Any] | None = None
+) -> Experiment:
+    """Read an experiment of properties/experiment/, or a YAML file such as those.
+
+    `datasets` and `seeds` replace those of the file; `settings` are for all arms. Raises UserError naming file and line.
+    """
     file = properties_path() / "experiment" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         file = Path(name)
     elif name not in names():
         raise UserError(f"unknown experiment {name!r}{did_you_mean(name, names())}; there are {', '.join(names())}")
     content = read_config_file(file)
-    for key, given in content.items():
-        if key not in _KEYS:
-            raise given.error(f"unknown {key!r} in an experiment{did_you_mean(key, _KEYS)}")
-        kind, words = _KEYS[key]
-        items = given.value if key == "datasets" and isinstance(given.value, list) else []
-        if not isinstance(given.value, kind) or not all(isinstance(item, str) for item in items):
-            raise given.error(f"{key} must be {words}, got {given.value!r}")
-    if "arms" not in content:
-        raise UserError(f"{file}:1: an experiment has arms, 'label: {{model: NAME, setting: value}}' each")
+    for key, given in {**content, "arms": content.get("arms", Given(None, f"{file}:1"))}.items():
+        check("experiment file", Given({key: given.value}, given.origin), None, {})
     value = {key: given.value for key, given in content.items()}
-    arms = []
-    for label, settings in value["arms"].items():
-        if not isinstance(settings, dict) or not isinstance(settings.get("model"), str):
-            message = f"arm {label!r} must be {{model: NAME, setting: value, ...}}, got {settings!r}"
-            raise content["arms"].error(message)
-        settings = dict(settings)
-        arms.append(Arm(str(label), settings.pop("model"), settings))
     return Experiment(
         name=file.stem,
-        title=str(value.get("title", file.stem)),
-        arms=tuple(arms),
-        datasets=tuple(value.get("datasets", ["ml-100k"])),
-        seeds=seeds_of(value.get("seeds", [FIRST_SEED])),
-        settings=value.get("settings", {}),
+        title=value.get("title", file.stem),
+        arms=[
+            Arm(str(label), settings["model"], {key: settings[key] for key in settings if key != "model"})
+            for label, settings in value["arms"].items()
+        ],
+        datasets=datasets or value.get("datasets", ["ml-100k"]),
+        seeds=seeds or seeds_of(value.get("seeds", 1)),
+        settings={**value.get("settings", {}), **(settings or {})},
     )
 
 
-def with_changes(
-    experiment: Experiment, datasets: Sequence[str], seeds: Any, settings: Mapping[str, Any]
-) -> Experiment:
-    """The experiment on other data sets, with other seeds, or with further settings for all arms."""
-    return replace(
-        experiment,
-        datasets=tuple(datasets) or experiment.datasets,
-        seeds=experiment.seeds if seeds is None else seeds_of(seeds),
-        settings={**experiment.settings, **settings},
-    )
-
-
-def seeds_of(value: Any) -> tuple[int, ...]:
-    """`5` stands for 2020 to 2024; a list stands for itself."""
-    if type(value) is int and 1 <= value <= 1000:
-        return tuple(range(FIRST_SEED, FIRST_SEED + value))
-    seeds = value if isinstance(value, list) else []
-    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise UserError(f"seeds must be how many (5), or a list of different ones ([1, 2, 3]), got {value!r}")
-    return tuple(seeds)
+def seeds_of(value: Any) -> list[int]:
+    """`5` means 2020 to 2024; a list means itself. Raises UserError for anything else."""
+    check("--seeds", Given(value), None, {})
+    return value if isinstance(value, list) else list(range(FIRST_SEED, FIRST_SEED + value))

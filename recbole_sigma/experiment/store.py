@@ -1,10 +1,8 @@
 """Where experiments keep their runs: one directory each, named by the hash of everything that determines the run.
 
-    <checkpoint_dir>/<key>/settings.yaml      what is to be run
-    <checkpoint_dir>/<key>/log.txt            what the run's process printed
-    <checkpoint_dir>/<key>/<run directory>/   as `run` writes it
-
-Whatever experiment asks for a run, in whatever order, after whatever interruption: it is trained once.
+<checkpoint_dir>/<key>/settings.yaml      what is to be run
+<checkpoint_dir>/<key>/log.txt            what the run's process printed
+<checkpoint_dir>/<key>/<run directory>/   as `run` writes it
 """
 
 import functools
@@ -48,49 +46,44 @@ def run_key(config: Config) -> str:
 def prepare(config: Config, machine: Mapping[str, Any], parent: Path) -> Path:
     """Write `settings.yaml` into the run's directory `parent/<key>/` and return that directory.
 
-    Args:
-        config: all settings of the run.
-        machine: settings that change where and how fast it runs; they win.
-        parent: the experiment's checkpoint_dir.
-
-    Raises:
-        UserError: if the directory cannot be written, and for a model class that another process cannot import.
+    Settings in `machine` win; they change where and how fast it runs, not the key.
+    Raises UserError if the directory cannot be written, and for a model class that another process cannot import.
     """
     directory = parent.absolute() / run_key(config)
     settings = {**config.settings(), **machine, "checkpoint_dir": str(directory)}
     settings["model"] = model_name(config.model_class, importable=True)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be made: {error.strerror}") from None
+    make_directory(directory)
     write_text(directory / "settings.yaml", dump_settings(settings))
     return directory
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory below checkpoint_dir, unless it is there. Raises UserError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"checkpoint_dir: cannot make the directory {directory}: {error.strerror}") from None
+
+
 def complete_run(directory: Path, *, tested: bool = False) -> Path | None:
     """The run directory in `directory` that has a result, if any; with `tested`, a result on test."""
-    for folder in _runs(directory):
-        file = folder / "result.json"
-        if file.is_file() and not (tested and read_json(file, dict).get("trial")):
-            return folder
+    for file in sorted(directory.glob("[!.]*/result.json")):
+        if not (tested and read_json(file, dict).get("trial")):
+            return file.parent
     return None
 
 
-def unfinished_run(directory: Path) -> Path | None:
-    """The unfinished run directory in `directory` with the most epochs, if any."""
-    unfinished = [folder for folder in _runs(directory) if not (folder / "result.json").is_file()]
-    return max(unfinished, key=_n_epochs, default=None)
+def furthest_run(directory: Path) -> Path | None:
+    """The complete run directory in `directory`, else the one with the most epochs, if any."""
 
+    def epochs(folder: Path) -> int:
+        try:
+            return len(read_epochs(folder))
+        except UserError:  # a damaged metrics.csv; `resume` writes it again
+            return 0
 
-def _runs(directory: Path) -> list[Path]:
-    return sorted(file.parent for file in directory.glob("[!.]*/config.yaml"))
-
-
-def _n_epochs(folder: Path) -> int:
-    try:
-        return len(read_epochs(folder))
-    except UserError:  # a damaged metrics.csv; `resume` writes it again
-        return 0
+    unfinished = (file.parent for file in sorted(directory.glob("[!.]*/config.yaml")))
+    return complete_run(directory) or max(unfinished, key=epochs, default=None)
 
 
 def _file_digest(file: Path) -> str:

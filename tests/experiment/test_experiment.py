@@ -21,8 +21,8 @@ from recbole_sigma.config.config import Config
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment import pool
 from recbole_sigma.experiment.pool import ensure, run_all
-from recbole_sigma.experiment.spec import Experiment, comparison, names, read_experiment, seeds_of, with_changes
-from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfinished_run
+from recbole_sigma.experiment.spec import Experiment, comparison, names, read_experiment, seeds_of
+from recbole_sigma.experiment.store import complete_run, furthest_run, prepare, run_key
 
 TINY = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 8, "epochs": 2, "use_gpu": False}
 QUIET = {"threads": 1, "show_progress": False}
@@ -40,8 +40,8 @@ def tiny(write_inter: Callable[..., Path], tmp_path: Path) -> Callable[..., Expe
 
 
 def config_of(experiment: Experiment) -> Config:
-    (planned,) = experiment.runs()
-    return planned.config
+    ((_, config),) = experiment.runs()
+    return config
 
 
 def once_training(directory: Path, act: Callable[[], None]) -> threading.Thread:
@@ -61,7 +61,7 @@ def once_training(directory: Path, act: Callable[[], None]) -> threading.Thread:
 def test_every_experiment_that_comes_along_has_arms_that_can_be_run(name: str):
     planned = list(read_experiment(name).runs())
     assert len(planned) == len(read_experiment(name).arms) >= 3
-    assert len({run_key(each.config) for each in planned}) == len(planned)  # no two arms are the same run
+    assert len({run_key(config) for _, config in planned}) == len(planned)  # no two arms are the same run
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_every_experiment_that_comes_along_has_arms_that_can_be_run(name: str):
         ("titel: x\n", ["x.yaml:1", "'titel'", "'title'"]),
         ("title: x\n", ["x.yaml:1", "arms", "model: NAME"]),
         ("title: x\narms: [SIGMA]\n", ["x.yaml:2", "arms", "a mapping", "['SIGMA']"]),
-        ("arms:\n  a: SIGMA\n", ["x.yaml:1", "arm 'a'", "model: NAME", "'SIGMA'"]),
-        ("arms: {}\n", ["x: arms"]),
-        ("arms: {a: {model: SIGMA}}\nseeds: 0\n", ["seeds", "(5)", "got 0"]),
+        ("arms:\n  a: SIGMA\n", ["x.yaml:1", "arms", "'a'", "model: NAME", "'SIGMA'"]),
+        ("arms: {}\n", ["x.yaml:1", "arms", "model: NAME"]),
+        ("arms: {a: {model: SIGMA}}\nseeds: 0\n", ["x.yaml:2", "seeds", "how many", "0"]),
         ("arms: {a: {model: SIGMA}}\ndatasets: ml-100k\n", ["x.yaml:2", "datasets", "list of names"]),
         ("arms: {a: {model: SIGMA}}\ndatasets: [d, 1]\n", ["x.yaml:2", "datasets", "list of names"]),
         ("arms: {a: {model: SIGMA}}\ndatasets: [d, d]\n", ["x: datasets", "'d'", "twice"]),
@@ -87,7 +87,7 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, says
 
 
 def test_seeds_are_counted_or_listed():
-    assert (seeds_of(3), seeds_of([7, 1]), seeds_of(1)) == ((2020, 2021, 2022), (7, 1), (2020,))
+    assert (seeds_of(3), seeds_of([7, 1]), seeds_of(1)) == ([2020, 2021, 2022], [7, 1], [2020])
 
 
 @pytest.mark.parametrize("given", [0, -1, True, [], [1, 1], ["1"], "5", None, [1.5], [True, 2], {}])
@@ -97,8 +97,8 @@ def test_other_seeds_are_refused(given: Any):
 
 
 def test_changes_are_for_all_arms():
-    changed = with_changes(read_experiment("ablation"), ["a", "b"], 2, {"epochs": 3})
-    assert (changed.datasets, changed.seeds, changed.settings) == (("a", "b"), (2020, 2021), {"epochs": 3})
+    changed = read_experiment("ablation", ["a", "b"], [7], {"epochs": 3})
+    assert (changed.datasets, changed.seeds, changed.settings) == (["a", "b"], [7], {"epochs": 3})
 
 
 def test_the_key_is_that_of_what_determines_a_run(tiny: Callable[..., Experiment], tmp_path: Path):
@@ -158,7 +158,7 @@ def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_pa
 
 def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Callable[..., Experiment], tmp_path: Path):
     planned = list(tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300).runs())
-    directory = tmp_path / "runs" / run_key(planned[0].config)
+    directory = tmp_path / "runs" / run_key(planned[0][1])
     children: list[Any] = []
     start = subprocess.Popen
     with pytest.MonkeyPatch.context() as patch:
@@ -167,14 +167,14 @@ def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Callable[..., 
         (killed,) = run_all(planned, tmp_path / "runs", 1)
         killer.join()
     assert "SIGKILL" in killed.problem and str(directory / "log.txt") in killed.problem
-    assert killed.folder == unfinished_run(directory)
+    assert killed.folder == furthest_run(directory)
     (resumed,) = run_all(planned, tmp_path / "runs", 1)
     assert resumed.folder == killed.folder and resumed.complete and resumed.result["epochs"] == 300
 
 
 def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[..., Experiment], tmp_path: Path):
     planned = list(tiny(["GRU4Rec"], [1, 2, 3], epochs=10_000, stopping_step=10_000).runs())
-    directory = tmp_path / "runs" / run_key(planned[0].config)
+    directory = tmp_path / "runs" / run_key(planned[0][1])
     interrupter = once_training(directory, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted) as error:
         run_all(planned, tmp_path / "runs", jobs=2)
@@ -182,7 +182,7 @@ def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[...,
     assert error.value.how == "the same command"
     logs = [log.read_text() for log in (tmp_path / "runs").glob("*/log.txt")]
     assert 1 <= len(logs) <= 2 and all("interrupted" in log for log in logs)
-    assert unfinished_run(directory)
+    assert furthest_run(directory)
 
 
 def compare(*arguments: str) -> int:

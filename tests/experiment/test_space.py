@@ -116,22 +116,6 @@ def test_the_sample_of_a_value_from_a_json_file_gives_the_value_again(space: Spa
         assert json.dumps(again) == json.dumps(values)
 
 
-@pytest.mark.parametrize(
-    "line", ["r choice [0, 2]", "x uniform 0.1,0.5", "x loguniform -8,-1", "x quniform 1,9,2", "x quniform 1,9,4"]
-)
-def test_ray_draws_from_the_same_values(line: str) -> None:
-    space = parse_space(line, "file")
-    (parameter,) = space.parameters
-    (domain,) = space.ray().values()
-    values = [parameter.value(domain.sample()) for _ in range(300)]
-    ours = [parameter.value(samples[parameter.name]) for samples in drawn(space.hyperopt(), 300)]
-    if parameter.kind in ("choice", "quniform"):
-        assert set(values) == set(ours)
-    else:
-        low, high = parameter.extremes()
-        assert low <= min(values) <= max(values) <= high and abs(np.median(values) - np.median(ours)) < (high - low) / 4
-
-
 def test_choices_are_drawn_by_their_index() -> None:
     space = parse_space("a choice [[1, 2], {max_norm: 1}, None, 1, true]", "file")
     (parameter,) = space.parameters
@@ -153,18 +137,18 @@ def test_all_of_a_finite_space_is_each_setting_once_and_more_begin_with_fewer() 
 
 WRONG = [
     ("r choice", ["'r choice'", "name choice [1, 2]", "name quniform 1,10,1"]),
-    ("r chioce [1]", ["kind", "'chioce'", "'choice'"]),
+    ("r chioce [1]", ["'r chioce [1]'", "name choice [1, 2]"]),
     ("r choice 3", ["choice", "'3'"]),
     ("r choice []", ["choice", "'[]'"]),
     ("r choice [1e999]", ["finite", "'[1e999]'"]),
-    ("r choice [{1}]", ["choice", "a set"]),
+    ("r choice [{1}]", ["choice", "'[{1}]'"]),
     ("dropout_prob uniform 0.1", ["uniform", "low,high", "'0.1'"]),
     ("dropout_prob uniform 0.1,nan", ["uniform", "low,high", "'0.1,nan'"]),
     ("dropout_prob uniform 0.5,0.1", ["low", "high", "'0.5,0.1'"]),
     ("num_layers quniform 1,4", ["low,high,q", "'1,4'"]),
     ("num_layers quniform 1,4,0", ["q", "greater than 0", "'1,4,0'"]),
     ("num_layers quniform 1,4,1e-300", ["q", "'1,4,1e-300'"]),
-    ("learning_rate loguniform 1,800", ["exp(800)"]),
+    ("learning_rate loguniform 1,800", ["loguniform", "at most 690", "'1,800'"]),
     ("rr choice [1]", ["'rr'", "'r'"]),
     ("r choice [1, -1]", ["r must be", "at least 0", "-1"]),
     ("r choice [1, 1.5]", ["r must be", "whole number", "1.5"]),
@@ -173,7 +157,7 @@ WRONG = [
     ("form choice [paper, book]", ["form", "paper, released", "'book'"]),
     ("dropout_prob uniform 0.5,1.5", ["dropout_prob must be", "less than 1", "1.5"]),
     ("topk choice [1, 10]", ["topk cannot be tuned"]),
-    ("MAX_ITEM_LIST_LENGTH choice [10, 20]", ["MAX_ITEM_LIST_LENGTH cannot be tuned"]),
+    ("threads choice [1, 2]", ["threads cannot be tuned"]),
 ]
 
 
@@ -193,7 +177,6 @@ def test_a_mistake_is_reported_with_its_line(line: str, names: list[str]) -> Non
         (b"# nothing\n", ["{}: ", "no parameters"]),
         (b"\xff\xfe", ["{}: ", "UTF-8"]),
         (b"r choice [1]\nr choice [2]", ["{}:2: r ", "{}:1"]),
-        (b"#" * 70_000, ["{}: ", "65536 bytes"]),
     ],
 )
 def test_a_file_without_parameters_is_refused(tmp_path: Path, content: bytes | None, names: list[str]) -> None:

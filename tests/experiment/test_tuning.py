@@ -20,15 +20,15 @@ from recbole_sigma import cli, resume
 from recbole_sigma.commands.tune import tables
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment import search
-from recbole_sigma.experiment.search import TuneResult, resume_tuning, tune
+from recbole_sigma.experiment.search import OPTIONS, resume_tuning, tune
 from recbole_sigma.experiment.space import parse_space
-from recbole_sigma.experiment.sweep import Trial
+from recbole_sigma.experiment.sweep import Sweep, Trial
 from recbole_sigma.quick_start import run
 from recbole_sigma.runs.result import RunResult
 from recbole_sigma.training.trainer import SequenceTrainer
 from tests.helpers.runs import TINY, environment
 
-Begin = Callable[..., TuneResult]  # the fixture `begin`
+Begin = Callable[..., Sweep]  # the fixture `begin`
 
 ROWS = [(f"u{user}", f"i{(user * 3 + step * (1 + user % 3)) % 12}", step) for user in range(40) for step in range(8)]
 SMALL_BATCHES = {**TINY, "train_batch_size": 64}
@@ -43,13 +43,13 @@ def begin(tmp_path: Path, write_inter: Any) -> Begin:
     file = tmp_path / "hyper.test"
     file.write_text(GRID)
 
-    def start(tool: str = "hyperopt", **given: Any) -> TuneResult:
-        named = {key: given.pop(key) for key in ("max_evals", "algo", "options") if key in given}
+    def start(tool: str = "hyperopt", **given: Any) -> Sweep:
+        options = {"tool": tool, **{key: given.pop(key) for key in OPTIONS if key in given}}
         if "space" in given:
             file.write_text(given.pop("space"))
         where = {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
         model = given.pop("model", "Mamba4Rec")
-        return tune(model, "tiny", file, tool, settings={**SMALL_BATCHES, **where, **given}, **named)
+        return tune(model, "tiny", file, settings={**SMALL_BATCHES, **where, **given}, options=options)
 
     return start
 
@@ -92,11 +92,11 @@ def raising(error: type[BaseException], when: Callable[[], bool]) -> Any:
     return SimpleNamespace(on_epoch_end=on_epoch_end)
 
 
-def record(result: TuneResult) -> dict[str, Any]:
+def record(result: Sweep) -> dict[str, Any]:
     return json.loads((result.folder / "tuning.json").read_text())
 
 
-def run_folders(result: TuneResult) -> list[Path]:
+def run_folders(result: Sweep) -> list[Path]:
     return sorted(file.parent for file in result.folder.glob("*/*/config.yaml"))
 
 
@@ -155,16 +155,6 @@ def test_an_interrupted_sweep_is_resumed_in_the_middle_of_a_trial(begin: Begin, 
     assert result == begin() and {trial.status for trial in result.trials} == {"complete"}
 
 
-def test_a_sweep_that_an_older_version_began_starts_again(begin: Begin, trained: list[int]) -> None:
-    first = begin(max_evals=1, epochs=1)
-    old = first.folder / "0123456789abcdef"
-    old.mkdir()
-    (old / "trial.json").write_text("{}")
-    file = first.folder / "tuning.json"
-    file.write_text(file.read_text().replace(first.best.folder, old.name).replace('"complete"', '"stopped"'))
-    assert resume_tuning(first.folder).trials == first.trials and len(trained) == 1  # its run is there
-
-
 @pytest.mark.parametrize("algo", ["random", "bayes"])
 def test_hyperopt_draws_the_same_settings_again(begin: Begin, algo: str, trained: list[int]) -> None:
     space = "learning_rate loguniform -6,-3\ndropout_prob quniform 0,0.4,0.1\nnum_layers quniform 1,2,1\n"
@@ -199,13 +189,15 @@ def test_files_have_every_trial_with_settings_validation_and_folder(begin: Begin
     assert record(result)["winner"]["test"] == result.winner.test
 
 
-def test_a_table_fits_100_columns_and_marks_the_best(tmp_path: Path) -> None:
+def test_a_table_fits_100_columns_and_marks_the_best(begin: Begin) -> None:
     valid = {"hit@10": 0.5, "ndcg@10": 0.25, "mrr@10": 0.125}
     values = [{f"a_setting_with_a_long_name_{n}": 1.23456789e-5 * step for n in range(8)} for step in (1, 2, 3)]
-    trials = [Trial(values[0], "failed", error="for a reason")]
-    trials += [Trial(each, "complete", "run", 3, 1, valid) for each in values[1:]]
-    result = TuneResult(tmp_path, "ndcg@10", trials, trials[1], RunResult(tmp_path, 1, valid, valid))
-    lines = tables(result).splitlines()
+    trials = [Trial(values[0], "failed", "for a reason")]
+    trials += [Trial(each, "complete", "", "run", 3, 1, valid) for each in values[1:]]
+    sweep = begin(max_evals=1, epochs=1)
+    sweep.by_values = {str(trial.values): trial for trial in trials}
+    sweep.winner = RunResult(sweep.folder, 1, valid, valid)
+    lines = tables(sweep).splitlines()
     starts = [line for line in lines[2:] if line.rstrip().endswith(("complete", "failed"))]
     assert max(map(len, lines)) <= 100 and [line[0] for line in starts] == ["*", " ", " "]
     assert "HR@10" in lines[1] and "0.2500" in starts[0] and "failed" in starts[2]
@@ -236,7 +228,7 @@ MISTAKES = [
     (["--algo=grid"], ["algo", "exhaustive", "random", "bayes", "'grid'"]),
     (["--max_evals=0"], ["max_evals", "at least 1", "0"]),
     (["--jobs=2"], ["jobs", "--tool=ray"]),
-    (["--tool=ray", "--jobs=0"], ["jobs", "at least 1", "0"]),
+    (["--tool=ray", "--jobs=0"], ["jobs", "whole number", "0"]),
     (["--tool=ray", "--asha=2"], ["asha", "true or false", "2"]),
     (["--tool=ray", "--nproc=2"], ["nproc", "1", "--tool=ray", "2"]),
     (["--params_file=none"], ["params_file", "'none'"]),
@@ -317,7 +309,7 @@ def own_ray() -> Iterator[None]:
 
 
 def test_ray_has_the_results_of_hyperopt(own_ray: None, begin: Begin) -> None:
-    theirs, ours = begin("ray", options={"asha": False}), begin()
+    theirs, ours = begin("ray", asha=False), begin()
     one, other = ({str(trial.values): trial.valid for trial in result.trials} for result in (theirs, ours))
     assert one == other
     assert (theirs.winner.valid, theirs.winner.test) == (ours.winner.valid, ours.winner.test)
@@ -328,11 +320,11 @@ def test_ray_has_the_results_of_hyperopt(own_ray: None, begin: Begin) -> None:
 def test_asha_stops_what_is_behind_and_it_stays_stopped(own_ray: None, begin: Begin) -> None:
     space = "learning_rate choice [0.02, 1e-9, 1e-10]"
     options = {"grace_period": 2, "reduction_factor": 2, "jobs": 1}  # one by one: what is ahead is known to be
-    result = begin("ray", space=space, epochs=8, seed=GOOD_FIRST, options=options)
+    result = begin("ray", space=space, epochs=8, seed=GOOD_FIRST, **options)
     states = {each.values["learning_rate"]: (each.status, each.epochs) for each in result.trials}
     assert states == {0.02: ("complete", 8), 1e-9: ("stopped", 2), 1e-10: ("stopped", 2)}
     assert all(each.valid for each in result.trials) and result.best.values == {"learning_rate": 0.02}
-    assert begin("ray", space=space, epochs=8, seed=GOOD_FIRST, options=options).trials == result.trials
+    assert begin("ray", space=space, epochs=8, seed=GOOD_FIRST, **options).trials == result.trials
 
 
 def test_ray_draws_lists_mappings_and_numbers(own_ray: None, begin: Begin) -> None:
@@ -348,15 +340,17 @@ def test_ray_draws_lists_mappings_and_numbers(own_ray: None, begin: Begin) -> No
 def test_a_stopped_winner_is_tested_with_its_best_epoch(
     begin: Begin, monkeypatch: pytest.MonkeyPatch, trained: list[int]
 ) -> None:
-    run_trial = search.run_trial
+    ensure = search.ensure
 
-    def stopped(sweep: Any, samples: Any) -> str:
+    def stopped(directory: Path, test: bool) -> RunResult | None:
+        if test:
+            return ensure(directory)
         with pytest.raises(SystemExit):  # as Ray stops a trial
-            run_trial(sweep, samples, [raising(SystemExit, lambda: len(trained) == 2)])
-        return ""
+            ensure(directory, [raising(SystemExit, lambda: len(trained) == 2)], test=False)
+        return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "run_trial", stopped)
+        patch.setattr(search, "ensure", stopped)
         result = begin(space="learning_rate choice [0.02]")
     assert (result.best.status, result.best.epochs, trained) == ("stopped", 2, [0, 1])
     assert result.winner.valid == result.best.valid and result.winner.best_epoch == result.best.best_epoch
