@@ -55,9 +55,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--k must be at least 1, got {args.k}")
     if args.out and not args.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no directory {str(args.out.parent)!r}")
-    from recbole_sigma.report.render import render, report_of, summary, write_report
+    from recbole_sigma.report.render import check_report, render, report_of, summary, write_report
     from recbole_sigma.runs.reader import read_runs
 
+    if form in ("md", "html", "tex"):
+        check_report(args.out)
     if models:
         from recbole_sigma.registry import find_model
 

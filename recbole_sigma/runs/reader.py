@@ -24,21 +24,36 @@ from recbole_sigma.runs.result import RunResult
 
 _NOT_IN_LABELS = {"model", "dataset", "seed"}  # tables keep runs of these apart
 _LONGEST_VALUE = 40  # characters of a setting in a label
-_METRIC = re.compile(r"(?:hit|ndcg|mrr)@([1-9][0-9]{0,8})")
-_TYPES = {
-    "model": "string", "device": "string", "command": "string", "seed": "integer", "epochs": "integer",
-    "best_epoch": "integer", "dataset": "object", "protocol": "object", "valid": "object", "versions": "object",
-}  # fmt: skip
-_NUMBERS = (
-    "n_parameters", "seconds_per_epoch", "eval_seconds", "peak_memory_mb", "users", "items", "interactions",
-    "mean_length",
-)  # fmt: skip
-_PROPERTIES = {
-    name: {"type": kind} for name, kind in {**_TYPES, "test": "object", **dict.fromkeys(_NUMBERS, "number")}.items()
+_METRICS = {
+    "type": "object",
+    "patternProperties": {"^(hit|ndcg|mrr)@[1-9][0-9]{0,8}$": {"type": "number"}},
+    "additionalProperties": False,
+    "minProperties": 1,
 }
-_RESULT = Draft202012Validator(
-    {"required": [*_TYPES], "properties": _PROPERTIES | {"dataset": {"type": "object", "properties": _PROPERTIES}}}
-)
+_DATA = {"sha256": "string", "users": "number", "items": "number", "interactions": "number", "mean_length": "number"}
+_REQUIRED = {
+    "device": "string", "command": "string", "epochs": "integer", "best_epoch": "integer", "protocol": "object",
+    "versions": "object", "n_parameters": "number", "seconds_per_epoch": "number", "eval_seconds": "number",
+    "peak_memory_mb": "number",
+}  # fmt: skip
+
+
+def _schema(model: str, dataset: str, seed: int) -> dict[str, Any]:
+    """What result.json of a run holds. Only a trial of a sweep may lack `test`."""
+    data = {"name": {"enum": [dataset]}, **{name: {"type": kind} for name, kind in _DATA.items()}}
+    class_name = re.escape(re.split("[.:]", model)[-1])  # of package.module:Class
+    named = {
+        "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"},
+        "seed": {"enum": [seed]},
+        "dataset": {"type": "object", "properties": data, "required": [*data]},
+        "valid": _METRICS,
+    }
+    return {
+        "properties": {**named, "test": _METRICS, **{name: {"type": kind} for name, kind in _REQUIRED.items()}},
+        "required": [*named, *_REQUIRED],
+        "if": {"not": {"required": ["trial"]}},
+        "then": {"required": ["test"]},
+    }
 
 
 @dataclass(frozen=True)
@@ -84,12 +99,9 @@ class RecordedRun:
             raise UserError(f"{self.model} on {self.dataset}, seed {self.seed}: no run directory ({self.problem})")
         file = self.folder / "result.json"
         content: dict[str, Any] = read_json(file, dict)
-        for error in _RESULT.iter_errors(content):
-            raise UserError(f"{file}: not the result of a run: {'.'.join(map(str, error.path))}: {error.message[:200]}")
-        recorded = content["model"], content["dataset"].get("name"), content["seed"]
-        expected = re.split("[.:]", self.model)[-1], self.dataset, self.seed  # Class of package.module:Class
-        if recorded != expected:
-            raise UserError(f"{file}: the result of {recorded}, but config.yaml is of {expected}")
+        for error in Draft202012Validator(_schema(self.model, self.dataset, self.seed)).iter_errors(content):
+            name = ".".join(map(str, error.path))
+            raise UserError(f"{file}: not the result of this run: {name} {error.message[:200]}")
         return content
 
     def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
@@ -102,18 +114,15 @@ class RecordedRun:
         assert self.folder is not None
         path = self.folder / f"ranks-{split}.npz"
         ranks = Ranks.load(path)
-        lengths = {int(match[1]) for match in map(_METRIC.fullmatch, recorded) if match}
-        computed = metrics_of_ranks(ranks.rank, sorted(lengths) or [10])
-        for name in {**recorded, **computed}:
-            value = recorded.get(name)
-            if not isinstance(value, float) or not math.isclose(value, computed.get(name, math.nan), rel_tol=tolerance):
+        computed = metrics_of_ranks(ranks.rank, sorted({int(name.partition("@")[2]) for name in recorded}))
+        for name, value in computed.items():
+            if not math.isclose(recorded.get(name, math.nan), value, rel_tol=tolerance):
                 file = self.folder / "result.json"
-                raise UserError(f"{file}: {split} {name} is {value}, {computed.get(name)} by {path.name}")
-        order = np.argsort(ranks.user, kind="stable")
-        ranks = Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
-        if (ranks.user[1:] == ranks.user[:-1]).any():
+                raise UserError(f"{file}: {split} {name} is {recorded.get(name)}, {value} by {path.name}")
+        users, order = np.unique(ranks.user, return_index=True)
+        if len(users) < len(ranks.user):
             raise UserError(f"{path}: contains a user twice")
-        return ranks
+        return Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
 
     @cached_property
     def curve(self) -> list[dict[str, float]]:
@@ -168,17 +177,13 @@ def read_epochs(folder: Path) -> list[dict[str, float]]:
             return [{str(name): float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: not a table of metrics ({error})") from None
 
 
 def read_finished(folder: str | Path) -> RunResult:
     """Read the result of a finished run and check its metrics against the saved ranks. Raises UserError."""
     run = _read(Path(folder))
-    if not (run.result.get("trial") or "test" in run.result):
-        raise UserError(f"{Path(folder) / 'result.json'}: not the result of a run: test is missing")
     for split in run.splits:
         run.ranks(split, tolerance=0)
     return RunResult(Path(folder), run.result["best_epoch"], run.result["valid"], run.result.get("test", {}))
