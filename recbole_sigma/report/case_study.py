@@ -67,8 +67,7 @@ def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy
     lists: list[TopList] = []
     history: list[str] = []
     for run in chosen.values():
-        assert run.folder is not None
-        loaded = load_run(run.folder, use_gpu=False, show_progress=False, nproc=1)
+        loaded = load_run(run.folder or "", use_gpu=False, show_progress=False, nproc=1)
         config, data = loaded.config, loaded.test.dataset
         names = data.field2id_token[data.iid_field].astype(str)
         row = _row_of(data, user)

@@ -18,7 +18,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.report.sections import MARKS, Bold, Section, case_section, comparison, sections
+from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, sections
 from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, table_of
 from recbole_sigma.runs.files import csv_text, write_file, write_text
 from recbole_sigma.runs.reader import RecordedRun
@@ -43,19 +43,16 @@ class _Style:
     best: str
     second: str
     deviation: str
-    mark: str
 
     def write(self, value: object) -> str:
         """Text, a number, a `Cell` or None as a piece of the format's text."""
         if value is None:
             return self.missing
-        if isinstance(value, Bold):
-            return self.best.format(self.escape(value))
         if not isinstance(value, Cell):
             return self.escape(str(value))
         mean = {1: self.best, 2: self.second}.get(value.rank, "{}").format(f"{value.mean:.4f}")
         deviation = "" if value.deviation is None else self.deviation.format(f"{value.deviation:.4f}")
-        return mean + deviation + (self.mark.format(self.escape(value.mark)) if value.mark else "")
+        return mean + deviation + self.escape(value.mark)
 
 
 def _markdown(text: str) -> str:
@@ -72,10 +69,10 @@ def _latex(text: str) -> str:
 
 
 _STYLES = {
-    "terminal": _Style(str, "-", "•{}", "{}", "±{}", "{}"),
-    "md": _Style(_markdown, "—", "**{}**", "<u>{}</u>", " ± {}", "{}"),
-    "html": _Style(_html, "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>", "<sup>{}</sup>"),
-    "tex": _Style(_latex, "--", r"\textbf{{{}}}", r"\underline{{{}}}", r"{{\tiny\,$\pm$ {}}}", "{}"),
+    "terminal": _Style(str, "-", "•{}", "{}", "±{}"),
+    "md": _Style(_markdown, "—", "**{}**", "<u>{}</u>", " ± {}"),
+    "html": _Style(_html, "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>"),
+    "tex": _Style(_latex, "--", r"\textbf{{{}}}", r"\underline{{{}}}", r"{{\tiny\,$\pm$ {}}}"),
 }
 
 

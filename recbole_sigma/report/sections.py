@@ -1,6 +1,6 @@
 """What a report shows of a data set, as tables of text and cells that every format writes in its own way."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,12 +21,6 @@ _TESTS = (
 _NO_TESTS = "No significance test: it needs two rows with test metrics and more than one user."
 _MACHINE = ("device", "backend", "threads", "processes")
 _TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "epochs")  # needed to cite a result
-
-
-class Bold(str):
-    """Text that stands out."""
-
-    __slots__ = ()
 
 
 @dataclass(frozen=True)
@@ -74,17 +68,14 @@ def comparison(table: Table, brief: bool = False) -> Section:
 
 
 def case_section(case: "CaseStudy") -> Section:
-    """A user's history, and the list of each model beside it."""
-
-    def titles(items: Iterable[str]) -> str:
-        return " · ".join(map(case.title, items))
-
-    lines = [(f"history, last {len(case.history)} of {case.history_length}", titles(case.history))]
-    lines += [(f"flipped, {each.label}", titles(each.flipped)) for each in case.lists if each.flipped]
-    lines += [("next, on test", case.title(case.target))]
+    """A user's history, and each model's list, in which a dot marks the item that came next."""
+    items = {f"history, last {len(case.history)} of {case.history_length}": case.history}
+    items |= {f"flipped, {each.label}": each.flipped for each in case.lists if each.flipped}
+    items |= {"next, on test": [case.target]}
+    lines = [(name, " · ".join(map(case.title, of_name))) for name, of_name in items.items()]
     rows: list[Sequence[object]] = [
-        (rank, *(Bold(case.title(item)) if item == case.target else case.title(item) for item in items))
-        for rank, items in enumerate(zip(*(each.items for each in case.lists), strict=True), 1)
+        (rank, *("• " * (item == case.target) + case.title(item) for item in best))
+        for rank, best in enumerate(zip(*(each.items for each in case.lists), strict=True), 1)
     ]
     rows.append(("rank of the next", *(f"{each.target_rank:g}" for each in case.lists)))
     head = ("", *(f"{each.label}\nseed {each.seed}" for each in case.lists))

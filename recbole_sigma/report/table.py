@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -163,9 +164,8 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
     """The row of a label. If a run was repeated, the newest finished one counts; one that was tested comes first."""
 
     def age(run: RecordedRun) -> tuple[Any, ...]:
-        assert run.folder is not None
         stamps = re.findall(r"-(\d{8}-\d{6})-[0-9a-f]+$", run.name)
-        return "test" in run.splits, stamps, (run.folder / "result.json").stat().st_mtime
+        return "test" in run.splits, stamps, Path(run.folder or "", "result.json").stat().st_mtime
 
     newest = {run.seed: run for run in sorted((run for run in runs if run.complete), key=age)}
     problems = [f"seed {run.seed}: {run.problem}" for run in runs if run.seed not in newest]

@@ -24,36 +24,17 @@ from recbole_sigma.runs.result import RunResult
 
 _NOT_IN_LABELS = {"model", "dataset", "seed"}  # tables keep runs of these apart
 _LONGEST_VALUE = 40  # characters of a setting in a label
+_TEXT, _INTEGER, _NUMBER, _OBJECT = ({"type": kind} for kind in ("string", "integer", "number", "object"))
 _METRICS = {
-    "type": "object",
-    "patternProperties": {"^(hit|ndcg|mrr)@[1-9][0-9]{0,8}$": {"type": "number"}},
-    "additionalProperties": False,
-    "minProperties": 1,
-}
-_DATA = {"sha256": "string", "users": "number", "items": "number", "interactions": "number", "mean_length": "number"}
-_REQUIRED = {
-    "device": "string", "command": "string", "epochs": "integer", "best_epoch": "integer", "protocol": "object",
-    "versions": "object", "n_parameters": "number", "seconds_per_epoch": "number", "eval_seconds": "number",
-    "peak_memory_mb": "number",
+    "type": "object", "patternProperties": {"^(hit|ndcg|mrr)@[1-9][0-9]{0,8}$": _NUMBER},
+    "additionalProperties": False, "minProperties": 1,
 }  # fmt: skip
-
-
-def _schema(model: str, dataset: str, seed: int) -> dict[str, Any]:
-    """What result.json of a run holds. Only a trial of a sweep may lack `test`."""
-    data = {"name": {"enum": [dataset]}, **{name: {"type": kind} for name, kind in _DATA.items()}}
-    class_name = re.escape(re.split("[.:]", model)[-1])  # of package.module:Class
-    named = {
-        "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"},
-        "seed": {"enum": [seed]},
-        "dataset": {"type": "object", "properties": data, "required": [*data]},
-        "valid": _METRICS,
-    }
-    return {
-        "properties": {**named, "test": _METRICS, **{name: {"type": kind} for name, kind in _REQUIRED.items()}},
-        "required": [*named, *_REQUIRED],
-        "if": {"not": {"required": ["trial"]}},
-        "then": {"required": ["test"]},
-    }
+_DATASET = {"sha256": _TEXT, "users": _NUMBER, "items": _NUMBER, "interactions": _NUMBER, "mean_length": _NUMBER}
+_RESULT = {
+    "device": _TEXT, "command": _TEXT, "epochs": _INTEGER, "best_epoch": _INTEGER, "protocol": _OBJECT,
+    "versions": _OBJECT, "n_parameters": _NUMBER, "seconds_per_epoch": _NUMBER, "eval_seconds": _NUMBER,
+    "peak_memory_mb": _NUMBER, "valid": _METRICS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,11 +76,19 @@ class RecordedRun:
     @cached_property
     def result(self) -> dict[str, Any]:
         """result.json. Raises UserError if it is not the result of this run."""
-        if self.folder is None:
-            raise UserError(f"{self.model} on {self.dataset}, seed {self.seed}: no run directory ({self.problem})")
-        file = self.folder / "result.json"
+        file = Path(self.folder or "", "result.json")
         content: dict[str, Any] = read_json(file, dict)
-        for error in Draft202012Validator(_schema(self.model, self.dataset, self.seed)).iter_errors(content):
+        class_name = re.escape(re.split("[.:]", self.model)[-1])  # of package.module:Class
+        data = {**_DATASET, "name": {"enum": [self.dataset]}}
+        properties = {
+            **_RESULT, "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"}, "seed": {"enum": [self.seed]},
+            "dataset": {"type": "object", "properties": data, "required": [*data]},
+        }  # fmt: skip
+        required = (
+            [*properties] if "trial" in content else [*properties, "test"]
+        )  # of a trial of a sweep, test may lack
+        schema = {"properties": {**properties, "test": _METRICS}, "required": required}
+        for error in Draft202012Validator(schema).iter_errors(content):
             name = ".".join(map(str, error.path))
             raise UserError(f"{file}: not the result of this run: {name} {error.message[:200]}")
         return content
@@ -107,18 +96,17 @@ class RecordedRun:
     def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
         """Ranks on `valid` or `test`, sorted by user.
 
-        Raises UserError for a damaged file, and if a metric in result.json differs from that of the ranks by more than
-        `tolerance`, relative to the larger one: another version of NumPy may add in another order.
+        Raises UserError for a damaged file, and if a metric of result.json is not that of the ranks: `tolerance`,
+        relative to the larger one, allows for a version of NumPy that adds in another order.
         """
         recorded: dict[str, float] = self.result[split]
-        assert self.folder is not None
-        path = self.folder / f"ranks-{split}.npz"
+        path = Path(self.folder or "", f"ranks-{split}.npz")
         ranks = Ranks.load(path)
         computed = metrics_of_ranks(ranks.rank, sorted({int(name.partition("@")[2]) for name in recorded}))
         for name, value in computed.items():
             if not math.isclose(recorded.get(name, math.nan), value, rel_tol=tolerance):
-                file = self.folder / "result.json"
-                raise UserError(f"{file}: {split} {name} is {recorded.get(name)}, {value} by {path.name}")
+                wrong = f"{split} {name} is {recorded.get(name)}, {value} by {path.name}"
+                raise UserError(f"{path.with_name('result.json')}: {wrong}")
         users, order = np.unique(ranks.user, return_index=True)
         if len(users) < len(ranks.user):
             raise UserError(f"{path}: contains a user twice")
@@ -210,15 +198,11 @@ class LoadedRun:
 
 
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
-    """Rebuild a run's settings, model and loaders (`train`, `valid`, `test`) from its directory and its data set.
+    """Rebuild a run's settings, model and loaders from its directory and its data set.
 
-    Args:
-        folder: the run directory.
-        settings: those that differ here, such as `use_gpu` or `data_path`; `model` is the class, or confirms the name
-            of a class outside this package, whose module is not imported because a file says so.
-
-    Raises:
-        UserError: if data, items or weights are not those of the run, or for a model that is not confirmed.
+    `settings` are those that differ here, such as `use_gpu` or `data_path`; `model` confirms the name of a class outside
+    this package (or is the class), whose module is not imported because a file says so.
+    Raises UserError if data, items or weights are not those of the run, or for a model that is not confirmed.
     """
     from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
     from recbole_sigma.data.preparation import load
@@ -239,9 +223,8 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     try:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
-        raise UserError(
-            f"{directory.weights}: not the weights of {run.model} as it is now: {one_line(error)}"
-        ) from None
+        what = f"not the weights of {run.model} as it is now: {one_line(error)}"
+        raise UserError(f"{directory.weights}: {what}") from None
     return LoadedRun(config, network.eval(), data.train, data.valid, data.test)
 
 
