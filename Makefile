@@ -32,4 +32,4 @@ lint: install
 # In the environment of BIN, which must have mamba-ssm and causal-conv1d: docs/cuda.md. Fails where there is no GPU.
 cuda:
 	RECBOLE_SIGMA_CUDA_TESTS_ON=cuda $(BIN)/python -m pytest tests/model/test_cuda.py tests/ops/test_cuda_kernels.py \
-		tests/ops/test_scan_devices.py tests/ops/test_conv.py tests/ops/test_gru.py tests/commands/test_environment.py
+		tests/ops/test_cuda_dispatch.py tests/ops/test_conv.py tests/ops/test_gru.py tests/commands/test_environment.py

@@ -42,7 +42,6 @@ from recbole_sigma.data import create_dataset
 from recbole_sigma.environment import device_name, versions
 from recbole_sigma.errors import UserError
 from recbole_sigma.ops import CudaExtensionError, active_backend
-from recbole_sigma.runs.result import data_facts
 from recbole_sigma.training.allocator import keep_freed_memory
 
 MODELS = "SIGMA,Mamba4Rec,ECHO,RecMamba,LinRec,GRU4Rec,SASRec,BERT4Rec,FEARec,recbole:SASRec"
@@ -177,7 +176,7 @@ def report(costs: list[dict[str, Any]], args: argparse.Namespace) -> str:
     formats = ("", ".2f", ".3f", ".2f", ".3f", ".0f", ".0f", ".2f")
     lines = [
         f"{args.rounds} rounds of {args.steps} steps of each model, in turn; medians\n",
-        table.to_markdown(tablefmt="github", floatfmt=formats) + "\n",
+        table.astype(object).where(table.notna(), None).to_markdown(floatfmt=formats, missingval="-") + "\n",
     ]
     ratios = table["of it"].fillna(table[f"of {args.rival}"])
     for label, ratio in ratios.items() if args.rival == RELEASED_SIGMA else ():
@@ -190,7 +189,7 @@ def report(costs: list[dict[str, Any]], args: argparse.Namespace) -> str:
 
 def conditions(args: argparse.Namespace, backend: str, data: Data) -> dict[str, Any]:
     """What the figures depend on: command, machine, versions, settings, data."""
-    cuda = args.device == "cuda"
+    cuda, dataset = args.device == "cuda", create_dataset(data.config("SIGMA"))
     return {
         "command": shlex.join(["python", "benchmarks/epoch.py", *sys.argv[1:]]),
         "device": device_name(torch.device(args.device)),
@@ -203,7 +202,7 @@ def conditions(args: argparse.Namespace, backend: str, data: Data) -> dict[str, 
         "versions": versions() | versions(["triton"]),
         "settings": {"train_batch_size": args.batch, **args.settings},
         "measured": {name: getattr(args, name) for name in ("rounds", "steps", "warm_up", "epochs")},
-        "data": {"name": args.dataset, **data_facts(create_dataset(data.config("SIGMA")))},
+        "data": {"name": args.dataset, **dataset.statistics(), "sha256": dataset.checksum()},
     }
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from recbole_sigma.layers.mamba import Mamba
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LENGTH, ITEMS, BATCH = 10, 20, 64
-SMALL_DATA = ("--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
+SMALL_DATA = ("--limit=600", "--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
 SMALL_MODEL = ("--hidden_size=16", f"--MAX_ITEM_LIST_LENGTH={LENGTH}", "--eval_batch_size=16")
 QUICK = ("--device=cpu", "--rounds=1", "--steps=1", "--warm_up=1", f"--batch={BATCH}", "--threads=1")
 # Names of parameters in our models, and in the released designs.
@@ -77,6 +78,13 @@ def contestant(script: Callable[[str], ModuleType], data_path: str) -> Callable[
         return module.Contestant(name, data)
 
     return make
+
+
+def test_the_files_that_makefile_and_on_gpu_name_exist() -> None:
+    text = "".join(path.read_text() for path in (BENCHMARKS.parent / "Makefile", BENCHMARKS / "on_gpu.sh"))
+    named = re.findall(r"(?:tests|benchmarks)/[\w/]+\.(?:py|sh)", text)
+    assert len(named) > 5
+    assert [name for name in named if not (BENCHMARKS.parent / name).exists()] == []
 
 
 def test_every_operation_is_compared_with_a_rival(call: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:

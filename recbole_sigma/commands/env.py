@@ -1,7 +1,13 @@
-"""`recbole-sigma env`: versions, devices, and whether the kernels work.
+"""recbole-sigma env [--json]
 
-Each kernel is called on a few numbers and compared with its reference: that it can be imported says little of an
-extension that was compiled for another torch or another GPU.
+Show what a run would find on this machine: versions, devices, and whether scan and convolution work on each; where not,
+the command that fixes it. They are called on a few numbers and compared with their reference: that a kernel can be
+imported says little of one that was compiled for another torch or GPU.
+
+examples:
+  recbole-sigma env
+  recbole-sigma env --json
+      for a program, or for the report of a problem
 """
 
 import json
@@ -14,25 +20,13 @@ from recbole_sigma.commands import options
 from recbole_sigma.commands.terminal import table
 from recbole_sigma.errors import UserError, one_line
 
-_DETAILS = """
-examples:
-  recbole-sigma env
-  recbole-sigma env --json
-      for a program, or for the report of a problem
-"""
 OPTIONAL = ("ray", "hyperopt")  # packages that `tune` and `--engine=ray` use
 BOUND = 1e-3  # of a difference, relative to the largest value: float32, and kernels with fast-math
 
 
 def main(argv: Sequence[str]) -> None:
     """Print what a run would find on this machine."""
-    parser = options.command_parser(
-        "env",
-        "[--json]",
-        "Show what a run would find on this machine: versions, devices, and whether scan and convolution work on each "
-        "(called on a few numbers and compared with their reference); where not, the command that fixes it.",
-        _DETAILS,
-    )
+    parser = options.command_parser(__doc__)
     parser.add_argument("--json", action="store_true", help="as JSON")
     args, settings = options.parse(parser, argv)
     if settings:

@@ -1,7 +1,11 @@
-"""`recbole-sigma models`: the models that have defaults of their own, with paper, size and settings.
+"""recbole-sigma models [NAME] [--items=N]
 
-Nothing is listed by hand: models are the files of properties/model/, papers are named in their modules' docstrings, and
-parameters are counted on a model that is built.
+List the models with paper, number of parameters and defaults; with NAME, one model's settings.
+
+examples:
+  recbole-sigma models
+  recbole-sigma models SIGMA
+  recbole-sigma models --items=50000
 """
 
 import importlib
@@ -17,13 +21,6 @@ from recbole_sigma.errors import UserError, did_you_mean
 
 AMAZON_BEAUTY_ITEMS = 12_101
 MOST_ITEMS = 10**12
-
-_DETAILS = """
-examples:
-  recbole-sigma models
-  recbole-sigma models SIGMA
-  recbole-sigma models --items=50000
-"""
 _PAPER = re.compile(r"\(([^()]*arXiv \d{4}\.\d{4,5})\)")
 _SETTING = re.compile(r"(?P<name>\w+):\s+(?P<default>\S.*?)\s+#\s+\((?P<kind>\w+)\)\s+(?P<meaning>.+)")
 _IN_SHORT = {  # of settings with the same word, the first that a model has
@@ -53,20 +50,10 @@ class Model(NamedTuple):
 
 def main(argv: Sequence[str]) -> None:
     """Print the table of models, or one model's page."""
-    parser = options.command_parser(
-        "models",
-        "[NAME] [--items=N]",
-        "List the models with paper, number of parameters and defaults; with NAME, one model's settings.",
-        _DETAILS,
-    )
+    parser = options.command_parser(__doc__)
     parser.add_argument("name", nargs="?", metavar="NAME", help="a model, as the papers write it")
-    parser.add_argument(
-        "--items",
-        type=int,
-        default=AMAZON_BEAUTY_ITEMS,
-        metavar="N",
-        help=f"items to count parameters for ({AMAZON_BEAUTY_ITEMS}, as amazon-beauty has)",
-    )
+    help_items = f"items to count parameters for ({AMAZON_BEAUTY_ITEMS}, as amazon-beauty has)"
+    parser.add_argument("--items", type=int, default=AMAZON_BEAUTY_ITEMS, metavar="N", help=help_items)
     args, settings = options.parse(parser, argv)
     if settings:
         raise UserError(f"models takes a NAME and --items=N, got --{next(iter(settings))}")

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 from recbole_sigma.config.values import Given, parse_overrides, properties_path, read_config_files
 from recbole_sigma.errors import UserError, did_you_mean
 
-PROGRAM = "recbole-sigma"
 DEFAULT_MODEL = "SIGMA"
 DEFAULT_DATASET = "ml-100k"  # inside RecBole's wheel: the first run needs no download
 
@@ -22,13 +21,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def command_parser(command: str, usage: str, description: str, details: str) -> Parser:
-    """The parser of one command; `details` is printed below the options: settings, examples."""
+def command_parser(help_text: str | None, *old: str) -> Parser:
+    """The parser of one command, whose help is its module's docstring: usage, description, then settings, examples."""
+    if old:  # until all commands have changed
+        help_text = f"recbole-sigma {help_text} {old[0]}\n\n{old[1]}\n\n{old[2]}"
+    usage, description, *details = (help_text or "").split("\n\n")
     return Parser(
-        prog=f"{PROGRAM} {command}",
-        usage=f"{PROGRAM} {command} {usage}",
+        usage=usage,
         description=description,
-        epilog=details,
+        epilog="\n\n".join(details),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -1,12 +1,7 @@
-"""`recbole-sigma train`: train and evaluate one model, or resume a run."""
+"""recbole-sigma train [--model=NAME] [--dataset=NAME] [--config_files=A,B] [--SETTING=VALUE ...]
 
-from collections.abc import Sequence
+Train one model on one data set; print its metrics and, last, the run directory.
 
-from recbole_sigma.commands import options
-from recbole_sigma.commands.terminal import table
-from recbole_sigma.errors import UserError
-
-_DETAILS = """
   --model=NAME             a model, as the papers write it, or package.module:Class (SIGMA)
   --dataset=NAME           a folder in data_path, or ml-100k, which RecBole brings along (ml-100k)
   --data_path=FOLDER       where data sets are (dataset/)
@@ -25,16 +20,16 @@ examples:
   recbole-sigma train --resume=saved/SIGMA-ml-100k-20260101-120000-abcdef
 """
 
+from collections.abc import Sequence
+
+from recbole_sigma.commands import options
+from recbole_sigma.commands.terminal import table
+from recbole_sigma.errors import UserError
+
 
 def main(argv: Sequence[str]) -> None:
     """Train or resume; print metrics and, last, the run directory."""
-    parser = options.command_parser(
-        "train",
-        "[--model=NAME] [--dataset=NAME] [--config_files=A,B] [--SETTING=VALUE ...]",
-        "Train one model on one data set; print its metrics and, last, the run directory.",
-        _DETAILS,
-    )
-    _, settings = options.parse(parser, argv)
+    _, settings = options.parse(options.command_parser(__doc__), argv)
     files = options.files(settings)
     if "resume" in settings:
         folder = options.name(settings, "resume", "")

@@ -114,8 +114,6 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
         loader = SettingsLoader(content.decode("utf-8"))
         node = loader.get_single_node()
         values = None if node is None else loader.construct_document(node)
-    except FileNotFoundError:
-        raise UserError(f"config file {str(path)!r} does not exist") from None
     except OSError as error:
         raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

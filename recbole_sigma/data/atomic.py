@@ -149,6 +149,7 @@ def _refusal(path: Path, names: list[str], problem: str) -> UserError:
         r"(?:column #(\d+): )?Row #(\d+): (?:Expected (\d+) columns, got (\d+)|.*invalid value '(.*)')", problem, re.S
     )
     if not match:
+        problem = f"a line has more than {_BLOCK} bytes" if "straddl" in problem else problem
         return UserError(f"{path}: cannot be read ({problem}); a header line and rows of plain text are expected")
     column, row, expected, actual, value = match.groups()
     what = f"{actual} column(s) in this line, {expected} in the header"

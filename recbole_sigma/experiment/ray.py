@@ -8,7 +8,6 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +28,13 @@ from recbole_sigma.experiment.pool import SECONDS_TO_STOP, Launch, run_child
 _OBJECT_STORE = 100 * 2**20  # bytes: runs pass metrics only
 
 
-@dataclass(frozen=True)
-class RayOptions:
-    """What the runs on a cluster need.
-
-    Attributes:
-        jobs: runs at the same time; None for as many as there is room for.
-        cpus_per_trial, gpus_per_trial: what one run takes, also fractions of a CPU or GPU.
-    """
-
-    jobs: int | None = None
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
-
-
 @contextlib.contextmanager
-def cluster(options: RayOptions) -> Iterator[None]:
+def cluster(jobs: int | None, cpus_per_trial: float, gpus_per_trial: float) -> Iterator[None]:
     """Join a cluster until the end: the caller's, the one that RAY_ADDRESS names, or one of our own on this machine.
+
+    Args:
+        jobs: runs at the same time on a cluster of our own; None for as many as there is room for.
+        cpus_per_trial, gpus_per_trial: what one run takes, also fractions of a CPU or GPU.
 
     Raises UserError for an address where no cluster is, and for runs that no machine has room for.
     """
@@ -53,6 +42,7 @@ def cluster(options: RayOptions) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address := os.environ.get("RAY_ADDRESS"):
         try:
@@ -63,11 +53,13 @@ def cluster(options: RayOptions) -> Iterator[None]:
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"RAY_ADDRESS: cannot join {address!r}: {one_line(error)}") from None
     else:
-        cpus = math.ceil(options.jobs * options.cpus_per_trial) if options.jobs else None
+        cpus = math.ceil(jobs * cpus_per_trial) if jobs else None
         # "local": without it Ray joins whatever cluster somebody has started on this machine.
         ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+    if on_sigterm and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray would exit at once and leave the runs' processes behind
     try:
-        for kind, wanted in (("CPU", options.cpus_per_trial), ("GPU", options.gpus_per_trial)):
+        for kind, wanted in (("CPU", cpus_per_trial), ("GPU", gpus_per_trial)):
             most = max(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
             if wanted > most:  # Ray would wait for such a machine for ever
                 limit = f"at most {most:g}, what a machine here has"
@@ -87,7 +79,7 @@ def tasks(jobs: int, cpus: int, use_gpu: bool) -> Iterator[Launch]:
         use_gpu: whether each run takes a GPU, on a cluster that has one.
     """
     here = Path.cwd()
-    with cluster(RayOptions(jobs=jobs, cpus_per_trial=cpus)):
+    with cluster(jobs, cpus, 0):
         gpus = 1 if use_gpu and ray.cluster_resources().get("GPU") else 0
 
         @ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
@@ -101,8 +93,8 @@ def tasks(jobs: int, cpus: int, use_gpu: bool) -> Iterator[Launch]:
             while not ray.wait([reference], timeout=0.1)[0]:
                 if stop.is_set():
                     ray.cancel(reference)
-                    ray.wait([reference], timeout=SECONDS_TO_STOP)
-                    ray.cancel(reference, force=True)
+                    if not ray.wait([reference], timeout=SECONDS_TO_STOP)[0]:
+                        ray.cancel(reference, force=True)
                     break
             try:
                 return int(ray.get(reference))

@@ -242,7 +242,7 @@ def _by_hyperopt(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> N
 
 def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
     """Trials side by side, on this machine or a cluster; with `asha`, those that are behind are stopped early."""
-    from recbole_sigma.experiment.ray import RayOptions, cluster  # first: it sets what ray reads when imported
+    from recbole_sigma.experiment.ray import cluster  # first: it sets what ray reads when imported
 
     from ray import tune  # isort: skip
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
@@ -296,7 +296,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
     retries = tune.FailureConfig(max_failures=_RETRIES)
     files = tune.RunConfig("ray", storage, callbacks=[Leader()], failure_config=retries, verbose=0)
     param_space = None if sweep.algo == "bayes" else sweep.space.ray()
-    with cluster(RayOptions(jobs, cpus, gpus)):
+    with cluster(jobs, cpus, gpus):
         try:
             resources = tune.with_resources(trainable, {"cpu": cpus, "gpu": gpus})
             tune.Tuner(resources, param_space=param_space, tune_config=settings, run_config=files).fit()

@@ -46,8 +46,8 @@ class Section:
 def sections(report: Report, table: Table) -> list[Section]:
     """The sections on one data set, the comparison first and the record last."""
     cases = [case_section(case) for case in report.cases if case.dataset == table.dataset]
-    parts = [comparison(table), _significance(table), _groups(table), *cases, _costs(table), _record(table)]
-    return [part for part in parts if part.rows]
+    shown = [comparison(table), _significance(table), _groups(table), *cases, _costs(table), _record(table)]
+    return [section for section in shown if section.rows]
 
 
 def comparison(table: Table, brief: bool = False) -> Section:

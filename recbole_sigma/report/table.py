@@ -74,15 +74,11 @@ class Significance:
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one data set.
+    """The table of one data set; improvement and significance are for at least two rows.
 
-    Attributes:
-        means: columns mean, deviation (NaN for one seed), rank and mark as in `Cell`; indexed by label, group ("" for
-            all users), split and metric.
-        improvement: of the best row over the second, relative to the second (None if that is 0); by split and metric,
-            for at least two rows.
-        significance: by test metric, for at least two rows and two users.
-        groups: of the test users; empty unless asked for.
+    `means` has the columns mean, deviation (NaN for one seed), rank and mark as in `Cell`, by label, group ("" for all
+    users), split and metric. `improvement` is that of the best mean over the second, relative to the second (None if
+    that is 0), by split and metric; `significance` is by test metric; `groups` are empty unless asked for.
     """
 
     dataset: str

@@ -84,9 +84,7 @@ class RecordedRun:
             **_RESULT, "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"}, "seed": {"enum": [self.seed]},
             "dataset": {"type": "object", "properties": data, "required": [*data]},
         }  # fmt: skip
-        required = (
-            [*properties] if "trial" in content else [*properties, "test"]
-        )  # of a trial of a sweep, test may lack
+        required = [*properties] if "trial" in content else [*properties, "test"]
         schema = {"properties": {**properties, "test": _METRICS}, "required": required}
         for error in Draft202012Validator(schema).iter_errors(content):
             name = ".".join(map(str, error.path))

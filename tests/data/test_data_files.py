@@ -73,7 +73,7 @@ def test_a_line_is_found_beyond_the_first_block(write_inter, read_tiny, monkeypa
     assert complaint(write_inter, read_tiny, rows + "u\td\tnoon\n").startswith("FILE:102: timestamp:float is 'noon'")
     assert complaint(write_inter, read_tiny, rows + "u\td\n").startswith("FILE:102: 2 column(s)")
     assert complaint(write_inter, read_tiny, rows.encode() + b"\xff\td\t1").startswith("FILE:102: not UTF-8")
-    assert complaint(write_inter, read_tiny, rows + "z" * 300).startswith("FILE: cannot be read")
+    assert complaint(write_inter, read_tiny, rows + "z" * 300).startswith("FILE: cannot be read (a line has")
 
 
 def test_a_file_read_in_small_blocks_is_the_same(write_inter, read_tiny, monkeypatch):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recbole.evaluator import Collector, Evaluator
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.metrics import metrics_of_ranks
+from recbole_sigma.evaluation.metrics import metric_title, metrics_of_ranks
 from recbole_sigma.evaluation.ranks import Ranks, target_ranks
 from recbole_sigma.training.trainer import BestEpoch
 
@@ -22,13 +22,13 @@ def test_rank_counts_better_items_and_leaves_padding_out():
     assert target_ranks(scores, torch.tensor([3, 1])).tolist() == [2.0, 1.0]
 
 
-def test_a_tie_costs_half_a_place():
+def test_each_tie_costs_half_a_rank():
     scores = torch.tensor([[0.0, 1.0, 1.0, 1.0, 0.0]])
     assert target_ranks(scores, torch.tensor([2])).tolist() == [2.0]
     assert target_ranks(scores[:, :3], torch.tensor([2])).tolist() == [1.5]
 
 
-def test_a_constant_scorer_lands_in_the_middle_not_on_top():
+def test_constant_scores_rank_the_target_in_the_middle():
     n_items = 1000
     ranks = target_ranks(torch.zeros(50, n_items + 1), torch.randint(1, n_items + 1, (50,)))
     assert ranks.tolist() == [(n_items + 1) / 2] * 50
@@ -37,23 +37,23 @@ def test_a_constant_scorer_lands_in_the_middle_not_on_top():
 
 @given(st.integers(2, 30), st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
-def test_rank_is_the_mean_place_over_all_orders_of_equal_scores(n_items: int, seed: int):
+def test_the_rank_is_the_mean_over_all_orders_of_equal_scores(n_items: int, seed: int):
     random = np.random.default_rng(seed)
     scores = random.integers(0, 5, n_items + 1).astype(float)
     target = int(random.integers(1, n_items + 1))
-    places = []
+    ranks = []
     for _ in range(400):  # a sort that breaks ties at random
         order = sorted(range(1, n_items + 1), key=lambda item: (-scores[item], random.random()))
-        places.append(order.index(target) + 1)
-    found = target_ranks(torch.tensor(scores)[None], torch.tensor([target])).item()
-    assert abs(np.mean(places) - found) < 4 * (np.std(places) / 20 + 1e-9)
+        ranks.append(order.index(target) + 1)
+    rank = target_ranks(torch.tensor(scores)[None], torch.tensor([target])).item()
+    assert abs(np.mean(ranks) - rank) < 4 * (np.std(ranks) / 20 + 1e-9)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
-def test_a_score_that_is_no_number_is_an_error_and_not_a_hit(wrong: float):
+def test_a_score_that_is_not_finite_is_an_error_and_not_a_hit(wrong: float):
     scores = torch.rand(3, 5)
     scores[1, 2] = wrong
-    with pytest.raises(FloatingPointError, match="row 1 of the batch has scores that are NaN or infinite"):
+    with pytest.raises(FloatingPointError, match=r"row 1 .* NaN or infinite"):
         target_ranks(scores, torch.tensor([1, 2, 3]))
 
 
@@ -75,20 +75,31 @@ def test_metrics_equal_those_of_recboles_evaluator(sample_config: Callable[..., 
 
 
 def test_metrics_by_hand():
-    found = metrics_of_ranks(np.array([1.0, 3.0, 11.0, 10.0]), [10])
-    assert found["hit@10"] == 0.75
-    assert found["ndcg@10"] == pytest.approx((1 + 0.5 + 0 + 1 / np.log2(11)) / 4)
-    assert found["mrr@10"] == pytest.approx((1 + 1 / 3 + 0 + 1 / 10) / 4)
+    metrics = metrics_of_ranks(np.array([1.0, 3.0, 11.0, 10.0]), [10])
+    expected = {"hit@10": 3, "ndcg@10": 1 + 0.5 + 0 + 1 / np.log2(11), "mrr@10": 1 + 1 / 3 + 0 + 1 / 10}
+    assert metrics == pytest.approx({name: total / 4 for name, total in expected.items()})
+    assert [metric_title(name) for name in (*metrics, "hit")] == ["HR@10", "NDCG@10", "MRR@10", "HR"]
 
 
-def test_a_file_that_holds_no_ranks_is_refused_by_name(tmp_path: Path):
+RANKS = {"user": ["u"], "target": ["i"], "history_length": [1], "rank": [1.0]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None, b"nothing", {"user": np.array([{"a": 1}], dtype=object)}, {"rank": [0.5]}, {"rank": [np.nan]},
+        {"rank": [1]}, {"rank": [1.0, 2.0]}, {key: np.array(value)[:0] for key, value in RANKS.items()},
+    ],
+)  # fmt: skip
+def test_a_file_that_holds_no_ranks_is_refused_by_name(tmp_path: Path, wrong: Any):
     path = tmp_path / "ranks-test.npz"
-    with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
-        Ranks.load(path)
-    path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
-        Ranks.load(path)
-    np.savez(path, user=np.array([{"a": 1}], dtype=object), target=[1], history_length=[1], rank=[1])
+    np.savez(path, **RANKS)
+    assert Ranks.load(path).rank.tolist() == [1]
+    path.unlink()
+    if isinstance(wrong, bytes):
+        path.write_bytes(wrong)
+    elif wrong is not None:
+        np.savez(path, **{**RANKS, **wrong})
     with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
         Ranks.load(path)
 

@@ -23,7 +23,6 @@ from recbole_sigma.experiment import pool
 from recbole_sigma.experiment.pool import ensure, run_all
 from recbole_sigma.experiment.spec import Experiment, comparison, names, read_experiment, seeds_of, with_changes
 from recbole_sigma.experiment.store import complete_run, prepare, run_key, unfinished_run
-from recbole_sigma.experiment.timing import measure
 
 TINY = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 8, "epochs": 2, "use_gpu": False}
 QUIET = {"threads": 1, "show_progress": False}
@@ -60,9 +59,8 @@ def once_training(directory: Path, act: Callable[[], None]) -> threading.Thread:
 
 @pytest.mark.parametrize("name", names())
 def test_every_experiment_that_comes_along_has_arms_that_can_be_run(name: str):
-    experiment = read_experiment(name)
-    planned = list(experiment.runs())
-    assert len(planned) == len(experiment.arms) >= 3
+    planned = list(read_experiment(name).runs())
+    assert len(planned) == len(read_experiment(name).arms) >= 3
     assert len({run_key(each.config) for each in planned}) == len(planned)  # no two arms are the same run
 
 
@@ -88,9 +86,8 @@ def test_a_file_that_is_no_experiment_is_refused(tmp_path: Path, text: str, says
     assert all(part in str(error.value) for part in says)
 
 
-@pytest.mark.parametrize(("given", "seeds"), [(3, (2020, 2021, 2022)), ([7, 1], (7, 1)), (1, (2020,))])
-def test_seeds_are_counted_or_listed(given: Any, seeds: tuple[int, ...]):
-    assert seeds_of(given) == seeds
+def test_seeds_are_counted_or_listed():
+    assert (seeds_of(3), seeds_of([7, 1]), seeds_of(1)) == ((2020, 2021, 2022), (7, 1), (2020,))
 
 
 @pytest.mark.parametrize("given", [0, -1, True, [], [1, 1], ["1"], "5", None, [1.5], [True, 2], {}])
@@ -149,9 +146,8 @@ def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_pa
     assert lines[1].startswith("2 of 2 runs; ") and lines[1].endswith(", tiny, seed 1: done")
 
     monkeypatch.setattr(pool.subprocess, "Popen", None)  # nothing is left to start
-    assert [run.folder for run in run_all(planned, tmp_path / "my runs", jobs=1)] == [
-        run.folder for run in (first, second, again)
-    ]
+    later = run_all(planned, tmp_path / "my runs", jobs=1)
+    assert [run.folder for run in later] == [run.folder for run in (first, second, again)]
 
     command = shlex.split(first.result["command"])
     assert command[:2] == ["recbole-sigma", "train"] and cli.main(command[1:]) == 0
@@ -189,14 +185,6 @@ def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[...,
     assert unfinished_run(directory)
 
 
-def test_costs_are_measured_of_every_arm(tiny: Callable[..., Experiment]):
-    page = measure(tiny(["Mamba4Rec", "GRU4Rec"], [1]), rounds=2)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
-    assert [row[0] for row in rows[2:]] == ["Mamba4Rec", "GRU4Rec"] and {len(row) for row in rows} == {6}
-    assert all(int(row[1]) > 0 and float(row[3].split(" ")[0]) > 0 for row in rows[2:])
-    assert rows[2][2].endswith("(1.00)") and not rows[3][3].endswith("(1.00)") and "1 threads" in page
-
-
 def compare(*arguments: str) -> int:
     return cli.main(["compare", "--checkpoint_dir=runs", "--threads=1", *arguments])
 
@@ -210,31 +198,30 @@ def six_users(write_inter: Callable[..., Path], tmp_path: Path, monkeypatch: pyt
     return [f"--data_path={tmp_path}", *(f"--{key}={value}" for key, value in TINY.items())]
 
 
-@pytest.mark.parametrize("engine", [["--engine=local", "--jobs=2"], ["--engine=ray", "--jobs=2"]], ids=["local", "ray"])
-def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], capsys: Any, engine: list[str]):
-    if "ray" in engine[0]:
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], capsys: Any, engine: str):
+    if engine == "ray":
         pytest.importorskip("ray")
-    assert compare("--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--seeds=2", *engine, *six_users) == 0
+    options = ["--datasets=tiny", "--jobs=2", f"--engine={engine}", *six_users]
+    assert compare("--models=GRU4Rec,Mamba4Rec", "--seeds=2", *options) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "runs/compare.html" and max(map(len, lines)) <= 100
-    assert [line.split()[:2] for line in lines if line.startswith(("GRU4Rec", "Mamba4Rec"))] == [
-        ["GRU4Rec", "2"],
-        ["Mamba4Rec", "2"],
-    ]
+    rows = [line.split()[:2] for line in lines if line.startswith(("GRU4Rec", "Mamba4Rec"))]
+    assert rows == [["GRU4Rec", "2"], ["Mamba4Rec", "2"]]
     results = sorted(Path("runs").glob("*/*/result.json"))
     assert len(results) == 4 and all(Path("runs", f"compare.{form}").stat().st_size for form in ("md", "csv", "tex"))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool.subprocess, "Popen", None)
-        assert compare("--models=Mamba4Rec", "--datasets=tiny", "--seeds=[2021]", "--out=one", *six_users) == 0
+        assert compare("--models=Mamba4Rec", "--seeds=[2021]", "--out=one", *options) == 0
     assert sorted(Path("runs").glob("*/*/result.json")) == results and Path("one.html").exists()
 
 
 def test_a_run_that_another_experiment_trains_is_waited_for_and_not_trained_twice(six_users: list[str], capsys: Any):
     """Of two experiments the first is killed; the child that it leaves behind keeps the lock until it ends."""
     six_users = [each for each in six_users if "epochs" not in each]
-    asked = ["--models=GRU4Rec", "--datasets=tiny", "--stopping_step=300", "--epochs=60", "--threads=1", *six_users]
-    asked += ["--checkpoint_dir=runs"]
+    asked = ["--models=GRU4Rec", "--datasets=tiny", "--epochs=60", "--stopping_step=300", "--checkpoint_dir=runs"]
+    asked += six_users
     other = subprocess.Popen([sys.executable, "-m", "recbole_sigma.cli", "compare", *asked])
     while not list(Path("runs").glob("*/[!.]*/config.yaml")):
         assert other.poll() is None
@@ -310,22 +297,25 @@ def test_a_report_that_cannot_be_is_refused_before_anything_is_trained(
 def test_a_case_study_shows_one_users_history_and_lists(six_users: list[str], capsys: Any):
     inter = next(Path("..").glob("*/tiny.inter"))
     inter.write_text(inter.read_text().replace("u3\t", "0\t"))  # a name that is false in Python
-    file = Path("case-study.yaml")
-    file.write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
+    Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
     options = ["--dataset=tiny", "--user=0", "--out=case", "--checkpoint_dir=runs", *six_users]
-    assert cli.main(["experiment", str(file), *options]) == 0
+    assert cli.main(["experiment", "case-study.yaml", *options]) == 0
     page = Path("case.md").read_text()
     assert "user 0" in page.lower() and "i2" in page
 
 
-def test_the_experiment_of_costs_writes_its_table(six_users: list[str], capsys: Any):
+def test_the_costs_of_every_arm_are_measured_on_every_data_set(six_users: list[str], capsys: Any):
     six_users = [each for each in six_users if "hidden_size" not in each]
     first = next(Path("..").glob("*/tiny.inter"))
     (first.parent.parent / "other").mkdir()
     (first.parent.parent / "other" / "other.inter").write_bytes(first.read_bytes())
-    options = ["--dataset=tiny,other", "--rounds=2", "--out=costs", *six_users]
+    options = ["--dataset=tiny,other", "--rounds=2", "--out=costs", "--threads=1", *six_users]
     assert cli.main(["experiment", "efficiency", *options]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "costs.md"
     page = Path("costs.md").read_text()
-    assert page.count("| SIGMA ") == 2 and "## other" in page
-    assert page.count(f"SHA-256 {hashlib.sha256(first.read_bytes()).hexdigest()}") == 2
+    assert page.count(f"SHA-256 {hashlib.sha256(first.read_bytes()).hexdigest()}") == 2 and "1 threads" in page
+    table = page.partition("## tiny")[2].partition("## other")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if line.startswith("|")][2:]
+    assert [row[0] for row in rows] == [arm.label for arm in read_experiment("efficiency").arms]
+    assert all(int(row[1]) > 0 and float(row[3].split(" ")[0]) > 0 for row in rows)
+    assert rows[0][2].endswith("(1.00)") and any(not row[3].endswith("(1.00)") for row in rows)

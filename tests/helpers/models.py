@@ -14,7 +14,7 @@ N_ITEMS = 40
 SMALL = {"hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 12, "train_batch_size": 8, "dropout_prob": 0.0}
 SMALL_SSM = {"d_state": 4, "d_conv": 3}
 
-# Every switch of section 4, each against its default.
+# Every setting that changes a model.
 SWITCHES = [
     ("SIGMA", {}),
     ("SIGMA", {"form": "paper"}),
@@ -60,7 +60,7 @@ SWITCHES = [
 
 
 class Items:
-    """The one thing that a model asks of a data set."""
+    """The part of a data set that a model needs."""
 
     def num(self, field: str) -> int:
         return N_ITEMS
@@ -70,8 +70,7 @@ def build(config: Callable[..., Any], name: str, seed: int = 0, **settings: Any)
     """A model with small layers and dropout off, in evaluation mode."""
     torch.manual_seed(seed)
     ssm = {} if name == "LinRec" else SMALL_SSM
-    made = config(name, **{**SMALL, **ssm, **settings})
-    return find_model(name)(made, Items()).eval()
+    return find_model(name)(config(name, **{**SMALL, **ssm, **settings}), Items()).eval()
 
 
 def histories(lengths: list[int], width: int, seed: int = 0) -> tuple[Tensor, Tensor]:

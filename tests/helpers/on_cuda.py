@@ -1,4 +1,4 @@
-"""Where the tests of CUDA run, and what they need; see tests/test_cuda.py."""
+"""Where the tests of CUDA run, and what they need; see tests/model/test_cuda.py."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from recbole_sigma.environment import no_gpu
 from recbole_sigma.ops import cuda
 
 ON = os.environ.get("RECBOLE_SIGMA_CUDA_TESTS_ON")
-INSTEAD = ON == "cpu"  # of a GPU
+INSTEAD = ON == "cpu"  # the CPU instead of a GPU
 GPU = not INSTEAD
 MISSING = None if INSTEAD else no_gpu()
 WITHOUT_SCAN = None if INSTEAD or MISSING else cuda.cuda_extension_missing()
@@ -28,12 +28,12 @@ CPU = torch.device("cpu")
 
 
 def assert_close(got: dict[str, Tensor], expected: dict[str, Tensor], scores: float, gradients: float) -> None:
-    """Scores and loss by their largest value; gradients by their norm, and those that are rounding by all of them."""
+    """Scores and loss within a fraction of their largest value; gradients of their norm, or of the norm of all."""
     assert got.keys() == expected.keys()
-    whole = math.sqrt(sum(float(each.square().sum()) for each in expected.values()))
+    total = math.sqrt(sum(float(each.square().sum()) for each in expected.values()))
     for name, want in expected.items():
         assert got[name].isfinite().all(), name
         if name in ("scores", "loss"):
             assert (got[name] - want).abs().max() <= scores * want.abs().max(), name
         else:
-            assert (got[name] - want).norm() <= gradients * (want.norm() + 1e-3 * whole), name
+            assert (got[name] - want).norm() <= gradients * (want.norm() + 1e-3 * total), name

@@ -1,8 +1,8 @@
-"""A GPU that is pretended: tensors that lie on the CPU, say that they are on `cuda:0`, and refuse what CUDA refuses.
+"""A pretended GPU: tensors on the CPU that report the device `cuda:0` and refuse what CUDA tensors refuse.
 
-Real numbers run through real code, so that what looks at values works, and what mixes devices is found where there is
-no GPU: an operation on tensors of both, NumPy on a CUDA tensor, a tensor made without its device. (torch's
-FakeTensorMode cannot do this: it has no values, and in a build for the CPU autograd on its CUDA tensors ends Python.)
+Real values run through real code, so code that reads values works, and code that mixes devices is found without a GPU:
+an operation on tensors of both, NumPy on a CUDA tensor, a tensor created without its device. (torch's FakeTensorMode
+cannot do this: it has no values, and in a CPU build autograd on its CUDA tensors crashes Python.)
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,12 +20,12 @@ from recbole_sigma.ops import cuda, scan, selective_scan_reference
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 _COPIES = ("copy_", "__set__", "_has_compatible_shallow_copy_type")  # from one device to the other
-_INDEXING = ("__getitem__", "__setitem__")  # by indices that may lie on the CPU
+_INDEXING = ("__getitem__", "__setitem__")  # by indices that may be on the CPU
 _MOVES = ("to", "cuda", "cpu")
 
 
 class OnGpu(Tensor):
-    """A tensor that says that it is on the GPU."""
+    """A tensor that reports to be on the GPU."""
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -36,12 +36,12 @@ class OnGpu(Tensor):
         return True
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """In a file it is a tensor as any other: whoever reads it says where to."""
+        """Saved as an ordinary tensor: whoever reads the file chooses the device."""
         return _seen_as(Tensor, self).__reduce_ex__(protocol)
 
 
 class _Mode(TorchFunctionMode):
-    """`device="cuda"` makes such tensors, what comes of them is on the GPU, too, and mixtures are errors."""
+    """`device="cuda"` creates such tensors, results of them are on the GPU, too, and mixtures are errors."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
@@ -53,8 +53,8 @@ class _Mode(TorchFunctionMode):
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "cuda":
             trained = kwargs.pop("requires_grad", False)
-            made = _all_as(OnGpu, func(*args, **{**kwargs, "device": CPU}))
-            return made.requires_grad_() if trained else made
+            result = _all_as(OnGpu, func(*args, **{**kwargs, "device": CPU}))
+            return result.requires_grad_() if trained else result
         result = func(*args, **kwargs)
         if device is not None:
             return _all_as(Tensor, result) if torch.device(device).type == "cpu" else result
@@ -77,16 +77,15 @@ def _all_as(kind: type[Tensor], result: Any) -> Any:
     return tree_map(lambda each: _seen_as(kind, each) if isinstance(each, Tensor) else each, result)
 
 
-def _moved(func: Any, name: str, source: Tensor, *places: Any, **named: Any) -> Tensor:
+def _moved(func: Any, name: str, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """`x.to(...)`, `x.cuda()`, `x.cpu()`: a copy where the device changes."""
-    given = [each for each in (*places, *named.values()) if isinstance(each, (str, torch.device, Tensor))]
-    target = CPU if name == "cpu" else GPU if name == "cuda" else given[0] if given else source.device
+    targets = [each for each in (*args, *kwargs.values()) if isinstance(each, (str, torch.device, Tensor))]
+    target = {"cpu": CPU, "cuda": GPU}.get(name) or (targets[0] if targets else source.device)
     kind = OnGpu if torch.device(getattr(target, "device", target)).type == "cuda" else Tensor
+    result = source
     if name == "to":
-        here = [CPU if isinstance(each, (str, torch.device)) else each for each in places]
-        result = func(source, *here, **{key: CPU if key == "device" else each for key, each in named.items()})
-    else:
-        result = source
+        on_cpu = [CPU if isinstance(each, (str, torch.device)) else each for each in args]
+        result = func(source, *on_cpu, **{key: CPU if key == "device" else each for key, each in kwargs.items()})
     moves = isinstance(source, OnGpu) != (kind is OnGpu)
     return _seen_as(kind, result.clone() if moves else result)
 
@@ -96,8 +95,8 @@ def _refuse_mixture(name: str, args: Any, kwargs: Any) -> None:
     tensors = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
     mixed = any(map(_is_on_gpu, tensors)) and any(each.dim() and not _is_on_gpu(each) for each in tensors)
     if mixed and name not in _COPIES and not (name in _INDEXING and _is_on_gpu(args[0])):
-        places = ", ".join(f"{tuple(each.shape)} on {each.device}" for each in tensors)
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got {places}")
+        devices = ", ".join(f"{tuple(each.shape)} on {each.device}" for each in tensors)
+        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got {devices}")
 
 
 def _selective_scan_fn(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: Any, bias: Any, softplus: bool) -> Tensor:
@@ -112,10 +111,10 @@ def _selective_scan_fn(u: Any, delta: Any, A: Any, B: Any, C: Any, D: Any, z: An
 
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
-    """One GPU with mamba-ssm's extension, as far as torch and our code can tell."""
-    import torch._dynamo  # optimisers import it, and it would list the stand-ins
+    """One GPU with mamba-ssm's extension, as far as torch and our code can see."""
+    import torch._dynamo  # optimisers import it, and it would list the functions replaced here
 
-    tells: dict[str, Any] = {
+    answers: dict[str, Any] = {
         "is_available": True, "device_count": 1, "get_device_name": "NVIDIA Pretended", "max_memory_allocated": 2**30,
         "get_device_properties": SimpleNamespace(total_memory=2**36), "is_current_stream_capturing": False,
         "get_rng_state_all": [torch.zeros(16, dtype=torch.uint8)], "set_rng_state_all": None, "set_device": None,
@@ -124,7 +123,7 @@ def pretended_gpu() -> Iterator[None]:
     interface = SimpleNamespace(selective_scan_fn=_selective_scan_fn)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     with ExitStack() as stack:
-        for name, answer in tells.items():
+        for name, answer in answers.items():
             stack.enter_context(patch.object(torch.cuda, name, lambda *_, answer=answer: answer))
         for module in (cuda, scan):
             stack.enter_context(patch.object(module, "require_cuda_extension", lambda: None))
@@ -132,8 +131,7 @@ def pretended_gpu() -> Iterator[None]:
         stack.enter_context(patch.object(cuda, "import_module", lambda name: interface))
         stack.enter_context(patch.object(scan, "version", lambda name: "0"))
         stack.callback(torch.__future__.set_overwrite_module_params_on_conversion, before)
-        torch.__future__.set_overwrite_module_params_on_conversion(
-            True
-        )  # a parameter becomes a tensor of the other kind
+        # a parameter becomes a tensor of the other class
+        torch.__future__.set_overwrite_module_params_on_conversion(True)
         stack.enter_context(_Mode())
         yield

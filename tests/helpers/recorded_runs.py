@@ -66,7 +66,7 @@ def write_run(
     (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
     score = metrics["valid"]["ndcg@10"]
     rows = ["epoch,loss,train_seconds,hit@10,ndcg@10,mrr@10,eval_seconds"]
-    rows += [f"{epoch},{9 - epoch},1.5,{score * share},{score * share},{score * share},0.2" for epoch, share in CURVE]
+    rows += [",".join(map(str, (epoch, 9 - epoch, 1.5, *[score * factor] * 3, 0.2))) for epoch, factor in CURVE]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return folder
 

@@ -1,4 +1,4 @@
-"""Slow versions of the papers' equations: one row, one item after the other, in NumPy and float64."""
+"""Slow versions of the papers' equations: one row, item by item, in NumPy and float64."""
 
 import math
 
@@ -51,7 +51,7 @@ def slow_gru(gru: nn.GRU, x: np.ndarray) -> np.ndarray:
 
 
 def slow_mamba(block: Mamba, x: np.ndarray) -> np.ndarray:
-    """Algorithm 2 of the paper, one item after the other; (L, D) -> (L, D)."""
+    """Algorithm 2 of the paper, item by item; (L, D) -> (L, D)."""
     E, N, R = block.d_inner, block.d_state, block.dt_rank
     A = -np.exp(block.A_log.detach().numpy())
     skip = block.D.detach().numpy()
@@ -84,7 +84,7 @@ def slow_feed_forward(layer: FeedForward, x: np.ndarray) -> np.ndarray:
 
 
 def slow_filter(layer: SpectralFilter, x: np.ndarray) -> np.ndarray:
-    """The transform as sums over all `slots`, zeros behind the row; (L, D) -> (L, D)."""
+    """The transform as sums over all `slots`, zeros after the row; (L, D) -> (L, D)."""
     slots, weight = layer.slots, layer.weight.detach().numpy()
     out = np.zeros_like(x)
     for f in range(slots // 2 + 1):
@@ -97,9 +97,9 @@ def slow_filter(layer: SpectralFilter, x: np.ndarray) -> np.ndarray:
 
 
 def slow_linear_attention(layer: LinearAttention, x: np.ndarray) -> np.ndarray:
-    """Scores of every pair of positions, as attention is written; (L, D) -> (L, D)."""
+    """Scores of every pair of positions, as attention is defined; (L, D) -> (L, D)."""
     query, key, value = (np.array([linear(each, row) for row in x]) for each in (layer.query, layer.key, layer.value))
-    query, key = (np.where(part > 0, part, np.exp(np.minimum(part, 0)) - 1) for part in (query, key))
+    query, key = (np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1) for x in (query, key))
     d = x.shape[1] // layer.n_heads
     out = np.zeros_like(x)
     for head in range(layer.n_heads):

@@ -1,7 +1,7 @@
 """Whole runs of GRU4Rec, BERT4Rec, SASRec, FEARec against RecBole's own data set, loaders, trainer and evaluator.
 
 ml-100k without its longer histories, `time_order: recbole`, the same seed, one thread. Every batch's loss is equal to
-the last bit: there is no sample to explain. Metrics are equal to RecBole's 4 decimals.
+the last bit. Metrics are equal to RecBole's 4 decimals.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
 BY_LENGTH = ("SASRec", "GRU4Rec")
 
 
-class Outcome(NamedTuple):
+class Result(NamedTuple):
     """Loss of each training batch, and the metrics of the best epoch."""
 
     losses: list[float]
@@ -76,14 +76,16 @@ def recorded_losses(kind: type) -> Iterator[list[float]]:
         yield losses
 
 
-def our_run(name: str, **settings: Any) -> Outcome:
+def our_run(name: str, **settings: Any) -> Result:
     with recorded_losses(find_model(name)) as losses:
         done = run(name, "ml-100k", settings={**SHARED, **settings})
-    return Outcome(losses, *({key: round(value, 4) for key, value in part.items()} for part in (done.valid, done.test)))
+    return Result(
+        losses, *({key: round(value, 4) for key, value in split.items()} for split in (done.valid, done.test))
+    )
 
 
-def recboles_run(name: str, **settings: Any) -> Outcome:
-    """RecBole's `run_recbole` step by step (to import it takes ray). The pickle that is read was written here."""
+def recboles_run(name: str, **settings: Any) -> Result:
+    """RecBole's `run_recbole` step by step (importing it needs ray). The pickle that is read was written here."""
     config = Config(getattr(sequential_recommender, name), "ml-100k", settings={**SHARED, **settings})
     init_seed(config["seed"], config["reproducibility"])
     train, valid, test = data_preparation(config, SequentialDataset(config))
@@ -93,11 +95,11 @@ def recboles_run(name: str, **settings: Any) -> Outcome:
     with recorded_losses(config.model_class) as losses:
         _, best = trainer.fit(train, valid, verbose=False, show_progress=False)
     model.load_state_dict(torch.load(trainer.saved_model_file, weights_only=False)["state_dict"])
-    return Outcome(losses, dict(best), dict(trainer.evaluate(test, load_best_model=False)))
+    return Result(losses, dict(best), dict(trainer.evaluate(test, load_best_model=False)))
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_and_metrics_of_a_run_are_recbole_s(name: str):
+def test_losses_and_metrics_of_a_run_are_recboles(name: str):
     """SASRec and GRU4Rec on padded batches here, as dropout draws other numbers by length."""
     ours = our_run(name, **MODELS[name], **({"by_length": False} if name in BY_LENGTH else {}))
     recboles = recboles_run(name, **MODELS[name])
@@ -106,8 +108,8 @@ def test_losses_and_metrics_of_a_run_are_recbole_s(name: str):
     assert len(ours.losses) >= 3 * MODELS[name]["epochs"] and ours.valid["hit@10"] > 0
 
 
-def test_early_stopping_is_recbole_s():
-    """RecBole compares scores of 4 decimals, we whole ones: epochs that rounding makes equal are none here."""
+def test_early_stopping_is_recboles():
+    """RecBole compares scores of 4 decimals, we compare unrounded ones: no epochs are equal by rounding here."""
     given = {"epochs": 40, "stopping_step": 2, "learning_rate": 0.02}
     ours, recboles = our_run("GRU4Rec", **given, by_length=False), recboles_run("GRU4Rec", **given)
     assert ours == recboles

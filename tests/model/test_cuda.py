@@ -1,8 +1,8 @@
 """CUDA gives what the CPU gives: models, operations, runs.
 
-All of it is skipped where torch sees no GPU, and what needs mamba-ssm where that is not there. `make cuda` sets
-RECBOLE_SIGMA_CUDA_TESTS_ON=cuda: a GPU or an extension that is missing then ends pytest with the reason. With
-RECBOLE_SIGMA_CUDA_TESTS_ON=cpu the CPU takes the GPU's place, and what is tested are these tests.
+Everything is skipped where torch sees no GPU, and what needs mamba-ssm where it is not installed. `make cuda` sets
+RECBOLE_SIGMA_CUDA_TESTS_ON=cuda: then a missing GPU or extension stops pytest with the reason. With
+RECBOLE_SIGMA_CUDA_TESTS_ON=cpu the CPU replaces the GPU, which tests these tests.
 
 Float32 is float32 here: TF32 is off, as is dropout unless a test says otherwise.
 """
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from recbole_sigma import resume, run
@@ -25,12 +26,9 @@ from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import Interrupted
 from recbole_sigma.evaluation.ranks import Ranks, target_ranks
-from recbole_sigma.registry import build_model
-from recbole_sigma.runs.folder import RunFolder
-from recbole_sigma.training.checkpoint import Progress
 from tests.helpers.models import SWITCHES, batch, build, histories
 from tests.helpers.on_cuda import CPU, DEVICE, GPU, INSTEAD, assert_close, needs_gpu, needs_scan, needs_two
-from tests.helpers.runs import NINE, OUR_SIZE, SIZES, TINY, stopping
+from tests.helpers.runs import NINE, OUR_SIZE, SIZES, TINY
 from tests.training import test_distributed
 from tests.training.test_distributed import losses
 
@@ -38,9 +36,9 @@ pytestmark = [needs_gpu, pytest.mark.usefixtures("full_precision")]
 WITHOUT_MAMBA = ("LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
 RECBOLES = tuple(name for name in NINE if name in WITHOUT_MAMBA[1:])
 LENGTHS = [1, 12, 3, 7, 7, 2, 9, 5]
-# A bfloat16 keeps 8 bits: each operation rounds by up to 2^-9 = 0.2 %, the few between an item and its score add up
+# A bfloat16 has 8 bits: each operation rounds by up to 2^-9 = 0.2 %, and the few between an item and its score add up
 # like a random walk. With bfloat16 on CPU 0.2 to 0.6 % was measured, in scores and in gradients; CUDA rounds more of
-# the operations (the GRU's states, for one), and is granted about four times as much.
+# the operations (such as the GRU's states), and is allowed about four times as much.
 BF16_SCORES, BF16_GRADIENTS = 0.02, 0.03
 
 
@@ -69,9 +67,9 @@ def built(name: str, settings: Any, sample_config: Any, use_gpu: bool) -> tuple[
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
     return model
 
 
@@ -79,16 +77,16 @@ def scores_and_gradients(model: nn.Module, rows: Any, device: torch.device, **au
     """On the CPU, in float64: scores of all items, loss, and the gradient of each parameter."""
     model, rows = model.to(device), rows.to(device)
     random.seed(1)  # FEARec's samples of the same target
-    torch.seed()  # whatever else were drawn would differ
+    torch.seed()  # any other random number would differ between the devices
     with torch.autocast(device.type, enabled=bool(autocast), **autocast):
         with torch.no_grad():
             scores = model.eval().full_sort_predict(rows)
         loss = model.train().calculate_loss(rows)
     loss.backward()
     gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
-    found = {"scores": scores, "loss": loss, **gradients}
-    assert all(each.device.type == device.type for each in found.values())
-    return {name: each.detach().double().cpu() for name, each in found.items()}
+    results = {"scores": scores, "loss": loss, **gradients}
+    assert all(each.device.type == device.type for each in results.values())
+    return {name: each.detach().double().cpu() for name, each in results.items()}
 
 
 @pytest.mark.parametrize(("name", "settings"), list(cases()))
@@ -102,11 +100,14 @@ def test_scores_and_gradients_are_those_of_the_cpu(sample_config: Any, name: str
 def test_bfloat16_autocast_stays_within_its_bound(sample_config: Any, name: str):
     expected = scores_and_gradients(*built(name, {}, sample_config, False), CPU)
     got = scores_and_gradients(*built(name, {}, sample_config, GPU), DEVICE, dtype=torch.bfloat16)
-    whole = [torch.cat([each.reshape(-1) for name, each in found.items() if name not in ("scores", "loss")])
-             for found in (got, expected)]  # fmt: skip
-    assert (got["scores"] - expected["scores"]).norm() <= BF16_SCORES * expected["scores"].norm()
-    assert (whole[0] - whole[1]).norm() <= BF16_GRADIENTS * whole[1].norm()
-    assert (got["scores"] - expected["scores"]).norm() >= 1e-5 * expected["scores"].norm()  # it was bfloat16
+    difference = (got["scores"] - expected["scores"]).norm()
+    assert difference <= BF16_SCORES * expected["scores"].norm()
+    assert difference >= 1e-5 * expected["scores"].norm()  # it was bfloat16
+    got_gradients, gradients = (
+        torch.cat([each.reshape(-1) for key, each in results.items() if key not in ("scores", "loss")])
+        for results in (got, expected)
+    )
+    assert (got_gradients - gradients).norm() <= BF16_GRADIENTS * gradients.norm()
 
 
 @pytest.mark.parametrize(("name", "settings"), [case for case in cases() if case.values[0] not in RECBOLES])
@@ -124,30 +125,43 @@ def test_scores_depend_on_neither_padding_nor_neighbours(sample_config: Any, nam
 
 @pytest.fixture
 def trained(tmp_path: Path) -> Callable[..., Path]:
-    """`trained(model, use_gpu=..., setting=value)` -> the folder of a short run on ml-100k."""
+    """`trained(model, use_gpu=..., callbacks=..., setting=value)` -> the directory of a short run on ml-100k."""
 
-    def train(model: str, **settings: Any) -> Path:
-        given = {
-            **TINY,
-            **SIZES.get(model, OUR_SIZE),
-            "use_gpu": GPU,
-            "checkpoint_dir": str(tmp_path / "saved"),
-        }
-        return run(model, "ml-100k", settings={**given, **settings}).folder
+    def train(model: str, callbacks: Any = (), **settings: Any) -> Path:
+        given = {**TINY, **SIZES.get(model, OUR_SIZE), "use_gpu": GPU, "checkpoint_dir": str(tmp_path / "saved")}
+        return run(model, "ml-100k", settings={**given, **settings}, callbacks=callbacks).folder
 
     return train
 
 
+class _CtrlC:
+    """A callback that interrupts a run after its first epoch."""
+
+    def on_epoch_end(self, row: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def interrupted(trained: Callable[..., Path], model: str, **settings: Any) -> Path:
+    """The directory of a run that was interrupted after its first epoch."""
+    with pytest.raises(Interrupted) as caught:
+        trained(model, callbacks=[_CtrlC()], **settings)
+    return Path(str(caught.value.folder))
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
 def served_ranks(folder: Path, use_gpu: bool) -> np.ndarray:
-    """Ranks of all users on validation and test, by the folder's weights on another device."""
+    """Ranks of all users on validation and test, with the run's weights on another device."""
     model = json.loads((folder / "result.json").read_text())["model"]
     config = Config(model, "ml-100k", config_files=[folder / "config.yaml"], settings={"use_gpu": use_gpu})
-    train, *parts = data_preparation(config, create_dataset(config))
-    network = build_model(config, train.dataset).eval()
-    network.load_state_dict(RunFolder(folder, lock=False).load_weights(), strict=True)
+    train, *splits = data_preparation(config, create_dataset(config))
+    network = config.model_class(config, train.dataset).to(config["device"]).eval()
+    network.load_state_dict(weights(folder), strict=True)
     ranks = []
     with torch.no_grad():
-        for rows, _, _, target in (each for part in parts for each in part):
+        for rows, _, _, target in (batch for split in splits for batch in split):
             scores = network.full_sort_predict(rows.to(config["device"]))
             ranks.append(target_ranks(scores.view(len(rows), -1), target.to(config["device"])))
     return torch.cat(ranks).numpy()
@@ -156,11 +170,11 @@ def served_ranks(folder: Path, use_gpu: bool) -> np.ndarray:
 @pytest.mark.parametrize("trained_on", ["cpu", "gpu"])
 @pytest.mark.parametrize("model", models(("SIGMA", "Mamba4Rec", "LinRec", "GRU4Rec", "SASRec")))
 def test_a_run_serves_on_the_other_device(trained: Callable[..., Path], model: str, trained_on: str):
-    """All 943 users of ml-100k, twice: of 99.9 % the rank is the same. (A few of them in place of a GPU.)"""
+    """The ranks of 99.9 % of ml-100k's 943 users, on both splits, are the same. (Fewer users without a GPU.)"""
     on_gpu = trained_on == "gpu" and GPU
     users = "[0,inf)" if GPU else "[0,25]"
     folder = trained(model, epochs=1, use_gpu=on_gpu, user_inter_num_interval=users)
-    recorded = np.concatenate([Ranks.load(folder / f"ranks-{part}.npz").rank for part in ("valid", "test")])
+    recorded = np.concatenate([Ranks.load(folder / f"ranks-{split}.npz").rank for split in ("valid", "test")])
     served = served_ranks(folder, use_gpu=not on_gpu and GPU)
     assert served.shape == recorded.shape and (INSTEAD or len(served) == 2 * 943)
     differ = served != recorded
@@ -168,48 +182,42 @@ def test_a_run_serves_on_the_other_device(trained: Callable[..., Path], model: s
 
 
 @pytest.mark.parametrize("model", models(("SIGMA", "LinRec", "GRU4Rec", "BERT4Rec")))
-def test_a_run_that_was_ended_goes_on_as_if_it_had_not_been(trained: Callable[..., Path], model: str):
-    """Dropout is on: the GPU's generator goes on, too. CUDA adds in any order, hence not to the last bit."""
-    undisturbed = losses(trained(model))
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
-        patch.setattr(Progress, "save", stopping(1))
-        trained(model)
-    folder = Path(str(ended.value))
+def test_a_resumed_run_is_that_of_an_uninterrupted_one(trained: Callable[..., Path], model: str):
+    """Dropout is on: the GPU's generator is restored, too. CUDA adds in any order, hence not to the last bit."""
+    uninterrupted = losses(trained(model))
+    folder = interrupted(trained, model)
     resume(folder)
-    assert len(undisturbed) == 3 and losses(folder) == pytest.approx(undisturbed, rel=2e-4)
+    assert len(uninterrupted) == 3 and losses(folder) == pytest.approx(uninterrupted, rel=2e-4)
 
 
 @needs_scan
-def test_a_run_goes_from_one_device_to_the_other(trained: Callable[..., Path]):
-    for first, then in ((True, False), (False, True)):
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as ended:
-            patch.setattr(Progress, "save", stopping(1))
-            trained("SIGMA", use_gpu=first and GPU)
-        folder = Path(str(ended.value))
-        resume(folder, {"use_gpu": then and GPU})
-        found = losses(folder)
-        assert len(found) == 3 and found[2] < found[0]
+@pytest.mark.parametrize(("first", "then"), [(True, False), (False, True)])
+def test_a_run_is_resumed_on_the_other_device(trained: Callable[..., Path], first: bool, then: bool):
+    folder = interrupted(trained, "SIGMA", use_gpu=first and GPU)
+    resume(folder, {"use_gpu": then and GPU})
+    per_epoch = losses(folder)
+    assert len(per_epoch) == 3 and per_epoch[2] < per_epoch[0]
 
 
 @pytest.mark.parametrize("enable_scaler", [True, False])
 @pytest.mark.parametrize("model", models(("SIGMA", "Mamba4Rec", "LinRec", "GRU4Rec", "SASRec")))
 def test_mixed_precision_trains(trained: Callable[..., Path], model: str, enable_scaler: bool):
     folder = trained(model, enable_amp=True, enable_scaler=enable_scaler, learning_rate=0.003)
-    found = losses(folder)
-    assert all(map(math.isfinite, found)) and found[-1] < found[0]
-    weights = RunFolder(folder, lock=False).load_weights().values()
-    assert all(each.dtype == torch.float32 and each.isfinite().all() for each in weights)
+    per_epoch = losses(folder)
+    assert all(map(math.isfinite, per_epoch)) and per_epoch[-1] < per_epoch[0]
+    assert all(each.dtype == torch.float32 and each.isfinite().all() for each in weights(folder).values())
 
 
 @needs_scan
-def test_a_run_says_what_it_ran_on_and_how_much_memory_it_took(trained: Callable[..., Path]):
-    large = json.loads((trained("SIGMA", epochs=1, hidden_size=128, train_batch_size=4096) / "result.json").read_text())
-    small = json.loads((trained("SIGMA", epochs=1, train_batch_size=64) / "result.json").read_text())
+def test_a_result_names_the_device_and_the_peak_memory(trained: Callable[..., Path]):
+    sizes = {"hidden_size": 128, "train_batch_size": 4096}, {"train_batch_size": 64}
+    folders = [trained("SIGMA", epochs=1, **size) for size in sizes]
+    large, small = (json.loads((folder / "result.json").read_text()) for folder in folders)
     if INSTEAD:
         assert small["backend"].startswith("numba") and small["device"].startswith("cpu")
     else:
         assert small["backend"].startswith("mamba-ssm") and small["device"] == torch.cuda.get_device_name()
-        assert 0 < small["peak_memory_mb"] < large["peak_memory_mb"] / 2  # its own, not that of the run before
+        assert 0 < small["peak_memory_mb"] < large["peak_memory_mb"] / 2  # not that of the previous run
 
 
 @needs_two

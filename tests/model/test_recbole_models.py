@@ -71,27 +71,22 @@ def test_by_length_and_padded_give_the_same_loss_gradients_and_scores(
     both_ways: Callable[..., list[Any]], name: str, loss_type: str
 ):
     """A GRU reads padding after the last item; causal attention gives it the weight exp(-10000), which is 0. Positions
-    count from the first item, and all else works position by position: equal but for the order of sums."""
+    count from the first item, and everything else is position by position: equal up to the order of sums."""
     items, lengths = every_length()
-    losses, gradients, scores = [], [], []
+    results = []
     for model in both_ways(name, loss_type=loss_type):
-        loss = model.calculate_loss(batch(items, lengths))
-        loss.backward()
-        losses.append(loss.detach())
-        gradients.append({key: parameter.grad for key, parameter in model.named_parameters()})
         rows = batch(items, lengths)
-        scores.append([model.full_sort_predict(rows).detach(), model.predict(rows).detach()])
-    close = {"rtol": 1e-12, "atol": 1e-14}
-    torch.testing.assert_close(*losses, **close)
-    torch.testing.assert_close(*scores, **close)
-    assert gradients[0].keys() == gradients[1].keys()
-    for key, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][key], **close, msg=key)
-    assert len({tuple(row) for row in scores[0][0].tolist()}) > LONGEST  # histories do matter
+        loss = model.calculate_loss(rows)
+        loss.backward()
+        gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+        scores = model.full_sort_predict(rows).detach(), model.predict(rows).detach()
+        results.append([loss.detach(), *scores, gradients])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-14)
+    assert len({tuple(row) for row in results[0][1].tolist()}) > LONGEST  # histories do matter
 
 
 @pytest.mark.parametrize("name", BY_LENGTH)
-def test_padded_is_recbole_s_own_class_bit_for_bit_dropout_included(sample_config: Callable[..., Config], name: str):
+def test_padded_is_recboles_own_class_bit_for_bit_dropout_included(sample_config: Callable[..., Config], name: str):
     items, lengths = every_length()
     config = sample_config(name, **SMALL, by_length=False, loss_type="CE")
     recboles = {"SASRec": SASRec, "GRU4Rec": GRU4Rec}[name]
@@ -103,7 +98,7 @@ def test_padded_is_recbole_s_own_class_bit_for_bit_dropout_included(sample_confi
 
 
 @pytest.mark.parametrize("name", BY_LENGTH)
-def test_padded_fills_up_what_the_loader_cut_to_its_longest_row(
+def test_padded_pads_to_the_full_length_what_the_loader_cut(
     both_ways: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch, name: str
 ):
     padded = both_ways(name)[1]
@@ -125,16 +120,30 @@ def test_by_length_encodes_a_third_of_the_padded_positions_at_lengths_as_in_beau
     assert lengths.sum() <= sum(rows * width for rows, width in shapes) < items.numel() / 3
 
 
-@pytest.mark.parametrize("name", BY_LENGTH)
-def test_by_length_is_true_or_false(sample_config: Callable[..., Config], name: str):
-    for wrong in (1, "yes", None, 0.5):
-        with pytest.raises(UserError, match="by_length must be true or false, got"):
-            sample_config(name, by_length=wrong)
-
-
-def test_by_length_is_a_setting_of_the_models_that_have_it(sample_config: Callable[..., Config]):
-    with pytest.raises(UserError, match="unknown setting 'by_length'"):
-        sample_config("BERT4Rec", by_length=True)
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        *((name, {"by_length": wrong}, ["by_length"]) for name in BY_LENGTH for wrong in (1, "yes", None, 0.5)),
+        ("BERT4Rec", {"by_length": True}, ["by_length"]),  # only of the models that have it
+        ("FEARec", {"contrast": "usx"}, ["contrast", "un, su, us, us_x, none", "usx"]),
+        ("FEARec", {"fredom_type": "x"}, ["fredom_type", "x"]),
+        ("FEARec", {"sim": "cosine"}, ["sim", "dot, cos", "cosine"]),
+        ("FEARec", {"tau": 0.0}, ["tau", "0"]),
+        ("FEARec", {"global_ratio": 1.5}, ["global_ratio", "0", "1", "1.5"]),
+        ("FEARec", {"topk_factor": 0}, ["topk_factor", "1", "0"]),
+        ("BERT4Rec", {"mask_ratio": -0.1}, ["mask_ratio", "-0.1"]),
+        ("BERT4Rec", {"ft_ratio": 2}, ["ft_ratio", "2"]),
+        ("SASRec", {"hidden_act": "softmax"}, ["hidden_act", "gelu, relu", "softmax"]),
+        ("SASRec", {"n_heads": 3}, ["n_heads", "hidden_size", "64", "3"]),
+        ("BERT4Rec", {"n_heads": 5, "hidden_size": 32}, ["n_heads", "hidden_size", "32", "5"]),
+    ],
+)
+def test_settings_that_recbole_would_ignore_or_fail_on_are_refused(
+    sample_config: Callable[..., Config], name: str, settings: dict[str, Any], words: list[str]
+):
+    with pytest.raises(UserError) as caught:
+        sample_config(name, **settings)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 # --- FEARec -----------------------------------------------------------------------------------------------------------
@@ -162,7 +171,7 @@ def shopping(users: int = 30) -> list[tuple[str, str, int]]:
     return [(f"u{user}", f"i{(user * 5 + k * k) % 11}", k) for user in range(users) for k in range(3 + user % 7)]
 
 
-def test_fearec_s_index_of_same_targets_is_recbole_s(fearec_on: Callable[..., tuple[Any, Any]]):
+def test_fearecs_index_of_same_targets_is_recboles(fearec_on: Callable[..., tuple[Any, Any]]):
     ours, theirs = (fearec_on(shopping(), kind)[0].same_item_index for kind in ("FEARec", FEARec))
     assert sorted(ours) == sorted(theirs)
     assert all(ours[item].tolist() == theirs[item].tolist() for item in ours)
@@ -171,7 +180,7 @@ def test_fearec_s_index_of_same_targets_is_recbole_s(fearec_on: Callable[..., tu
 
 @pytest.mark.parametrize("loss_type", ["CE", "BPR"])
 @pytest.mark.parametrize("contrast", CONTRASTS)
-def test_fearec_s_losses_and_draws_are_recbole_s(
+def test_fearecs_losses_and_draws_are_recboles(
     fearec_on: Callable[..., tuple[Any, Any]], contrast: str, loss_type: str
 ):
     losses = []
@@ -181,17 +190,17 @@ def test_fearec_s_losses_and_draws_are_recbole_s(
     assert losses[0] == losses[1] and len(losses[0]) > 2
 
 
-def test_each_of_fearec_s_contrastive_losses_counts_by_default(fearec_on: Callable[..., tuple[Any, Any]]):
+def test_each_of_fearecs_contrastive_losses_counts_by_default(fearec_on: Callable[..., tuple[Any, Any]]):
     """RecBole's own defaults name no contrast: there, every value gives the loss of `none`."""
     losses = set()
-    for given in ({}, {"fredom": False}, *({"contrast": contrast} for contrast in CONTRASTS)):
-        model, train = fearec_on(shopping(), hidden_dropout_prob=0.1, **given)
+    for settings in ({}, {"fredom": False}, *({"contrast": contrast} for contrast in CONTRASTS)):
+        model, train = fearec_on(shopping(), hidden_dropout_prob=0.1, **settings)
         losses.add(model.calculate_loss(next(iter(train))).item())
     assert len(losses) == 2 + len(CONTRASTS) - 1  # the default is us_x
 
 
-def test_fearec_goes_on_where_all_samples_of_a_target_have_one_history(fearec_on: Callable[..., tuple[Any, Any]]):
-    """RecBole's class draws for ever until it meets another history."""
+def test_fearec_trains_where_all_samples_of_a_target_have_one_history(fearec_on: Callable[..., tuple[Any, Any]]):
+    """RecBole's class would draw forever until it finds another history."""
     rows = [(f"u{user}", item, k) for user in range(3) for k, item in enumerate(["a", "b", f"c{user}", f"d{user}"])]
     model, train = fearec_on(rows)
     of_b = model.same_item_index[train.dataset.token2id("item_id", "b")]
@@ -207,41 +216,19 @@ def test_fearec_trains_a_last_batch_of_one_row(fearec_on: Callable[..., tuple[An
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "words"),
     [
-        ({"MAX_ITEM_LIST_LENGTH": 5}, "MAX_ITEM_LIST_LENGTH must be even and at least 4 .* got 5"),
-        ({"n_layers": 1}, "n_layers must be at least 2 .* got 1"),
-        ({"topk_factor": 9}, "delays must be at most 6, got factor 9"),
+        ({"MAX_ITEM_LIST_LENGTH": 5}, ["MAX_ITEM_LIST_LENGTH", "even", "4", "5"]),
+        ({"n_layers": 1}, ["n_layers", "2", "1"]),
+        ({"topk_factor": 9}, ["topk_factor", "6", "9"]),
     ],
 )
-def test_sizes_on_which_recbole_s_fearec_fails_are_refused(
-    fearec_on: Callable[..., tuple[Any, Any]], given: dict[str, Any], message: str
+def test_sizes_on_which_recboles_fearec_fails_are_refused(
+    fearec_on: Callable[..., tuple[Any, Any]], settings: dict[str, Any], words: list[str]
 ):
-    with pytest.raises(UserError, match=message):
-        fearec_on(shopping(), **given)
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "message"),
-    [
-        ("FEARec", {"contrast": "usx"}, "contrast must be one of un, su, us, us_x, none, got 'usx'"),
-        ("FEARec", {"fredom_type": "x"}, "fredom_type must be one of"),
-        ("FEARec", {"sim": "cosine"}, "sim must be one of dot, cos"),
-        ("FEARec", {"tau": 0.0}, "tau must be greater than 0"),
-        ("FEARec", {"global_ratio": 1.5}, "global_ratio must be from 0 to 1"),
-        ("FEARec", {"topk_factor": 0}, "topk_factor must be at least 1"),
-        ("BERT4Rec", {"mask_ratio": -0.1}, "mask_ratio must be from 0 to 1"),
-        ("BERT4Rec", {"ft_ratio": 2}, "ft_ratio must be from 0 to 1"),
-        ("SASRec", {"hidden_act": "softmax"}, "hidden_act must be one of gelu, relu"),
-        ("SASRec", {"n_heads": 3}, "n_heads must divide hidden_size, 64, got 3"),
-        ("BERT4Rec", {"n_heads": 5, "hidden_size": 32}, "n_heads must divide hidden_size, 32, got 5"),
-    ],
-)
-def test_settings_that_recbole_would_ignore_or_trip_over_are_refused(
-    sample_config: Callable[..., Config], name: str, given: dict[str, Any], message: str
-):
-    with pytest.raises(UserError, match=message):
-        sample_config(name, **given)
+    with pytest.raises(UserError) as caught:
+        fearec_on(shopping(), **settings)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 # --- BERT4Rec ---------------------------------------------------------------------------------------------------------
@@ -261,7 +248,7 @@ def small_bert(config: Callable[..., Config], **settings: Any) -> Any:
     return find_model("BERT4Rec")(made, Items()).eval()
 
 
-def test_bert4rec_s_loss_of_a_batch_without_masks_is_zero_and_not_nan(sample_config: Callable[..., Config]):
+def test_bert4recs_loss_of_a_batch_without_masks_is_zero_and_not_nan(sample_config: Callable[..., Config]):
     model = small_bert(sample_config)
     loss = model.calculate_loss(masked([[0, 0], [0, 0]]))
     loss.backward()
@@ -269,6 +256,6 @@ def test_bert4rec_s_loss_of_a_batch_without_masks_is_zero_and_not_nan(sample_con
     assert model.calculate_loss(masked([[0, 0], [0, 3]])) > 0
 
 
-def test_a_mask_ratio_that_leaves_no_item_to_train_is_refused(sample_config: Callable[..., Config]):
-    with pytest.raises(UserError, match=r"mask_ratio times MAX_ITEM_LIST_LENGTH must be at least 1 .* 0.2 times 4"):
+def test_a_mask_ratio_without_any_masked_item_is_refused(sample_config: Callable[..., Config]):
+    with pytest.raises(UserError, match=r"mask_ratio .*MAX_ITEM_LIST_LENGTH .* 1 .* 0.2 times 4"):
         small_bert(sample_config, MAX_ITEM_LIST_LENGTH=4)
