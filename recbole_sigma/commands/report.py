@@ -9,8 +9,6 @@ from recbole_sigma.errors import UserError, did_you_mean
 
 _FORMATS = ("md", "html", "csv", "tex")
 _EXAMPLES = """
-  --model=PACKAGE.MODULE:CLASS  with --case-study: import this class, where runs are of a model of your own
-
 examples:
   recbole-sigma report saved
       the table of all runs in saved/, on the terminal
@@ -39,8 +37,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--case-study", metavar="USER", help="one user's history and each model's list (terminal, md, html)"
     )
+    parser.add_argument(
+        "--model", metavar="CLASS", help="package.module:Class of your own that may be imported for a case study"
+    )
     args, settings = options.parse(parser, argv)
-    models = options.names(settings, "model", example="package.module:Class") if "model" in settings else []
     if settings:
         raise UserError(f"report takes run directories and the options of --help, got --{next(iter(settings))}")
     form = args.format or (args.out.suffix.lstrip(".") if args.out else None)
@@ -55,13 +55,16 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--k must be at least 1, got {args.k}")
     if args.out and not args.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no directory {str(args.out.parent)!r}")
-    from recbole_sigma.report.render import render, report_of, summary, write_report
+    from recbole_sigma.report.render import check_report, render, report_of, summary, write_report
     from recbole_sigma.runs.reader import read_runs
 
-    if models:
+    if form in ("md", "html", "tex"):
+        check_report(args.out)
+    if args.model:
         from recbole_sigma.registry import find_model
 
-        list(map(find_model, models))
+        for model in args.model.split(","):
+            find_model(model)
     report = report_of(read_runs(args.runs), args.title, command_line(), args.k, bounds, args.case_study)
     if args.out and form:
         write_report(report, args.out, form)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.utils import FeatureType
 
 from recbole_sigma.data.atomic import AtomicFormat, read_atomic
 from recbole_sigma.data.loaders import Batch
@@ -26,9 +25,9 @@ class TopList:
 
     label: str
     seed: int
-    items: tuple[str, ...]
+    items: list[str]
     target_rank: float
-    flipped: tuple[str, ...] = ()
+    flipped: list[str]
 
 
 @dataclass(frozen=True)
@@ -43,24 +42,15 @@ class CaseStudy:
 
     dataset: str
     user: str
-    history: tuple[str, ...]
+    history: list[str]
     history_length: int
     target: str
-    lists: tuple[TopList, ...]
-    titles: Mapping[str, str] = field(default_factory=dict, repr=False)
+    lists: list[TopList]
+    titles: Mapping[str, str] = field(repr=False)
 
     def title(self, item: str) -> str:
         """The item's title, or its id."""
         return self.titles.get(item, item)
-
-    @property
-    def flipped(self) -> dict[tuple[str, ...], list[str]]:
-        """Flipped histories, each with the labels of the runs whose models see it."""
-        labels: dict[tuple[str, ...], list[str]] = {}
-        for each in self.lists:
-            if each.flipped:
-                labels.setdefault(each.flipped, []).append(each.label)
-        return labels
 
 
 def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy:
@@ -70,43 +60,37 @@ def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy
     """
     chosen: dict[str, RecordedRun] = {}
     for run in runs:
-        if run.complete and (run.label not in chosen or run.seed < chosen[run.label].seed):
-            chosen[run.label] = run
+        if run.complete:
+            chosen.setdefault(run.label, run)
     if not chosen:
         raise UserError(f"case study of user {user}: there is no finished run")
     lists: list[TopList] = []
-    history: tuple[str, ...] = ()
+    history: list[str] = []
     for run in chosen.values():
-        assert run.folder is not None
-        loaded = load_run(run.folder, use_gpu=False, show_progress=False, nproc=1)
+        loaded = load_run(run.folder or "", use_gpu=False, show_progress=False, nproc=1)
         config, data = loaded.config, loaded.test.dataset
-        tokens = data.field2id_token[data.iid_field].astype(str)
-
-        def names(items: torch.Tensor, tokens: np.ndarray = tokens) -> tuple[str, ...]:
-            return tuple(tokens[items.numpy()].tolist())
-
+        names = data.field2id_token[data.iid_field].astype(str)
         row = _row_of(data, user)
         interaction, _, _, targets = loaded.test.collate_fn(Batch(0, 0, np.array([row])))
         with torch.no_grad():
             scores = loaded.model.full_sort_predict(interaction).view(1, -1)
-        best = scores[0, 1:].topk(min(k, scores.shape[1] - 1)).indices + 1
+        best = names[1:][scores[0, 1:].topk(min(k, scores.shape[1] - 1)).indices].tolist()
         items = interaction[loaded.model.ITEM_SEQ][0, : int(interaction[loaded.model.ITEM_SEQ_LEN][0])]
-        flipped: tuple[str, ...] = ()
+        flipped: list[str] = []
         if config.model == "SIGMA" and config["partial_flip"]:
             slots = config["MAX_ITEM_LIST_LENGTH"] if config["flip"] == "padded" else None
-            order = PartialFlip(config["r"], slots)(items[None, :, None].double(), torch.tensor([len(items)]))
-            flipped = names(order[0, :, 0].long()[order[0, :, 0] > 0])  # `padded` moves items of short histories away
-        lists.append(TopList(run.label, run.seed, names(best), float(target_ranks(scores, targets)[0]), flipped))
-        if len(items) > len(history):
-            history, target, titles = names(items), str(tokens[int(targets[0])]), _titles(data)
-            history_length = int(data.history_lengths(np.array([row]))[0])
-    return CaseStudy(runs[0].dataset, user, history, history_length, target, tuple(lists), titles)
+            order = PartialFlip(config["r"], slots)(items[None, :, None], torch.tensor([len(items)]))[0, :, 0]
+            flipped = names[order[order > 0]].tolist()  # `padded` moves items of short histories away
+        lists.append(TopList(run.label, run.seed, best, float(target_ranks(scores, targets)[0]), flipped))
+        history = max(history, names[items].tolist(), key=len)
+    length = int(data.history_lengths(np.array([row]))[0])
+    return CaseStudy(run.dataset, user, history, length, names[targets[0]], lists, _titles(data))
 
 
 def check_user(datasets: Mapping[str, Any], user: str) -> None:
-    """Raise UserError for a user who is not in all test data sets, by name: each is loaded, or a function loads it."""
+    """Raise UserError for a user who is not in all test data sets, by name."""
     for data in datasets.values():
-        _row_of(data() if callable(data) else data, user)
+        _row_of(data, user)
 
 
 def _row_of(dataset: Any, user: str) -> int:
@@ -126,10 +110,6 @@ def _titles(dataset: Any) -> dict[str, str]:
         return {}
     item = dataset.iid_field
     form = AtomicFormat({item: "ITEM_ID_FIELD"})
-    table = read_atomic(file, form, lambda name: name == item or name.lower().endswith(_TITLES))
-    text = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
-    named = [name for name, kind in table.types.items() if name != item and kind in text]
-    if not named:
-        return {}
-    both = zip(table.frame[item].astype(str), table.frame[named[0]].fillna("").astype(str), strict=True)
-    return {token: title for token, title in both if title}
+    frame = read_atomic(file, form, lambda name: name == item or name.lower().endswith(_TITLES)).frame
+    texts = frame.set_index(item).select_dtypes(exclude="number").replace("", None)
+    return {} if texts.empty else dict(texts.iloc[:, 0].dropna())

@@ -12,16 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.report.sections import MARKS, Bold, Section, case_section, comparison, sections
+from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, sections
 from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, table_of
-from recbole_sigma.runs.files import write_file, write_text
+from recbole_sigma.runs.files import csv_text, write_file, write_text
 from recbole_sigma.runs.reader import RecordedRun
 
 if TYPE_CHECKING:
@@ -44,19 +43,16 @@ class _Style:
     best: str
     second: str
     deviation: str
-    mark: str
 
     def write(self, value: object) -> str:
         """Text, a number, a `Cell` or None as a piece of the format's text."""
         if value is None:
             return self.missing
-        if isinstance(value, Bold):
-            return self.best.format(self.escape(value))
         if not isinstance(value, Cell):
             return self.escape(str(value))
         mean = {1: self.best, 2: self.second}.get(value.rank, "{}").format(f"{value.mean:.4f}")
         deviation = "" if value.deviation is None else self.deviation.format(f"{value.deviation:.4f}")
-        return mean + deviation + (self.mark.format(self.escape(value.mark)) if value.mark else "")
+        return mean + deviation + self.escape(value.mark)
 
 
 def _markdown(text: str) -> str:
@@ -73,10 +69,10 @@ def _latex(text: str) -> str:
 
 
 _STYLES = {
-    "terminal": _Style(str, "-", "•{}", "{}", "±{}", "{}"),
-    "md": _Style(_markdown, "—", "**{}**", "<u>{}</u>", " ± {}", "{}"),
-    "html": _Style(_html, "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>", "<sup>{}</sup>"),
-    "tex": _Style(_latex, "--", r"\textbf{{{}}}", r"\underline{{{}}}", r"{{\tiny\,$\pm$ {}}}", "{}"),
+    "terminal": _Style(str, "-", "•{}", "{}", "±{}"),
+    "md": _Style(_markdown, "—", "**{}**", "<u>{}</u>", " ± {}"),
+    "html": _Style(_html, "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>"),
+    "tex": _Style(_latex, "--", r"\textbf{{{}}}", r"\underline{{{}}}", r"{{\tiny\,$\pm$ {}}}"),
 }
 
 
@@ -100,22 +96,34 @@ def report_of(
     return Report(title or f"Runs on {', '.join(by_dataset)}", tables, command, cases)
 
 
+def check_report(out: Path | None = None) -> None:
+    """Raises UserError where no report could be written: a package is missing, or `out` is not in a writable place."""
+    for package in ("jinja2", "matplotlib"):
+        if find_spec(package) is None:
+            install = f"{Path(sys.executable).name} -m pip install 'recbole-sigma[report]'"
+            raise UserError(f"this report needs {package}: {install}")
+    if out:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            raise UserError(f"--out: {out.parent}: cannot be written: {error.strerror}") from None
+
+
 def summary(report: Report) -> str:
-    """Tables and case studies for a terminal, at most WIDTH columns wide; plain text if output is not a terminal."""
+    """Tables and case studies as plain text for a terminal, at most WIDTH columns wide."""
     text = io.StringIO()
-    console = Console(file=text, width=WIDTH, force_terminal=sys.stdout.isatty(), highlight=False)
+    console = Console(file=text, width=WIDTH, force_terminal=False)
 
     def show(section: Section, heading: str) -> None:
         table = TerminalTable(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-        width = None if section.kind == "comparison" else WIDTH // len(section.head) - 2
         for head, align in zip(section.head, section.align, strict=True):
-            if section.kind == "comparison" and align == "l":  # labels are shown in full, titles of items are cut
-                table.add_column(Text(head), overflow="fold")
-            else:
-                table.add_column(Text(head), justify="left" if align == "l" else "right", no_wrap=True, max_width=width)
+            justify: Any = "left" if align == "l" else "right"
+            table.add_column(Text(head), justify=justify, no_wrap=align == "r", overflow="fold")
         for row in section.rows:
             table.add_row(*(Text(_STYLES["terminal"].write(value)) for value in row))
-        lines = (Text(f"{name}: {text}") for name, text in section.lines)
+        lines = (Text(f"{name}: {line}") for name, line in section.lines)
         console.print(Text(heading), *lines, table, sep="\n")
 
     for table in report.tables:
@@ -130,50 +138,37 @@ def summary(report: Report) -> str:
 
 def write_report(report: Report, out: Path, form: str) -> None:
     """Write the report to `out`; Markdown's plots are files beside it, `STEM-PLOT.png`. Raises UserError."""
-    plots = _plots(report) if form in ("md", "html") else []
-    for plot in plots if form == "md" else ():
-        write_file(out.with_name(f"{out.stem}-{plot.name}.png"), partial(Path.write_bytes, data=plot.png))
+    plots: Sequence[Plot] = ()
+    if form == "md":
+        from recbole_sigma.report.plots import plots_of
+
+        plots = plots_of(report)
+        for plot in plots:
+            write_file(out.with_name(f"{out.stem}-{plot.name}.png"), partial(Path.write_bytes, data=plot.png))
     write_text(out, render(report, form, plots, out.stem))
 
 
-def check_report(out: Path) -> None:
-    """Raises UserError where a report could not be written: a package is missing, or the directory is not writable."""
-    _require_packages()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=out.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"--out: {out.parent}: cannot be written: {error.strerror}") from None
-
-
-def render(report: Report, form: str, plots: "Sequence[Plot] | None" = None, stem: str = "") -> str:
+def render(report: Report, form: str, plots: "Sequence[Plot]" = (), stem: str = "") -> str:
     """The report as text of a format: md, html, csv or tex.
 
-    HTML contains its plots, drawn if they are not given; Markdown links to the files `STEM-PLOT.png` of `plots`.
+    HTML contains its plots; Markdown links to those given, as files `STEM-PLOT.png`.
     """
     if form == "csv":
         return _csv(report)
-    _require_packages()
     import jinja2
     from markupsafe import Markup
 
-    if plots is None:
-        plots = _plots(report) if form == "html" else []
+    if form == "html":
+        from recbole_sigma.report.plots import plots_of
+
+        plots = plots_of(report)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("recbole_sigma.report"), autoescape=form == "html",  # noqa: S701 - text() escapes
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["text"] = lambda value: Markup(_STYLES[form].write(value))  # noqa: S704
-    views = [
-        {
-            "table": table,
-            "sections": sections(report, table),
-            "plots": [plot for plot in plots if plot.dataset == table.dataset],
-        }
-        for table in report.tables
-    ]
-    text = environment.get_template(f"report.{form}.j2").render(report=report, views=views, stem=stem)
+    template = environment.get_template(f"report.{form}.j2")
+    text = template.render(report=report, sections=partial(sections, report), plots=plots, stem=stem)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -186,28 +181,14 @@ def _csv(report: Report) -> str:
             line |= {"n": len(row.complete), "seeds": " ".join(str(run.seed) for run in row.complete)}
             for split, metric in COLUMNS:
                 cell = table.cell(row.label, split, metric)
-                line[f"{split} {metric}@{table.k}"] = cell.mean if cell else None
-                line[f"{split} {metric}@{table.k} deviation"] = cell.deviation if cell else None
+                line[f"{split} {metric}@{table.k}"] = cell and cell.mean
+                line[f"{split} {metric}@{table.k} deviation"] = cell and cell.deviation
             for metric, tests in table.significance.items():
                 for unit, by_label in (("users", tests.users), ("seeds", tests.seeds)):
                     test = by_label.get(row.label)
-                    line[f"p {metric}@{table.k} {unit}"] = test.p_holm if test else None
+                    line[f"p {metric}@{table.k} {unit}"] = test and test.p_holm
             line |= {key: row.costs.get(key) for key in COSTS}
-            line["sha256"] = row.complete[0].result["dataset"].get("sha256") if row.complete else None
+            line["sha256"] = row.complete[0].result["dataset"]["sha256"] if row.complete else None
             line |= {"problems": "; ".join(row.problems), "folders": " ".join(run.name for run in row.runs)}
             lines.append(line)
-    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
-
-
-def _plots(report: Report) -> "list[Plot]":
-    _require_packages()
-    from recbole_sigma.report.plots import plots_of
-
-    return plots_of(report)
-
-
-def _require_packages() -> None:
-    for package in ("jinja2", "matplotlib"):
-        if find_spec(package) is None:
-            install = f"{Path(sys.executable).name} -m pip install 'recbole-sigma[report]'"
-            raise UserError(f"this report needs {package}: {install}")
+    return csv_text(lines)

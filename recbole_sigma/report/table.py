@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
 SPLITS = ("valid", "test")
 COLUMNS = [(split, metric) for split in SPLITS for metric in METRICS]
 COSTS = ("n_parameters", "epochs", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")
-_MAY_DIFFER = ("max_item_list_length",)  # part of the protocol, but it says what a model sees, not what it is asked
+_MAY_DIFFER = {"max_item_list_length"}  # part of the protocol, but it says what a model sees, not what it is asked
 _DIGITS = 12  # means that agree up to here are equal: sums in another order differ in later digits
-_STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]+$")  # of a run directory's name
 
 
 class Cell(NamedTuple):
@@ -31,18 +31,16 @@ class Cell(NamedTuple):
 
     mean: float
     deviation: float | None
-    rank: int = 0
-    mark: str = ""
+    rank: int
+    mark: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one label on one data set.
+    """The runs of one label on one data set: one finished run per seed, and unfinished ones.
 
-    Attributes:
-        runs: finished ones, one per seed, and unfinished ones.
-        problems: seeds without a result or without test metrics, and runs that do not count.
-        costs: means over finished runs, where they are recorded.
+    `problems` names the seeds without a result or test metrics and the runs that do not count; `costs` are means over
+    the finished runs.
     """
 
     label: str
@@ -67,40 +65,37 @@ class Significance:
     @property
     def mark(self) -> str:
         """`*` if the best row is better than every other row over users, `†` over seeds."""
-        marks = {"*": self.users, "†": self.seeds if self.seeds.keys() == self.users.keys() else {}}
         return "".join(
-            mark for mark, tests in marks.items() if tests and all(test.significant for test in tests.values())
+            mark
+            for mark, tests in (("*", self.users), ("†", self.seeds))
+            if tests.keys() == self.users.keys() and all(test.significant for test in tests.values())
         )
 
 
 @dataclass(frozen=True)
 class Table:
-    """The table of one data set.
+    """The table of one data set; improvement and significance are for at least two rows.
 
-    Attributes:
-        cells: by label, user group ("" for all users), split and metric; a row without a finished run has none.
-        improvement: of the best row over the second, relative to the second (None if that is 0); by split and metric,
-            for at least two rows.
-        significance: by test metric, for at least two rows.
-        groups: of the test users; empty unless asked for.
+    `means` has the columns mean, deviation (NaN for one seed), rank and mark as in `Cell`, by label, group ("" for all
+    users), split and metric. `improvement` is that of the best mean over the second, relative to the second (None if
+    that is 0), by split and metric; `significance` is by test metric; `groups` are empty unless asked for.
     """
 
     dataset: str
     k: int
     rows: tuple[Row, ...]
-    cells: Mapping[tuple[str, str, str, str], Cell]
+    means: pd.DataFrame
     improvement: Mapping[tuple[str, str], float | None]
     significance: Mapping[str, Significance]
     groups: tuple[UserGroup, ...]
 
     def cell(self, label: str, split: str, metric: str, group: str = "") -> Cell | None:
         """A cell of a row, or None if the row has no such metric."""
-        return self.cells.get((label, group, split, metric))
-
-    @property
-    def complete(self) -> list[RecordedRun]:
-        """All finished runs that count."""
-        return [run for row in self.rows for run in row.complete]
+        key = label, group, split, metric
+        if key not in self.means.index:
+            return None
+        mean, deviation, rank, mark = self.means.loc[key, :]
+        return Cell(mean, None if np.isnan(deviation) else deviation, rank, mark)
 
     @property
     def problems(self) -> list[str]:
@@ -128,52 +123,45 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
     rows = tuple(_row(label, [run for run in runs if run.label == label]) for label in labels)
 
     values: list[tuple[Any, ...]] = []
-    tested: dict[str, dict[int, np.ndarray]] = {}  # ranks on test by label and seed
+    tested: dict[str, dict[str, dict[int, np.ndarray]]] = {metric: {} for metric in METRICS}
     groups: list[UserGroup] = []
     for split in SPLITS:
-        first: tuple[str, Ranks] | None = None
-        for run in (run for row in rows for run in row.complete if split in run.splits):
-            ranks = run.ranks(split)
-            first = first or (run.name, ranks)
-            _check_users(split, *first, run.name, ranks)
-            if split == "test":
-                tested.setdefault(run.label, {})[run.seed] = ranks.rank
-                groups = groups or (user_groups(ranks.history_length, bounds) if bounds else [])
+        evaluated = [(run, run.ranks(split)) for row in rows for run in row.complete if split in run.splits]
+        _check_users(split, evaluated)
+        if split == "test" and bounds and evaluated:
+            groups = user_groups(evaluated[0][1].history_length, bounds)
+        members: dict[str, Any] = {"": slice(None), **{group.title: group.members for group in groups if group.count}}
+        for run, ranks in evaluated:
             for metric, gain in gains_of_ranks(ranks.rank, k).items():
-                values.append((run.label, "", split, metric, run.seed, gain.mean()))
-                filled = [group for group in groups if group.count]
-                values += [
-                    (run.label, each.title, split, metric, run.seed, gain[each.members].mean()) for each in filled
-                ]
+                if split == "test" and len(gain) > 1:
+                    tested[metric].setdefault(run.label, {})[run.seed] = gain
+                for group, users in members.items():
+                    values.append((run.label, group, split, metric, run.seed, gain[users].mean()))
 
     keys = ["label", "group", "split", "metric"]
     frame = pd.DataFrame(values, columns=[*keys, "seed", "value"]).astype({"value": float})
-    means = frame.groupby(keys, sort=False)["value"].agg(["mean", "std"])
-    columns = means["mean"].round(_DIGITS).groupby(level=keys[1:])
-    ranks = columns.rank(method="min", ascending=False)
-    means["rank"] = ranks.where((ranks <= 2) & (columns.transform("size") > 1), 0).astype(int)
-    significance = {metric: _significance(tested, metric, k) for metric in METRICS if len(tested) > 1}
-    cells = {}
-    for index, mean, deviation, rank in means.itertuples(name=None):
-        label, group, split, metric = index
-        tests = significance.get(metric) if split == "test" and not group else None
-        mark = tests.mark if tests and tests.best == label else ""
-        cells[index] = Cell(mean, None if np.isnan(deviation) else deviation, rank, mark)
+    means = frame.groupby(keys)["value"].agg(mean="mean", deviation="std")
+    columns = means["mean"].round(_DIGITS).groupby(keys[1:])
+    rank = columns.rank(method="min", ascending=False)
+    means["rank"] = rank.where((rank <= 2) & (columns.transform("size") > 1), 0).astype(int)
+    means["mark"] = ""
+    significance = {metric: _significance(gains) for metric, gains in tested.items() if len(gains) > 1}
+    for metric, tests in significance.items():
+        means.loc[(tests.best, "", "test", metric), "mark"] = tests.mark
     improvement: dict[tuple[str, str], float | None] = {}
     for (group, split, metric), column in columns:
         if not group and len(column) > 1:
             best, second = column.nlargest(2)
             improvement[split, metric] = best / second - 1 if second else None if best else 0.0
-    return Table(runs[0].dataset, k, rows, cells, improvement, significance, tuple(groups))
+    return Table(runs[0].dataset, k, rows, means, improvement, significance, tuple(groups))
 
 
 def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
     """The row of a label. If a run was repeated, the newest finished one counts; one that was tested comes first."""
 
     def age(run: RecordedRun) -> tuple[Any, ...]:
-        assert run.folder is not None
-        stamp = _STAMP.search(run.name)
-        return "test" in run.splits, stamp[1] if stamp else "", (run.folder / "result.json").stat().st_mtime
+        stamps = re.findall(r"-(\d{8}-\d{6})-[0-9a-f]+$", run.name)
+        return "test" in run.splits, stamps, Path(run.folder or "", "result.json").stat().st_mtime
 
     newest = {run.seed: run for run in sorted((run for run in runs if run.complete), key=age)}
     problems = [f"seed {run.seed}: {run.problem}" for run in runs if run.seed not in newest]
@@ -194,39 +182,32 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
 
 def _check_protocol(runs: Sequence[RecordedRun]) -> None:
     """Refuse results of other data, or of another protocol, than those of the first run."""
-    first: dict[str, Any] = {}
     for run in runs:
-        asked = {"checksum of the data": run.result["dataset"].get("sha256"), **run.result["protocol"]}
-        first = first or asked
-        for key in {**first, **asked}:
-            if key not in _MAY_DIFFER and first.get(key) != asked.get(key):
-                both = " and ".join(
-                    "not recorded" if each.get(key) is None else repr(each[key]) for each in (first, asked)
-                )
+        first, other = (
+            {"checksum of the data": each.result["dataset"]["sha256"], **each.result["protocol"]}
+            for each in (runs[0], run)
+        )
+        for key in sorted((first.keys() | other.keys()) - _MAY_DIFFER):
+            if first.get(key) != other.get(key):
+                both = f"{first.get(key, 'not recorded')!r} and {other.get(key, 'not recorded')!r}"
                 raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}")
 
 
-def _check_users(split: str, name: str, ranks: Ranks, other: str, others: Ranks) -> None:
-    """Refuse runs that were evaluated on other users or targets."""
-    differing = {"users": len(np.setxor1d(ranks.user, others.user))}
-    if not differing["users"]:
-        differing["targets"] = int((ranks.target != others.target).sum())
-        differing["history lengths"] = int((ranks.history_length != others.history_length).sum())
-    for what, count in differing.items():
-        if count:
-            raise UserError(f"{name} and {other} do not belong in one table: {count} {what} on {split} differ")
+def _check_users(split: str, evaluated: Sequence[tuple[RecordedRun, Ranks]]) -> None:
+    """Refuse runs that were evaluated on other users, targets or histories than the first."""
+    for run, ranks in evaluated[1:]:
+        first, expected = evaluated[0]
+        for name, array in ranks.arrays().items():
+            if name != "rank" and not np.array_equal(array, expected.arrays()[name]):
+                what = f"the arrays {name!r} of their ranks-{split}.npz differ"
+                raise UserError(f"{first.name} and {run.name} do not belong in one table: {what}")
 
 
-def _significance(tested: Mapping[str, Mapping[int, np.ndarray]], metric: str, k: int) -> Significance:
-    """Test the best row against each other; a user's gain is the mean over the row's seeds.
+def _significance(gains: Mapping[str, Mapping[int, np.ndarray]]) -> Significance:
+    """Test the best row against each other: gains of the test users, (users,), by label and seed.
 
-    Args:
-        tested: ranks of the test users, (users,), by label and seed.
+    Over users, a user's gain is the mean over the row's seeds.
     """
-    gains = {
-        label: {seed: gains_of_ranks(rank, k)[metric] for seed, rank in by_seed.items()}
-        for label, by_seed in tested.items()
-    }
     users = {label: np.mean(list(by_seed.values()), axis=0) for label, by_seed in gains.items()}
     best = max(users, key=lambda label: round(float(users[label].mean()), _DIGITS))
     by_users, by_seeds = {}, {}
@@ -236,4 +217,4 @@ def _significance(tested: Mapping[str, Mapping[int, np.ndarray]], metric: str, k
         if len(common) >= FEWEST_SEEDS:
             first, second = (np.array([gains[each][seed].mean() for seed in common]) for each in (best, label))
             by_seeds[label] = first, second
-    return Significance(best, paired_tests(by_users) if len(users[best]) > 1 else {}, paired_tests(by_seeds))
+    return Significance(best, paired_tests(by_users), paired_tests(by_seeds))

@@ -24,21 +24,17 @@ from recbole_sigma.runs.result import RunResult
 
 _NOT_IN_LABELS = {"model", "dataset", "seed"}  # tables keep runs of these apart
 _LONGEST_VALUE = 40  # characters of a setting in a label
-_METRIC = re.compile(r"(?:hit|ndcg|mrr)@([1-9][0-9]{0,8})")
-_TYPES = {
-    "model": "string", "device": "string", "command": "string", "seed": "integer", "epochs": "integer",
-    "best_epoch": "integer", "dataset": "object", "protocol": "object", "valid": "object", "versions": "object",
+_TEXT, _INTEGER, _NUMBER, _OBJECT = ({"type": kind} for kind in ("string", "integer", "number", "object"))
+_METRICS = {
+    "type": "object", "patternProperties": {"^(hit|ndcg|mrr)@[1-9][0-9]{0,8}$": _NUMBER},
+    "additionalProperties": False, "minProperties": 1,
 }  # fmt: skip
-_NUMBERS = (
-    "n_parameters", "seconds_per_epoch", "eval_seconds", "peak_memory_mb", "users", "items", "interactions",
-    "mean_length",
-)  # fmt: skip
-_PROPERTIES = {
-    name: {"type": kind} for name, kind in {**_TYPES, "test": "object", **dict.fromkeys(_NUMBERS, "number")}.items()
-}
-_RESULT = Draft202012Validator(
-    {"required": [*_TYPES], "properties": _PROPERTIES | {"dataset": {"type": "object", "properties": _PROPERTIES}}}
-)
+_DATASET = {"sha256": _TEXT, "users": _NUMBER, "items": _NUMBER, "interactions": _NUMBER, "mean_length": _NUMBER}
+_RESULT = {
+    "device": _TEXT, "command": _TEXT, "epochs": _INTEGER, "best_epoch": _INTEGER, "protocol": _OBJECT,
+    "versions": _OBJECT, "n_parameters": _NUMBER, "seconds_per_epoch": _NUMBER, "eval_seconds": _NUMBER,
+    "peak_memory_mb": _NUMBER, "valid": _METRICS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,40 +76,39 @@ class RecordedRun:
     @cached_property
     def result(self) -> dict[str, Any]:
         """result.json. Raises UserError if it is not the result of this run."""
-        if self.folder is None:
-            raise UserError(f"{self.model} on {self.dataset}, seed {self.seed}: no run directory ({self.problem})")
-        file = self.folder / "result.json"
+        file = Path(self.folder or "", "result.json")
         content: dict[str, Any] = read_json(file, dict)
-        for error in _RESULT.iter_errors(content):
-            raise UserError(f"{file}: not the result of a run: {'.'.join(map(str, error.path))}: {error.message[:200]}")
-        recorded = content["model"], content["dataset"].get("name"), content["seed"]
-        expected = re.split("[.:]", self.model)[-1], self.dataset, self.seed  # Class of package.module:Class
-        if recorded != expected:
-            raise UserError(f"{file}: the result of {recorded}, but config.yaml is of {expected}")
+        class_name = re.escape(re.split("[.:]", self.model)[-1])  # of package.module:Class
+        data = {**_DATASET, "name": {"enum": [self.dataset]}}
+        properties = {
+            **_RESULT, "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"}, "seed": {"enum": [self.seed]},
+            "dataset": {"type": "object", "properties": data, "required": [*data]},
+        }  # fmt: skip
+        required = [*properties] if "trial" in content else [*properties, "test"]
+        schema = {"properties": {**properties, "test": _METRICS}, "required": required}
+        for error in Draft202012Validator(schema).iter_errors(content):
+            name = ".".join(map(str, error.path))
+            raise UserError(f"{file}: not the result of this run: {name} {error.message[:200]}")
         return content
 
     def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
         """Ranks on `valid` or `test`, sorted by user.
 
-        Raises UserError for a damaged file, and if a metric in result.json differs from that of the ranks by more than
-        `tolerance`, relative to the larger one: another version of NumPy may add in another order.
+        Raises UserError for a damaged file, and if a metric of result.json is not that of the ranks: `tolerance`,
+        relative to the larger one, allows for a version of NumPy that adds in another order.
         """
         recorded: dict[str, float] = self.result[split]
-        assert self.folder is not None
-        path = self.folder / f"ranks-{split}.npz"
+        path = Path(self.folder or "", f"ranks-{split}.npz")
         ranks = Ranks.load(path)
-        lengths = {int(match[1]) for match in map(_METRIC.fullmatch, recorded) if match}
-        computed = metrics_of_ranks(ranks.rank, sorted(lengths) or [10])
-        for name in {**recorded, **computed}:
-            value = recorded.get(name)
-            if not isinstance(value, float) or not math.isclose(value, computed.get(name, math.nan), rel_tol=tolerance):
-                file = self.folder / "result.json"
-                raise UserError(f"{file}: {split} {name} is {value}, {computed.get(name)} by {path.name}")
-        order = np.argsort(ranks.user, kind="stable")
-        ranks = Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
-        if (ranks.user[1:] == ranks.user[:-1]).any():
+        computed = metrics_of_ranks(ranks.rank, sorted({int(name.partition("@")[2]) for name in recorded}))
+        for name, value in computed.items():
+            if not math.isclose(recorded.get(name, math.nan), value, rel_tol=tolerance):
+                wrong = f"{split} {name} is {recorded.get(name)}, {value} by {path.name}"
+                raise UserError(f"{path.with_name('result.json')}: {wrong}")
+        users, order = np.unique(ranks.user, return_index=True)
+        if len(users) < len(ranks.user):
             raise UserError(f"{path}: contains a user twice")
-        return ranks
+        return Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
 
     @cached_property
     def curve(self) -> list[dict[str, float]]:
@@ -168,17 +163,13 @@ def read_epochs(folder: Path) -> list[dict[str, float]]:
             return [{str(name): float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{path}: not a table of metrics ({error})") from None
 
 
 def read_finished(folder: str | Path) -> RunResult:
     """Read the result of a finished run and check its metrics against the saved ranks. Raises UserError."""
     run = _read(Path(folder))
-    if not (run.result.get("trial") or "test" in run.result):
-        raise UserError(f"{Path(folder) / 'result.json'}: not the result of a run: test is missing")
     for split in run.splits:
         run.ranks(split, tolerance=0)
     return RunResult(Path(folder), run.result["best_epoch"], run.result["valid"], run.result.get("test", {}))
@@ -205,15 +196,11 @@ class LoadedRun:
 
 
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
-    """Rebuild a run's settings, model and loaders (`train`, `valid`, `test`) from its directory and its data set.
+    """Rebuild a run's settings, model and loaders from its directory and its data set.
 
-    Args:
-        folder: the run directory.
-        settings: those that differ here, such as `use_gpu` or `data_path`; `model` is the class, or confirms the name
-            of a class outside this package, whose module is not imported because a file says so.
-
-    Raises:
-        UserError: if data, items or weights are not those of the run, or for a model that is not confirmed.
+    `settings` are those that differ here, such as `use_gpu` or `data_path`; `model` confirms the name of a class outside
+    this package (or is the class), whose module is not imported because a file says so.
+    Raises UserError if data, items or weights are not those of the run, or for a model that is not confirmed.
     """
     from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
     from recbole_sigma.data.preparation import load
@@ -234,9 +221,8 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     try:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
-        raise UserError(
-            f"{directory.weights}: not the weights of {run.model} as it is now: {one_line(error)}"
-        ) from None
+        what = f"not the weights of {run.model} as it is now: {one_line(error)}"
+        raise UserError(f"{directory.weights}: {what}") from None
     return LoadedRun(config, network.eval(), data.train, data.valid, data.test)
 
 

@@ -68,10 +68,11 @@ def test_lists_hold_k_items_and_the_target_where_its_rank_says(case: CaseStudy):
 
 
 def test_histories_are_what_the_models_see_of_them(case: CaseStudy):
-    assert list(case.history) == items_of(7)[-7:-1]
+    assert case.history == items_of(7)[-7:-1]
     assert (case.history_length, case.target) == (11, items_of(7)[-1])
     a, b, c, d, e, f = case.history
-    assert case.flipped == {(d, c, b, a, e, f): ["SIGMA"]}  # r = 2
+    flipped = {each.label: each.flipped for each in case.lists}
+    assert flipped == {"SIGMA": [d, c, b, a, e, f], "GRU4Rec": [], "BERT4Rec": []}  # r = 2
 
 
 def test_items_are_shown_by_their_titles(runs: list[RecordedRun], case: CaseStudy):
@@ -94,11 +95,11 @@ def test_the_command_shows_the_case(runs: list[RecordedRun], capsys: Any):
     assert all(each in error for each in ("tiny", "'u77'", "did you mean 'u7'?"))
 
 
-def test_a_user_is_checked_in_data_sets_that_are_loaded_when_needed(runs: list[RecordedRun]):
+def test_a_user_is_checked_before_anything_is_trained(runs: list[RecordedRun]):
     tested = load_run(runs[0].folder, use_gpu=False).test.dataset
-    check_user({"tiny": tested, "again": lambda: tested}, "u7")
+    check_user({"tiny": tested}, "u7")
     with pytest.raises(UserError, match="tiny has no user 'nobody'"):
-        check_user({"tiny": lambda: tested}, "nobody")
+        check_user({"tiny": tested}, "nobody")
 
 
 def test_without_a_finished_run_there_is_no_case():

@@ -19,7 +19,7 @@ from recbole_sigma.report.plots import plots_of, varied_number
 from recbole_sigma.report.render import WIDTH, render, report_of, summary, write_report
 from recbole_sigma.report.table import COLUMNS, Report, Table, table_of
 from recbole_sigma.runs.reader import RecordedRun, read_runs
-from tests.helpers.recorded_runs import PROTOCOL, begin_run, write_run
+from tests.helpers.recorded_runs import DATA, PROTOCOL, begin_run, write_run
 
 BEST = [1.0, 2.0, 11.0, 4.0, 1.0, 50.0]
 SECOND = [2.0, 2.0, 12.0, 9.0, 3.0, 60.0]
@@ -73,18 +73,14 @@ def test_means_are_those_computed_by_hand_from_ranks(three: Path, k: int):
             assert means.cell(label, "test", metric).mean == pytest.approx(by_hand(ranks, metric, k), abs=1e-15)
 
 
-def test_no_deviation_is_claimed_for_one_seed(three: Path):
-    of_three = report(three)
-    assert all(cell.deviation is None for cell in of_three.tables[0].cells.values())
-    for text in (summary(of_three), *(render(of_three, form) for form in ("md", "tex", "html"))):
-        assert "±" not in text and r"\pm" not in text
-
-
-def test_deviation_is_over_seeds(seeds: Path):
+def test_deviations_are_over_seeds_and_none_is_claimed_for_one_seed(seeds: Path, three: Path):
     each = [by_hand(random_ranks(seed), "ndcg") for seed in (1, 2, 3)]
     cell = table(seeds).cell("SIGMA r=0", "test", "ndcg")
     assert (cell.mean, cell.deviation) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
     assert f"{np.mean(each):.4f} ± {np.std(each, ddof=1):.4f}" in render(report(seeds), "md").replace("*", "")
+    assert table(three).means["deviation"].isna().all()
+    for text in (summary(report(three)), *(render(report(three), form) for form in ("md", "tex", "html"))):
+        assert "±" not in text and r"\pm" not in text
 
 
 def test_best_and_second_are_marked_and_improvement_is_of_their_means(three: Path):
@@ -109,17 +105,14 @@ def test_marks_are_on_the_best_cells_of_test_only(tmp_path: Path):
     for seed in range(5):
         for model, shift in (("A", 0), ("B", 8), ("C", 12)):
             write_run(tmp_path, model, random_ranks(seed, shift, n=200), seed=seed)
-    cells = table(tmp_path, bounds=(5, 20)).cells
-    assert {index for index, cell in cells.items() if cell.mark} == {
-        ("A", "", "test", metric) for metric in ("hit", "ndcg", "mrr")
-    }
-    assert cells["A", "", "test", "mrr"].mark == "*†"
+    marks = table(tmp_path, bounds=(5, 20)).means["mark"]
+    assert marks[marks != ""].to_dict() == {("A", "", "test", metric): "*†" for metric in ("hit", "ndcg", "mrr")}
 
 
 def test_nothing_is_best_in_a_single_row_and_nothing_is_an_improvement_over_zero(tmp_path: Path):
     write_run(tmp_path, "A", BEST)
     alone = report(tmp_path)
-    assert {cell.rank for cell in alone.tables[0].cells.values()} == {0}
+    assert set(alone.tables[0].means["rank"]) == {0}
     assert "No significance test" in render(alone, "md")
     write_run(tmp_path, "B", [100.0] * 6)
     assert table(tmp_path).improvement["test", "hit"] is None
@@ -147,8 +140,8 @@ def test_users_are_matched_by_id_whatever_their_order_in_the_files(tmp_path: Pat
     for model, ranks in (("A", BEST), ("B", SECOND)):
         write_run(tmp_path / "a", model, ranks, users=list("uvwxyz"), lengths=[9] * 6)
     straight = table(tmp_path / "a").significance["mrr"].users["B"]
-    for split in ("valid", "test"):
-        (file,) = (tmp_path / "a").glob(f"B-*/ranks-{split}.npz")
+    for part in ("valid", "test"):
+        (file,) = (tmp_path / "a").glob(f"B-*/ranks-{part}.npz")
         with np.load(file) as arrays:
             turned = {name: arrays[name][::-1] for name in arrays.files}
         np.savez_compressed(file, **turned)
@@ -165,17 +158,17 @@ def test_groups_hold_the_users_of_their_lengths(three: Path):
     assert "| Long 1000+ | 0 | SIGMA | — | — | — |" in render(report(three, bounds=(1, 1000)), "md")
 
 
+OTHER_DATA = {"dataset": {**DATA, "name": "tiny_50%", "sha256": "cd" * 32}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"result": {"dataset": {"name": "tiny_50%", "sha256": "cd" * 32}}},
-            "checksum of the data is 'abab.* and 'cdcd",
-        ),
+        ({"result": OTHER_DATA}, "checksum of the data is 'abab.* and 'cdcd"),
         ({"result": {"protocol": {**PROTOCOL, "time_order": "recbole"}}}, "time_order is 'exact' and 'recbole'"),
-        ({"result": {"protocol": {}}}, "split is 'leave-one-out.*' and not recorded"),
-        ({"users": list("uvwxyz")}, "12 users on valid differ"),
-        ({"lengths": [1] * 6}, "6 history lengths on valid differ"),
+        ({"result": {"protocol": {}}}, "ranking is 'all items.*' and 'not recorded'"),
+        ({"users": list("uvwxyz")}, "'user'.*ranks-valid.npz"),
+        ({"lengths": [1] * 6}, "'history_length'.*ranks-valid.npz"),
     ],
 )
 @pytest.mark.parametrize("model", ["A", "B"])
@@ -202,11 +195,11 @@ def test_the_newest_of_repeated_runs_counts_and_the_others_are_named(tmp_path: P
 def test_of_runs_with_one_stamp_the_last_written_counts_and_a_tested_one_before_a_trial(tmp_path: Path):
     old, new = write_run(tmp_path, "A", WORST), write_run(tmp_path, "A", BEST)
     os.utime(old / "result.json", (1, 1))
-    assert table(tmp_path).complete[0].name == new.name
+    assert table(tmp_path).rows[0].complete[0].name == new.name
     os.utime(new / "result.json", (0, 0))
-    assert table(tmp_path).complete[0].name == old.name
+    assert table(tmp_path).rows[0].complete[0].name == old.name
     trial = write_run(tmp_path, "A", SECOND, result={"test": None, "trial": True}, stamp="20270101-000000")
-    assert table(tmp_path).complete[0].name == old.name and trial.name in table(tmp_path).problems[0]
+    assert table(tmp_path).rows[0].complete[0].name == old.name and trial.name in table(tmp_path).problems[0]
 
 
 def test_runs_of_one_label_that_differ_are_refused(tmp_path: Path):
@@ -241,7 +234,7 @@ def test_a_missing_seed_is_reported_unless_it_was_run_again(seeds: Path):
 def test_a_trial_that_was_not_tested_has_its_validation_only(seeds: Path):
     write_run(seeds, "SASRec", random_ranks(99), seed=1, result={"test": None, "trial": True})
     trial = report(seeds, bounds=(5, 20))
-    assert {split for label, _, split, _ in trial.tables[0].cells if label == "SASRec"} == {"valid"}
+    assert {split for _, split, _ in trial.tables[0].means.loc["SASRec"].index} == {"valid"}
     assert trial.tables[0].problems == ["SASRec, seed 1: not tested"]
     assert set(trial.tables[0].significance["mrr"].users) == {"SIGMA r=2", "SIGMA r=5"}
     for form in ("md", "html", "csv", "tex"):

@@ -9,7 +9,7 @@ import pytest
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import Ranks
 from recbole_sigma.runs.reader import last_line, read_epochs, read_finished, read_runs
-from tests.helpers.recorded_runs import CURVE, begin_run, write_run
+from tests.helpers.recorded_runs import CURVE, DATA, begin_run, write_run
 
 RANKS = [1.0, 3.0, 12.0, 10.0]
 
@@ -65,7 +65,7 @@ def test_unfinished_runs_are_kept_with_their_reason(tmp_path: Path):
 
 def test_ranks_are_sorted_by_user(tmp_path: Path):
     write_run(tmp_path, "SIGMA", RANKS, users=["d", "b", "a", "c"])
-    write_run(tmp_path, "own.module:Net", RANKS, result={"model": "Net"})
+    write_run(tmp_path, "own.module:Net", RANKS)
     own, ours = read_runs([tmp_path])[::-1]
     ranks = ours.ranks("test")
     assert own.label == own.model == "own.module:Net" and own.ranks("test").rank.tolist() == RANKS
@@ -101,10 +101,11 @@ def test_settings_of_no_run_are_refused_by_name(tmp_path: Path):
         ({"seed": 3}, "3.*2020"),
         ({"protocol": None}, "'protocol'"),
         ({"peak_memory_mb": "much"}, "peak_memory_mb.*'much'"),
-        ({"dataset": {"name": "tiny_50%", "users": "few"}}, "users.*'few'"),
+        ({"dataset": {**DATA, "name": "tiny_50%", "users": "few"}}, "users.*'few'"),
         ({"test": {"hit@10": 0.9}}, r"test hit@10 is 0\.9.*ranks-test\.npz"),
-        ({"test": {"hit@ten": 0.9}}, r"test hit@ten is 0\.9.*ranks-test\.npz"),
-        ({"test": {}}, r"test hit@10 is None.*ranks-test\.npz"),
+        ({"test": {"hit@10": 0.75}}, r"test ndcg@10 is None.*ranks-test\.npz"),
+        ({"test": {"hit@ten": 0.9}}, "test.*'hit@ten'"),
+        ({"test": {}}, "test"),
     ],
 )
 def test_a_result_that_is_not_the_runs_is_refused_by_name(tmp_path: Path, change: dict, message: str):
