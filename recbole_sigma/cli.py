@@ -36,31 +36,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         with out_of_memory():
             _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # a closed pipe is noticed here rather than when Python exits
+        return 0
     except SystemExit as stop:  # of argparse, after --help
         return int(stop.code or 0)
-    except UserError as error:
-        print(f"{_PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as interrupt:
-        print(f"{_PROGRAM}: interrupted; resume with: {interrupt.how}", file=sys.stderr)
-        return 130
-    except KeyboardInterrupt:
-        print(f"{_PROGRAM}: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output is gone: nothing to say, and nothing left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except UserError as error:
+        status, message = 2, f"error: {error}"
+    except KeyboardInterrupt as interrupt:
+        resume = f"; resume with: {interrupt.how}" if isinstance(interrupt, Interrupted) else ""
+        status, message = 130, f"interrupted{resume}"
     except Exception as error:
-        return _report_bug(error)
-    return 0
+        status, message = 1, f"error: {_bug(error)}"
+    print(f"{_PROGRAM}: {message}", file=sys.stderr)
+    return status
 
 
 def _dispatch(argv: list[str]) -> None:
     command, rest = (argv[0], argv[1:]) if argv else ("", [])
     if command in ("--help", "-h"):
-        lines = [f"  {name:12} {summary}" for name, summary in COMMANDS.items()]
         print(f"usage: {_PROGRAM} <command> [options]\n\nState-space sequential recommenders inside RecBole.\n")
-        print("\n".join(["commands:", *lines, "", f"'{_PROGRAM} <command> --help' says more about one command."]))
+        print("\n".join(f"{name:12} {summary}" for name, summary in COMMANDS.items()))
+        print(f"\n'{_PROGRAM} <command> --help' says more about one command.")
     elif command == "--version":
         print(f"{_PROGRAM} {__version__}")
     elif command in COMMANDS or command in _HIDDEN:
@@ -70,18 +68,16 @@ def _dispatch(argv: list[str]) -> None:
         raise UserError(f"{wrong}; the commands are {', '.join(COMMANDS)}")
 
 
-def _report_bug(error: Exception) -> int:
-    """Write the traceback to a file in the run directory, or here; one line on stderr."""
+def _bug(error: Exception) -> str:
+    """A line about `error`, whose traceback is written to a file in the run directory, or here."""
     file = Path(getattr(error, "run_directory", "."), f"{_PROGRAM}-error-{os.getpid()}.txt")
-    text = "".join(traceback.format_exception(error))
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         details = f"details in {file}"
     except OSError:
         details = f"at {traceback.extract_tb(error.__traceback__)[-1]}"
     message = UserError(f"{type(error).__name__}: {one_line(error)}")
-    print(f"{_PROGRAM}: error: this is a bug or a case we do not handle ({message}); {details}", file=sys.stderr)
-    return 1
+    return f"this is a bug or a case we do not handle ({message}); {details}"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,10 +23,8 @@ def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of those packages that are installed."""
     installed = {"python": platform.python_version()}
     for name in names:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             installed[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return installed
 
 
@@ -37,12 +37,10 @@ def device_name(device: torch.device) -> str:
 
 def cpu_name() -> str:
     """The CPU as Linux names it; elsewhere the architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({platform.machine()})" if names else platform.machine()
+    name = None
+    with suppress(OSError):
+        name = re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    return f"{name[1].strip()} ({platform.machine()})" if name else platform.machine()
 
 
 def no_gpu() -> str | None:

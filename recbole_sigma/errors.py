@@ -5,15 +5,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 _LONGEST = 900  # characters of a message
-_LONGEST_NAME = 80  # of what is compared with known names
 
 
 class UserError(Exception):
     """A mistake of the user's: a setting, a file, a name.
 
-    The message is one line that says what is wrong and what would be right, and is all that the command line shows
-    (exit status 2, no traceback). What it quotes may hold anything: characters that are not printed are written as in
-    Python, and of a very long message the middle is left out.
+    The message says what is wrong and what would be right. It is all that the command line shows (exit status 2), and
+    one line: characters that cannot be printed are escaped, and the middle of a very long message is left out.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,21 +21,19 @@ class UserError(Exception):
 
 
 def one_line(text: object) -> str:
-    """The text of an exception, say, with every run of white space as one blank."""
+    """The text of an exception, for example, with every run of white space as one blank."""
     return " ".join(str(text).split())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'SIGMA'?` for the known name nearest to `name` (upper and lower case apart), or nothing."""
-    if len(name) > _LONGEST_NAME:
-        return ""
     by_lower_case = {each.lower(): each for each in known}
-    nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    nearest = difflib.get_close_matches(name.lower()[:80], by_lower_case, n=1)  # long names take long
     return f"; did you mean {by_lower_case[nearest[0]]!r}?" if nearest else ""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during work that can be taken up again: `how` says how, the same command if nothing else."""
+    """Ctrl-C during work that can be resumed: `how` says how."""
 
     def __init__(self, folder: object, how: str = "") -> None:
         super().__init__(str(folder))

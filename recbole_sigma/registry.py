@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import operator
 import pkgutil
 import sys
 import traceback
@@ -30,40 +29,35 @@ def find_model(model: str | type) -> type:
             `package.module:Class`. The module is imported as `python -m` would, from the working directory first.
 
     Raises:
-        UserError: for an unknown name, a module that cannot be imported, a class that is not there, and one that is no
-            `SequentialRecommender`.
+        UserError: for an unknown name, what cannot be imported, and a class that is no `SequentialRecommender`.
     """
     cls: Any = model
+    hint = ": it is no SequentialRecommender"
     if isinstance(model, str) and ":" in model:
         cls = _import_class(model)
     elif isinstance(model, str):
         ours = model.lower() in _OUR_MODULES
         home = importlib.import_module(f"recbole_sigma.model.{model.lower()}") if ours else recbole_models
-        cls = getattr(home, model, None)
+        cls, hint = getattr(home, model, None), ""
     if not _is_model(cls):
-        short_name = isinstance(model, str) and ":" not in model
-        hint = did_you_mean(str(model), model_names()) if short_name else ": it is no SequentialRecommender"
-        raise UserError(f"unknown model {model!r}{hint}")
+        raise UserError(f"unknown model {model!r}{hint or did_you_mean(str(model), model_names())}")
     return cls
 
 
 def _import_class(path: str) -> Any:
     """What `package.module:Class` names. Runs the module's code."""
-    module_name, _, class_name = path.partition(":")
+    module, _, name = path.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        return pkgutil.resolve_name(path)
     except (Exception, SystemExit) as error:  # the user's own code runs here and may raise anything
         last = traceback.extract_tb(error.__traceback__)[-1]
-        where = "" if last.filename.startswith("<") else f" in {last.filename}:{last.lineno}"
-        reason = f"{type(error).__name__}: {one_line(error)}{where}"
-        raise UserError(f"model {path!r}: cannot import {module_name!r} ({reason})") from None
-    try:
-        return operator.attrgetter(class_name)(module)
-    except AttributeError:
-        hint = "; put it into a module" if module_name == "__main__" else did_you_mean(class_name, vars(module))
-        raise UserError(f"model {path!r}: there is no {class_name!r} in {module_name!r}{hint}") from None
+        internal = last.filename.startswith("<") or last.filename == pkgutil.__file__
+        where = "" if internal else f" in {last.filename}:{last.lineno}"
+        known = vars(sys.modules[module]) if module in sys.modules else ()
+        hint = "; put it into a module" if module == "__main__" else did_you_mean(name, known)
+        raise UserError(f"model {path!r}: {type(error).__name__}: {one_line(error)}{where}{hint}") from None
 
 
 def _is_model(cls: object) -> TypeGuard[type]:
@@ -82,7 +76,7 @@ def model_names() -> list[str]:
 def model_name(cls: type, *, importable: bool = False) -> str:
     """The name under which `find_model` finds a class: `SIGMA`, or `package.module:Class` for one of the user's own.
 
-    Raises UserError if another process must be able to import the class and it comes from a script or a function.
+    With `importable`, raises UserError if another process cannot import the class: of a script or a function.
     """
     if _is_bundled(cls) and find_model(cls.__name__) is cls:
         return cls.__name__
@@ -102,8 +96,7 @@ def source_digest(cls: type) -> str | None:
 
 def _is_bundled(cls: type) -> bool:
     """Whether the class is part of a package whose version is recorded with a run, or of Python."""
-    top = cls.__module__.partition(".")[0]
-    return top in {"recbole_sigma", "recbole", "torch"} | sys.stdlib_module_names
+    return cls.__module__.partition(".")[0] in {"recbole_sigma", "recbole", "torch"} | sys.stdlib_module_names
 
 
 def build_model(config: Any, dataset: Any) -> nn.Module:
@@ -122,9 +115,7 @@ def build_model(config: Any, dataset: Any) -> nn.Module:
 
 def n_parameters(config: Any, n_items: int) -> int:
     """Number of trained parameters for a data set of `n_items` items, counted without allocating them."""
-    from recbole_sigma.data.items import (
-        Items,  # not above: recbole_sigma.data imports Config, which imports this module
-    )
+    from recbole_sigma.data.items import Items  # recbole_sigma.data imports Config, which imports this module
 
     with torch.device("meta"):
         model = config.model_class(config, Items(n_items))

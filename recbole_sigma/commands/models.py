@@ -22,29 +22,20 @@ from recbole_sigma.errors import UserError, did_you_mean
 AMAZON_BEAUTY_ITEMS = 12_101
 MOST_ITEMS = 10**12
 _PAPER = re.compile(r"\(([^()]*arXiv \d{4}\.\d{4,5})\)")
-_SETTING = re.compile(r"(?P<name>\w+):\s+(?P<default>\S.*?)\s+#\s+\((?P<kind>\w+)\)\s+(?P<meaning>.+)")
-_IN_SHORT = {  # of settings with the same word, the first that a model has
-    "embedding_size": "D", "hidden_size": "D", "num_layers": "layers", "n_layers": "layers",
-    "dropout_prob": "dropout", "hidden_dropout_prob": "dropout",
+_SETTING = re.compile(r"(\w+):\s+(\S.*?)\s+#\s+\((\w+)\)\s+(.+)")
+_IN_SHORT = {  # of the settings with one word, the first that a model has
+    "D": ("embedding_size", "hidden_size"), "layers": ("num_layers", "n_layers"),
+    "dropout": ("dropout_prob", "hidden_dropout_prob"),
 }  # fmt: skip
 
 
-class Setting(NamedTuple):
-    """One line of a file in properties/model/."""
-
-    name: str
-    default: str
-    kind: str
-    meaning: str
-
-
 class Model(NamedTuple):
-    """What `models` shows of one model."""
+    """What `models` shows of one model; of each setting name, default, type and meaning, as its file says."""
 
     name: str
     paper: str
     n_parameters: int
-    settings: list[Setting]
+    settings: list[tuple[str, ...]]
     sources: str
 
 
@@ -67,12 +58,10 @@ def main(argv: Sequence[str]) -> None:
         return
     rows: list[list[str | int]] = []
     for model in (describe(name, args.items) for name in catalogue()):
-        default = {setting.name: setting.default for setting in model.settings}
-        short: dict[str, str] = {}
-        for name, word in _IN_SHORT.items():
-            if name in default:
-                short.setdefault(word, f"{word} {default[name]}")
-        rows.append([model.name, model.paper, model.n_parameters, ", ".join(short.values())])
+        default = {name: value for name, value, *_ in model.settings}
+        values = {word: [default[name] for name in names if name in default] for word, names in _IN_SHORT.items()}
+        short = ", ".join(f"{word} {value[0]}" for word, value in values.items() if value)
+        rows.append([model.name, model.paper, model.n_parameters, short])
     print(table(["model", "paper", "parameters", "defaults"], rows))
     print(f"\nparameters: on {args.items:,} items. D: width of the item embeddings.")
 
@@ -92,8 +81,7 @@ def describe(name: str, n_items: int) -> Model:
     from recbole_sigma.config.config import Config, properties_path
     from recbole_sigma.registry import find_model, n_parameters
 
-    known = catalogue()
-    if name not in known:
+    if name not in (known := catalogue()):
         raise UserError(f"unknown model {name!r}{did_you_mean(name, known)} (one of {', '.join(known)})")
     paper = _PAPER.search(importlib.import_module(find_model(name).__module__).__doc__ or "")
     lines = (properties_path() / "model" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
@@ -102,6 +90,6 @@ def describe(name: str, n_items: int) -> Model:
         name,
         paper[1] if paper else "",
         n_parameters(Config(name, "", settings={"use_gpu": False}, need_data=False), n_items),
-        [Setting(**match.groupdict()) for match in map(_SETTING.fullmatch, lines) if match],
+        [match.groups() for match in map(_SETTING.fullmatch, lines) if match],
         " ".join(line.lstrip("# ") for line in head),
     )

@@ -83,8 +83,7 @@ def option(settings: dict[str, Any], key: str, default: Any) -> Any:
 def files(settings: dict[str, Any]) -> list[str]:
     """Take `config_files` out of `settings`: `a.yaml,b.yaml`, or separated by blanks as in RecBole."""
     value = settings.pop("config_files", None)
-    entries = value if isinstance(value, list) else str(value or "").replace(",", " ").split()
-    return [str(entry) for entry in entries]
+    return [str(file) for file in (value if isinstance(value, list) else str(value or "").replace(",", " ").split())]
 
 
 def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[str, str]:
@@ -113,13 +112,10 @@ def refuse_unknown(given: Mapping[str, Given], model: str) -> None:
         return
     recbole = Path(spec.submodule_search_locations[0])
     lists = (recbole / "utils" / "argument_list.py").read_text(encoding="utf-8")
-    near = {"model", "dataset", *re.findall(r"'(\w+)'", lists)}
-    known = set(near)
+    known, of_other_models = {"model", "dataset", *re.findall(r"'(\w+)'", lists)}, set[str]()
     for file in [*(recbole / "properties").rglob("*.yaml"), *properties_path().rglob("*.yaml")]:
         names = re.findall(r"^(\w+)\s*:", file.read_text(encoding="utf-8"), re.MULTILINE)
-        known.update(names)
-        if file.parent.name != "model" or file.stem == model:
-            near.update(names)
+        (of_other_models if file.parent.name == "model" and file.stem != model else known).update(names)
     for key, value in given.items():
-        if key not in known:
-            raise value.error(f"unknown setting {key!r}{did_you_mean(key, near)}")
+        if key not in known | of_other_models:
+            raise value.error(f"unknown setting {key!r}{did_you_mean(key, known)}")

@@ -8,14 +8,13 @@ WIDTH = 100  # characters, where output is not a terminal
 def table(headers: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
     """A table for `print`: text on the left, integers (12,345) and floats (0.1235) on the right.
 
-    As wide as the terminal; where output is not one, at most WIDTH characters and without colours. Without `headers`
-    there is no line of titles.
+    As wide as the terminal; where output is not one, at most WIDTH characters and without colours.
     """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=bool(headers), header_style="bold")
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header, cell in zip(headers, rows[0] if rows else headers, strict=False):
         grid.add_column(Text(header), justify="left" if isinstance(cell, str) else "right")
     for row in rows:

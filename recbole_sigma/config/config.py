@@ -1,9 +1,7 @@
 """Config: RecBole's, with our properties/, checked values, and unknown names refused.
 
-From weak to strong: RecBole's defaults, properties/overall.yaml, the model's defaults, properties/dataset/<name>.yaml,
-config files in their order, settings (the command line's, for example). A model's defaults are those of its base
-classes, then its own: properties/model/<Model>.yaml, RecBole's and ours, or <Model>.yaml beside the module of a user's
-own class.
+From weak to strong: RecBole's defaults, properties/overall.yaml, the model's defaults (after those of its base
+classes), properties/dataset/<name>.yaml, config files in their order, settings such as the command line's.
 """
 
 import copy
@@ -18,14 +16,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
 from recbole_sigma.config.schema import check, role
-from recbole_sigma.config.values import (
-    Given,
-    SettingsLoader,
-    plain,
-    properties_path,
-    read_config_file,
-    read_config_files,
-)
+from recbole_sigma.config.values import Given, SettingsLoader, plain, properties_path, read_config_files
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
@@ -60,16 +51,18 @@ class Config(RecBoleConfig):
         Args:
             model: the class, or a name that `find_model` knows.
             dataset: a directory in `data_path`, or `ml-100k`, which is part of RecBole's wheel.
-            config_files: YAML files; a later one wins.
-            settings: settings by name; they win over the files.
+            config_files: YAML files; a later one wins, and `settings` win over all.
             need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
 
         Raises:
             UserError: for a wrong name, value, file, model or data set.
         """
         given = _read(config_files, settings or {})
-        if need_data or dataset:
-            _check_dataset_name(dataset)
+        # The name is part of paths: of the data set's directory, its files and the run directory.
+        unsafe = not dataset.isprintable() or dataset in (".", "..") or {"/", "\\"} & {*dataset}
+        if unsafe or len(dataset.encode()) > 100 or (need_data and not dataset):
+            right = "the name of a directory in data_path, of at most 100 bytes"
+            raise UserError(f"dataset must be {right}, got {dataset!r}")
         self.model_class = find_model(model)
         self.model, self.dataset = self.model_class.__name__, dataset
         self._choices: Mapping[str, tuple[Any, ...]] = getattr(self.model_class, "choices", {})
@@ -81,7 +74,6 @@ class Config(RecBoleConfig):
         self.parameters = {category: list(names) for category, names in self.parameters.items()}
         self.yaml_loader = SettingsLoader
         self._load_internal_config_dict(self.model, self.model_class, dataset)
-        self._check(given)
         self._settings = self._merge(given)
         self.final_config_dict = {**self.internal_config_dict, **self.settings(), "model": self.model}
         self._set_default_parameters()
@@ -94,9 +86,8 @@ class Config(RecBoleConfig):
             self["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
         self["data_path"] = str(self._data_folder(Path(self._settings["data_path"]), need_data))
         gpus = self["gpu_id"] if isinstance(self["gpu_id"], list) else str(self["gpu_id"]).split(",")
-        gpu_ids = [str(gpu).strip() for gpu in gpus]
-        self["gpu_id"] = ",".join(gpu_ids)
-        self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(gpu_ids[0]))
+        self["gpu_id"] = ",".join(str(gpu).strip() for gpu in gpus)
+        self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(str(gpus[0]).strip()))
 
     def settings(self) -> dict[str, Any]:
         """Every setting as a plain YAML value: given as a config file, they repeat the run."""
@@ -106,38 +97,34 @@ class Config(RecBoleConfig):
         super()._load_internal_config_dict(model, model_class, dataset)
         ours = properties_path()
         # RecBole's file of the model once more: RecBole reads it before its own defaults of sequential models.
-        for file in (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml"):
-            for name, given in read_config_file(file).items() if file.is_file() else ():
+        files = (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
+        for file in filter(Path.is_file, files):
+            for name, given in read_config_files([file]).items():
                 if not file.is_relative_to(_RECBOLE):
                     # A model's file declares the model's settings, with any value.
                     default = given.value if role(name) == "model" else self.internal_config_dict.get(name)
                     check(name, given, default, self._choices)
                 self.internal_config_dict[name] = given.value
 
-    def _check(self, given: Mapping[str, Given]) -> None:
-        """Refuse unknown names and wrong values."""
+    def _merge(self, given: Mapping[str, Given]) -> dict[str, Any]:
+        """The settings of the run: the defaults and what was given. Refuses unknown names and wrong values."""
         defaults = self.internal_config_dict
         known = ({*defaults} | _WITHOUT_DEFAULT | {"model", "dataset"}) - {"MODEL_TYPE"}
         for name, value in given.items():
             if name not in known:
                 raise value.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
             check(name, value, defaults.get(name), self._choices)
-
-    def _merge(self, given: Mapping[str, Given]) -> dict[str, Any]:
-        """The settings of the run, by name: the defaults and what was given."""
-        merged = {**self.internal_config_dict, **{name: value.value for name, value in given.items()}}
+        merged = {**defaults, **{name: value.value for name, value in given.items()}}
         del merged["MODEL_TYPE"]
         merged.update(model=model_name(self.model_class), dataset=self.dataset)
         # RecBole replaces the whole mapping: `eval_args: {mode: uni100}` would bring a random split with it.
-        merged["eval_args"] = {**self.internal_config_dict["eval_args"], **merged["eval_args"]}
+        merged["eval_args"] = {**defaults["eval_args"], **merged["eval_args"]}
         sampled = merged["loss_type"] in _SAMPLED_LOSSES
         if hasattr(self.model_class, "input_type"):
             sampled = self.model_class.input_type == InputType.PAIRWISE
         elif not sampled and merged["train_neg_sample_args"] is not None:
-            raise UserError(
-                f"train_neg_sample_args must be null with loss_type {merged['loss_type']}, which samples no items, "
-                f"got {merged['train_neg_sample_args']}"
-            )
+            right = f"null with loss_type {merged['loss_type']}, which samples no items"
+            raise UserError(f"train_neg_sample_args must be {right}, got {merged['train_neg_sample_args']}")
         if sampled and merged["train_neg_sample_args"] is None:
             merged["train_neg_sample_args"] = _ONE_UNIFORM_SAMPLE
         return copy.deepcopy(merged)
@@ -148,19 +135,13 @@ class Config(RecBoleConfig):
             raise UserError(f"n_heads must divide hidden_size, {self['hidden_size']}, got {self['n_heads']}")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):
-            raise given.get("valid_metric", Given(metric)).error(
-                f"valid_metric must be one of {', '.join(available)} (metrics and topk), got {metric!r}"
-            )
-        # A batch holds columns under these names and names made from them; two of one name would be one column.
-        columns = {
-            self["ITEM_LIST_LENGTH_FIELD"]: "ITEM_LIST_LENGTH_FIELD",
-            f"{self['ITEM_ID_FIELD']}{self['LIST_SUFFIX']}": "LIST_SUFFIX",
-            f"{self['NEG_PREFIX']}{self['ITEM_ID_FIELD']}": "NEG_PREFIX",
-        }
+            right = f"valid_metric must be one of {', '.join(available)} (metrics and topk)"
+            raise given.get("valid_metric", Given(metric)).error(f"{right}, got {metric!r}")
+        fields: dict[str, str] = {}
         for name in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
-            column = self[name]
-            if column and columns.setdefault(column, name) != name:
-                raise UserError(f"{columns[column]} and {name} both make a column {column!r}; choose different names")
+            other = fields.setdefault(self[name] or name, name)
+            if other != name:
+                raise UserError(f"{other} and {name} must name different columns, got {self[name]!r} for both")
 
     def _data_folder(self, data_path: Path, need_data: bool) -> Path:
         """The data set's directory. ml-100k is RecBole's own copy, unless `data_path` has one."""
@@ -169,10 +150,8 @@ class Config(RecBoleConfig):
             return _RECBOLE / "dataset_example" / self.dataset
         if need_data and not folder.is_dir():  # RecBole would start to download
             names = [path.name for path in data_path.iterdir() if path.is_dir()] if data_path.is_dir() else []
-            raise UserError(
-                f"unknown data set {self.dataset!r}: there is no directory {str(folder)!r}"
-                + (did_you_mean(self.dataset, [*names, "ml-100k"]) or "; set --data_path to the directory of data sets")
-            )
+            hint = did_you_mean(self.dataset, [*names, "ml-100k"]) or "; set --data_path to the directory of data sets"
+            raise UserError(f"unknown data set {self.dataset!r}: there is no directory {str(folder)!r}{hint}")
         return folder
 
     def _device(self, gpu_id: str) -> torch.device:
@@ -182,10 +161,9 @@ class Config(RecBoleConfig):
         """
         if not self["use_gpu"] or not gpu_id or not torch.cuda.is_available():
             return torch.device("cpu")
-        number = torch.cuda.device_count()
-        if not gpu_id.isdecimal() or int(gpu_id) >= number:
-            gpus = "1 GPU (0)" if number == 1 else f"{number} GPUs (0 to {number - 1})"
-            raise UserError(f"gpu_id={gpu_id}: this machine has {gpus}")
+        gpus = [str(number) for number in range(torch.cuda.device_count())]
+        if gpu_id not in gpus:
+            raise UserError(f"gpu_id must be one of {', '.join(gpus)}, the GPUs that torch sees, got {gpu_id!r}")
         if int(gpu_id) == 0:
             return torch.device("cuda")
         torch.cuda.set_device(int(gpu_id))  # kernels outside torch run on the current device
@@ -207,17 +185,10 @@ def _read(config_files: Sequence[str | Path], settings: Mapping[str, Any]) -> di
     return given
 
 
-def _check_dataset_name(name: str) -> None:
-    """It is a directory in data_path, begins the names of files, and is part of the name of the run's directory."""
-    if not name or not name.isprintable() or name in (".", "..") or {"/", "\\"} & {*name} or len(name.encode()) > 100:
-        raise UserError(f"dataset must be the name of a directory in data_path, of at most 100 bytes, got {name!r}")
-
-
 def _model_files(model_class: type) -> Iterator[Path]:
     """Where the defaults of a model may be, from weak to strong: those of its base classes come first."""
     for base in reversed(model_class.__mro__):
-        yield _RECBOLE / "properties" / "model" / f"{base.__name__}.yaml"
-        yield properties_path() / "model" / f"{base.__name__}.yaml"
-        module = getattr(sys.modules.get(base.__module__), "__file__", None)  # None in a notebook
-        if module:
-            yield Path(module).with_name(f"{base.__name__}.yaml")
+        folders = [_RECBOLE / "properties" / "model", properties_path() / "model"]
+        if module := getattr(sys.modules.get(base.__module__), "__file__", None):  # None in a notebook
+            folders.append(Path(module).parent)
+        yield from (folder / f"{base.__name__}.yaml" for folder in folders)

@@ -4,10 +4,9 @@ Light to import: jsonschema is imported when a value is checked, and the file is
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import yaml
@@ -20,7 +19,10 @@ _KINDS: dict[type, str] = {
 }  # fmt: skip
 _WORDS = {
     "boolean": "true or false", "integer": "a whole number", "number": "a number", "string": "text",
-    "array": "a list of them", "object": "a mapping such as {name: value}", "null": "null",
+    "array": "a list", "object": "a mapping such as {name: value}", "null": "null",
+}  # fmt: skip
+_BOUNDS = {
+    "minimum": "at least", "exclusiveMinimum": "greater than", "maximum": "at most", "exclusiveMaximum": "less than",
 }  # fmt: skip
 _ANYTHING = {"type": [*_WORDS], "items": {"type": [*_WORDS]}, "hint": "a finite number, text, a list or a mapping"}
 _DIGITS = 18  # of the largest integer: sums and doubles of such numbers still fit 64 bits
@@ -52,23 +54,21 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise a UserError that names the setting, the value and what would be right, unless the value is allowed.
 
-    Args:
-        name: the setting's.
-        given: its value, and the file and line that it comes from.
-        default: the value without it; its type is what counts for a setting without a line in schema.yaml.
-        choices: the allowed values of some of the model's own settings.
+    A setting without a line in schema.yaml takes the type of its `default`. `choices` are the allowed values of some of
+    the model's own settings.
     """
     value = given.value
     schema = dict(_schemas().get(name) or _schema_of_default(default))
     if "unsupported" in schema:
         if value != default:
-            right = "leave it out" if default is None else f"leave it out, or write {_shown(default)}"
-            raise given.error(f"{name}: {_shown(value)} is not supported: {schema['unsupported']}; {right}")
+            instead = "" if default is None else f", or write {_shown(default)}"
+            raise given.error(
+                f"{name}: {_shown(value)} is not supported: {schema['unsupported']}; leave it out{instead}"
+            )
         return
     if name in choices:
         schema["enum"] = choices[name]
-    validator, formats = _validator()
-    error = next(validator(schema, format_checker=formats).iter_errors(value), None)
+    error = next(_validator()(schema).iter_errors(value), None)
     if error and error.validator == "additionalProperties" and not error.path:
         inner = next(key for key in value if key not in schema["properties"])
         nearest = did_you_mean(str(inner), schema["properties"]) or f"; {name} must be {_right(schema)}"
@@ -90,25 +90,9 @@ def _schema_of_default(default: Any) -> dict[str, Any]:
     return {"type": [kind, "array"], "items": {"type": kind}, "minItems": 1}
 
 
-def _is_interval(text: str) -> bool:
-    """Whether `text` is one of RecBole's intervals or several: `[5,inf)`, `(0,1];[3,4)`. Raises ValueError."""
-    matches = [_INTERVAL.fullmatch(part) for part in text.split(";")]
-    return all(match and float(match[1]) <= float(match[2]) for match in matches)
-
-
-_FORMATS: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "column": (
-        "the name of a column: text without ':'",
-        lambda text: text.isprintable() and text != "" and ":" not in text,
-    ),
-    "path": ("the path of a directory", lambda text: text != "" and b"\0" not in os.fsencode(text)),
-    "interval": ("an interval such as '[5,inf)', or several as in '[1,3];[5,9]'", _is_interval),
-}
-
-
 @cache
-def _validator() -> tuple[Any, Any]:
-    """jsonschema's validator with types of ours, and its checker of our formats."""
+def _validator() -> Callable[[Mapping[str, Any]], Any]:
+    """jsonschema's validator of a schema, with types and formats of ours."""
     from jsonschema import Draft202012Validator, FormatChecker, validators
 
     def is_integer(_: Any, value: Any) -> bool:
@@ -117,31 +101,33 @@ def _validator() -> tuple[Any, Any]:
     def is_number(_: Any, value: Any) -> bool:
         return math.isfinite(value) if type(value) is float else is_integer(_, value)
 
+    def is_column(value: Any) -> bool:
+        return not isinstance(value, str) or (value.isprintable() and value != "" and ":" not in value)
+
+    def is_interval(value: Any) -> bool:
+        matches = [_INTERVAL.fullmatch(part) for part in value.split(";")] if isinstance(value, str) else []
+        return all(match and float(match[1]) <= float(match[2]) for match in matches)
+
     types = Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": is_integer, "number": is_number})
     formats = FormatChecker(formats=())
-    for name, (_, test) in _FORMATS.items():
-        formats.checks(name, ValueError)(lambda value, test=test: not isinstance(value, str) or test(value))
-    return validators.extend(Draft202012Validator, type_checker=types), formats
+    formats.checks("column")(is_column)
+    formats.checks("interval", ValueError)(is_interval)
+    return partial(validators.extend(Draft202012Validator, type_checker=types), format_checker=formats)
 
 
 def _right(schema: Mapping[str, Any]) -> str:
-    """What would be right, in words: `a whole number from 1 to 1024`."""
+    """What would be right, in words: `a whole number or null, at least 1 and at most 1024`."""
     if "hint" in schema:
         return str(schema["hint"])
     if "enum" in schema:
         return "one of " + ", ".join(str(choice) for choice in schema["enum"] if choice is not None)
-    kind, *others = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    words = _FORMATS[schema["format"]][0] if "format" in schema else _WORDS[kind].removesuffix(" of them")
-    if "minimum" in schema and "maximum" in schema:
-        words += f" from {schema['minimum']} to {schema['maximum']}"
-    else:
-        bounds = {"minimum": "of at least", "exclusiveMinimum": "greater than", "exclusiveMaximum": "less than"}
-        words += " and".join(f" {bound} {schema[keyword]}" for keyword, bound in bounds.items() if keyword in schema)
-    return " or ".join([words, *(_WORDS[other] for other in others)])
+    kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    bounds = " and ".join(f"{words} {schema[keyword]}" for keyword, words in _BOUNDS.items() if keyword in schema)
+    return ", ".join(filter(None, (" or ".join(_WORDS[kind] for kind in kinds), bounds)))
 
 
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -18,15 +18,16 @@ from yaml.constructor import ConstructorError
 from recbole_sigma.errors import UserError, one_line
 
 _LARGEST_FILE = 2**16  # bytes; PyYAML needs seconds for more, and some devices never end
-_INTEGER = re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$")
-_FLOAT = re.compile(
-    r"""^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
-          |[-+]?[0-9]+[eE][-+]?[0-9]+
-          |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
-    re.VERBOSE,
-)
-_NUMBERS = [("tag:yaml.org,2002:int", _INTEGER), ("tag:yaml.org,2002:float", _FLOAT)]
-_REPLACED = {f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp", "value", "merge")}
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"""^(?:[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
+              |[-+]?[0-9]+[eE][-+]?[0-9]+
+              |[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$""",
+        re.VERBOSE,
+    ),
+}
+_REPLACED = {*_NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "value", "merge"))}
 _SURROGATE = re.compile("[\ud800-\udfff]")  # from bytes that are not UTF-8, or an escape: no file could hold it
 
 
@@ -54,35 +55,35 @@ class Given:
 class SettingsLoader(yaml.SafeLoader):
     """YAML's plain values. Tags, anchors and a key that is given twice are errors."""
 
-    # SafeLoader's rules for text without quotes, with our numbers, and without dates and merge keys.
+    # SafeLoader's rules for text without quotes, but for its numbers, dates and merge keys; our numbers follow below.
     yaml_implicit_resolvers = {
-        first: [
-            *(_NUMBERS if first in {*"-+.0123456789"} else ()),
-            *(rule for rule in yaml.SafeLoader.yaml_implicit_resolvers.get(first, ()) if rule[0] not in _REPLACED),
-        ]
-        for first in {*yaml.SafeLoader.yaml_implicit_resolvers, *"-+.0123456789"}
+        first: [rule for rule in rules if rule[0] not in _REPLACED]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event, problem = self.peek_event(), ""
         if getattr(event, "anchor", None) is not None or getattr(event, "tag", None) is not None:
             problem = "settings are plain values: no tags (!), anchors (&) or aliases (*)"
+        elif _SURROGATE.search(getattr(event, "value", "")):
+            problem = f"{event.value!r} holds half a character"
+        if problem:
             raise ConstructorError(None, None, problem, event.start_mark)
         return super().compose_node(parent, index)
 
-    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
-        if isinstance(node, yaml.ScalarNode) and _SURROGATE.search(node.value):
-            raise ConstructorError(None, None, f"{node.value!r} holds half a character", node.start_mark)
-        return super().construct_scalar(node)
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
+        mapping = super().construct_mapping(node, deep)
+        first: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                twice = f"{key.value!r} is given twice (first in line {lines[key.value]})"
+            name = self.construct_object(key)
+            if first.setdefault(name, key) is not key:
+                twice = f"{name!r} is given twice (first in line {first[name].start_mark.line + 1})"
                 raise ConstructorError(None, None, twice, key.start_mark)
-        return super().construct_mapping(node, deep)
+        return mapping
+
+
+for _tag, _pattern in _NUMBERS.items():
+    SettingsLoader.add_implicit_resolver(_tag, _pattern, [*"-+.0123456789"])
 
 
 class SettingsDumper(yaml.SafeDumper):
@@ -116,16 +117,14 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
         values = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         problem = one_line(", ".join(filter(None, (error.context, error.problem))))
         raise UserError(f"{path}:{line}: {problem}") from None
-    except yaml.YAMLError as error:  # a character that YAML forbids; its text names the position
-        raise UserError(f"{path}: {one_line(error)}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:  # a byte or character that is not allowed, and its position
+        raise UserError(f"{path}: not YAML text in UTF-8: {one_line(error)}") from None
     if values is None:  # an empty file
         return {}
     if not isinstance(node, yaml.MappingNode):
@@ -142,19 +141,16 @@ def parse_overrides(args: Sequence[str]) -> dict[str, Any]:
     """
     overrides: dict[str, Any] = {}
     for arg in args:
-        if _SURROGATE.search(arg):
-            raise UserError(f"cannot read {arg!r}: it is not text in UTF-8")
         name, equals, text = arg.removeprefix("--").partition("=")
-        if not arg.startswith("--") or not name:
-            raise UserError(f"cannot read {arg!r}: a setting is written --name=value")
+        if not arg.startswith("--") or not name or _SURROGATE.search(arg):
+            raise UserError(f"cannot read {arg!r}: a setting is written --name=value, in UTF-8")
         if not equals:
             raise UserError(f"--{name} has no value: write --{name}=value")
         try:
             value = None if text == "None" else yaml.load(text, Loader=SettingsLoader)  # noqa: S506 - a SafeLoader
-        except ConstructorError as error:
-            raise UserError(f"--{name}: {one_line(error.problem)} (put text in quotes)") from None
-        except RecursionError:
-            raise UserError(f"--{name}: nested too deeply") from None
+        except (ConstructorError, RecursionError) as error:
+            problem = getattr(error, "problem", "nested too deeply")
+            raise UserError(f"--{name}: {one_line(problem)} (put text in quotes)") from None
         except yaml.YAMLError:
             value = text
         if overrides.setdefault(name, value) != value:
