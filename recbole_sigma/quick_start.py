@@ -1,14 +1,16 @@
 """run(): one training run, from settings to a run directory with its result; resume(): the rest of an interrupted one.
 
-(RecBole's module of this name has the same part to play. A module called run.py would shadow the function.)
+(RecBole's module of this name has the same part. What trains is imported after settings and data have been accepted.)
 """
+
+from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from recbole.utils import init_seed
@@ -25,13 +27,11 @@ from recbole_sigma.ops.cuda import MOST_STATES
 from recbole_sigma.registry import build_model, find_model
 from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
-from recbole_sigma.runs.result import RunResult, data_metadata, result_content
-from recbole_sigma.training import distributed
-from recbole_sigma.training.allocator import keep_freed_memory
-from recbole_sigma.training.callbacks import Callback, TensorBoard
-from recbole_sigma.training.checkpoint import Checkpoint
-from recbole_sigma.training.distributed import ALONE, Group
-from recbole_sigma.training.trainer import SequenceTrainer
+
+if TYPE_CHECKING:
+    from recbole_sigma.runs.result import RunResult
+    from recbole_sigma.training.callbacks import Callback
+    from recbole_sigma.training.distributed import Group
 
 logger = logging.getLogger(__name__)
 
@@ -118,24 +118,33 @@ def resume(
 
 def _start(config: Config, callbacks: Sequence[Callback], test: bool, folder: Path | None) -> RunResult:
     """Train in this process, in as many as `nproc` says, or as one of those that torchrun has started."""
+    from recbole_sigma.training import distributed
+
     if distributed.started_by_torchrun():
         return _train(config, distributed.join(config), callbacks, test, folder)
     if config["nproc"] > 1:
         arguments = config.model_class, config.dataset, config.settings(), test, folder
         result: RunResult = distributed.launch(config["nproc"], _train_in_worker, *arguments)
         return result
-    return _train(config, ALONE, callbacks, test, folder)
+    return _train(config, distributed.ALONE, callbacks, test, folder)
 
 
 def _train_in_worker(
     model: type, dataset: str, settings: Mapping[str, Any], test: bool, folder: Path | None
 ) -> RunResult:
     """In a process that `launch` has started."""
+    from recbole_sigma.training import distributed
+
     config = Config(model, dataset, settings=settings)
     return _train(config, distributed.join(config), (), test, folder)
 
 
 def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bool, resumed: Path | None) -> RunResult:
+    from recbole_sigma.runs.result import RunResult, data_metadata, result_content
+    from recbole_sigma.training.callbacks import TensorBoard
+    from recbole_sigma.training.checkpoint import Checkpoint
+    from recbole_sigma.training.trainer import SequenceTrainer
+
     started = time.time()
     backend = _prepare(config, group)
     with out_of_memory():
@@ -170,6 +179,8 @@ def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bo
 
 def _prepare(config: Config, group: Group) -> str:
     """Set up the process as the settings say; returns the name of what computes scans."""
+    from recbole_sigma.training import allocator
+
     ours = logging.getLogger("recbole_sigma")  # RecBole's own loggers stay at warnings and above
     ours.setLevel(config["state"].upper() if group.first else "ERROR")
     if not ours.handlers:
@@ -179,7 +190,7 @@ def _prepare(config: Config, group: Group) -> str:
         ours.propagate = False
     if config["threads"]:
         torch.set_num_threads(config["threads"])
-    keep_freed_memory()
+    allocator.keep_freed_memory()
     if config["device"].type == "cuda":
         torch.cuda.reset_peak_memory_stats(config["device"])  # an earlier run of this process has set it
     init_seed(config["seed"], config["reproducibility"])
@@ -213,7 +224,7 @@ def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) 
             if resumed:
                 folder.check_items(items)
                 folder.write_config(config.settings())
-            distributed.announce(folder.path)
+            group.announce(folder.path)
             yield folder
     except KeyboardInterrupt:
         raise Interrupted(folder.path) from None

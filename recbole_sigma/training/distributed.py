@@ -45,6 +45,11 @@ class Group:
         dist.all_gather_object(values, value)
         return values
 
+    def announce(self, run_directory: Path) -> None:
+        """Tell the process that started this one by `launch`, if any, where the run is."""
+        if _NOTICES in os.environ:
+            Path(os.environ[_NOTICES], "run_directory").write_text(str(run_directory), encoding="utf-8")
+
     def copy_from_first(self, module: nn.Module) -> None:
         """Copy parameters and buffers from the first process."""
         if self.size > 1:
@@ -105,12 +110,6 @@ def join(config: Any) -> Group:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(torch.get_num_threads() // here, 1))
     return Group(dist.get_rank(), dist.get_world_size())
-
-
-def announce(run_directory: Path) -> None:
-    """In a process that `launch` started: tell the launching process where the run is."""
-    if _NOTICES in os.environ:
-        Path(os.environ[_NOTICES], "run_directory").write_text(str(run_directory), encoding="utf-8")
 
 
 def launch(nproc: int, work: Callable[..., Any], *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How large the package and its tests are: `python tests/numbers.py`.
+"""How large the package and its tests are: `python tests/code_size.py`.
 
 A code line is a line of the package that is neither blank, a comment, a docstring nor an import.
 """

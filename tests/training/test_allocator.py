@@ -33,25 +33,25 @@ def test_large_tensors_of_later_steps_cost_few_page_faults():
 EXCESS = """
 from pathlib import Path
 import torch
-from recbole_sigma import memory
-memory.keep_freed_memory()
+from recbole_sigma.training import allocator
+allocator.keep_freed_memory()
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 tensors = [torch.ones(1 << 18) for _ in range(200)]
 small = [torch.ones(100) for _ in range(10)]
 del tensors
 print(resident())
-memory.give_back_excess()
+allocator.return_excess_memory()
 print(resident())
-memory.KEPT_SHARE = 0
-memory.give_back_excess()
+allocator.KEPT_SHARE = 0
+allocator.return_excess_memory()
 print(resident())
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
-def test_freed_memory_is_given_back_when_the_process_holds_too_much():
+def test_freed_memory_is_returned_when_the_process_holds_too_much():
     done = subprocess.run([sys.executable, "-c", EXCESS], capture_output=True, text=True, check=True)
-    held, kept, given_back = map(int, done.stdout.split())
+    held, kept, returned = map(int, done.stdout.split())
     assert kept > held - 20e6
-    assert given_back < held - 150e6
+    assert returned < held - 150e6
