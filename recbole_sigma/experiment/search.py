@@ -118,8 +118,8 @@ def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None,
 def _check(options: Mapping[str, Any]) -> None:
     """Refuse wrong options, and tools that are not installed, before anything starts."""
     for name, value in options.items():
-        if value != OPTIONS[name]:
-            check(f"--{name}", Given(value), OPTIONS[name], {})
+        if value != OPTIONS.get(name):
+            check(f"--{name}", Given(value), None, {})
             if name in _OF_RAY and options["tool"] != "ray":
                 raise UserError(f"--{name} is an option of --tool=ray")
     for library in (options["tool"], "hyperopt"):
@@ -133,14 +133,14 @@ def _search(sweep: Sweep) -> Sweep:
     n_trials = max_evals or _DEFAULT_EVALS
     if sweep.options["algo"] == "exhaustive":
         if size is None:
-            raise UserError("--algo=exhaustive takes choices only, of which there is an end; use random or bayes")
+            endless = next(each for each in sweep.space.parameters if each.kind != "choice")
+            raise UserError(f"--algo=exhaustive needs choices, got {str(endless)!r}; use random or bayes")
         if max_evals is None and size > _LARGEST_GRID:
             raise UserError(f"{size} settings would be tried: give max_evals")
         n_trials = min(max_evals or size, size)
     if sweep.options["tool"] == "ray" and base["nproc"] > 1:
         raise UserError(f"nproc must be 1 with --tool=ray, which runs trials side by side, got {base['nproc']}")
     make_directory(sweep.folder)
-    bar = tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=None if base["show_progress"] else True)
 
     def finish(values: Mapping[str, Any], error: str) -> Trial:
         """Record that a trial is finished, and show it."""
@@ -155,7 +155,8 @@ def _search(sweep: Sweep) -> Sweep:
         if sweep.finished < n_trials:
             sweep.finished = 0
             sweep.write()
-            with bar:
+            shown = None if base["show_progress"] else True
+            with tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=shown) as bar:
                 (_by_ray if sweep.options["tool"] == "ray" else _by_hyperopt)(sweep, base, n_trials, finish)
         best = sweep.best
         limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # it ends where the scheduler stopped it
