@@ -30,20 +30,16 @@ _DECIDING = ("tool", "algo", "asha", "grace_period", "reduction_factor")  # opti
 class Trial:
     """What is known about a trial.
 
-    Attributes:
-        values: its settings, as far as the sweep varies them.
-        status: `complete`; `stopped` by the scheduler; `failed`, for the reason in `error`; `unfinished`.
-        folder: its run directory in the sweep's directory, "" before there is one.
-        epochs, best_epoch, valid: epochs so far; the best one, from 0, and its validation metrics.
+    `status` is `complete`, `stopped` (by the scheduler), `failed` (for the reason in `error`) or `unfinished`.
     """
 
-    values: dict[str, Any]
+    values: dict[str, Any]  # the settings that the sweep varies
     status: str = "unfinished"
     error: str = ""
-    folder: str = ""
-    epochs: int = 0
-    best_epoch: int = -1
-    valid: dict[str, float] = field(default_factory=dict)
+    folder: str = ""  # the run directory in that of the sweep, once there is one
+    epochs: int = 0  # so far
+    best_epoch: int = -1  # from 0
+    valid: dict[str, float] = field(default_factory=dict)  # metrics of the best epoch
 
     @property
     def done(self) -> bool:

@@ -380,15 +380,3 @@ def test_a_killed_sweep_of_ray_is_resumed(begin: Begin, tmp_path: Path) -> None:
     assert len(results) == 3 and begun <= {file.parent for file in folder.glob("*/*/result.json")}
     assert any(each["resumed_after_epochs"] for each in results)
     assert all(each["epochs"] == 40 for each in results) and sum("test" in each for each in results) == 1
-
-
-def test_a_trial_is_not_tested_until_it_is_resumed_as_a_run(begin: Begin, tmp_path: Path, evaluated: list[str]) -> None:
-    scores: list[float] = []
-    settings = {**SMALL_BATCHES, "data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
-    trial = {"callbacks": [SimpleNamespace(on_epoch_end=lambda row: scores.append(row["ndcg@10"]))], "test": False}
-    result = run("Mamba4Rec", "tiny", settings=settings, **trial)
-    assert len(scores) == 3 and max(scores) == result.valid["ndcg@10"] and result.test == {}
-    assert resume(result.folder, **trial) == result and len(scores) == 3 and "test" not in evaluated
-    tested = resume(result.folder)
-    assert tested.valid == result.valid and tested.test and resume(result.folder) == tested
-    assert evaluated.count("test") == 1
