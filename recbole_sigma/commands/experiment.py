@@ -25,6 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_sigma.commands import options
+from recbole_sigma.commands.compare import run_and_report, take_options
+from recbole_sigma.config.values import command_line
+from recbole_sigma.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:

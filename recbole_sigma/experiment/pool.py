@@ -34,23 +34,13 @@ SECONDS_TO_STOP = 30  # for the files of the current epoch
 def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool = True) -> RunResult:
     """Complete the run that `directory/settings.yaml` describes: return its result, resume it, or train it.
 
-    Waits while another process is at the same run, so that nothing is trained twice.
-
-    Args:
-        directory: made by `store.prepare`; the run directory is inside.
-        callbacks: called after each further epoch.
-        test: False for a trial of a sweep. A complete trial is tested as soon as this is True.
-
-    Raises:
-        UserError: for settings, data or a training that cannot be right.
-        Interrupted: for Ctrl-C.
+    Waits while another process is at the same run, so that nothing is trained twice. `callbacks` and `test` are those
+    of `run`; a complete trial is tested as soon as `test` is True. Raises UserError and Interrupted, as `run`.
     """
     directory = Path(directory).absolute()
     file = directory / "settings.yaml"
     settings = {key: given.value for key, given in read_config_file(file).items()}
-    model, dataset = settings.get("model"), settings.get("dataset")
-    if not isinstance(model, str) or not isinstance(dataset, str):
-        raise UserError(f"{file}: model and dataset must be names, got {model!r} and {dataset!r}")
+    model, dataset = str(settings.get("model")), str(settings.get("dataset"))
     with locked(directory, wait=True):
         folder = furthest_run(directory)
         if folder is None:
@@ -67,12 +57,11 @@ def run_all(
     jobs: int,
     launcher: AbstractContextManager[Launch] | None = None,
 ) -> list[RecordedRun]:
-    """Complete every run and return them all as recorded; one that fails says why and is not tried again.
+    """Complete every run, `jobs` at the same time, and return them all as recorded, also one that failed.
 
     Args:
         runs: of `Experiment.runs`.
         checkpoint_dir: where the runs of all experiments are kept, by key.
-        jobs: runs at the same time.
         launcher: what starts the processes, entered only if some run is missing; by default on this machine.
 
     Raises:

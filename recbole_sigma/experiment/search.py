@@ -41,6 +41,7 @@ _OF_RAY = {
 OPTIONS: dict[str, Any] = {"tool": "hyperopt", "algo": None, "max_evals": None, **_OF_RAY}
 _DEFAULT_EVALS = 20
 _LARGEST_GRID = 10_000
+_RANDOM_FIRST = 20  # trials before bayes with Ray looks at the results, as with Hyperopt alone
 _RETRIES = 2  # of a trial whose process was killed: for memory, or with its machine
 _QUIET = {"show_progress": False, "state": "WARNING"}
 
@@ -60,9 +61,7 @@ def tune(
     Args:
         model, dataset, config_files, settings: as for `run`; they hold for every trial.
         params_file: in RecBole's format, see `space`.
-        options: those of OPTIONS that differ: `tool`, `hyperopt` (one trial after the other in this process) or `ray`
-            (side by side); `algo`, `exhaustive`, `random` or `bayes`, without it exhaustive if the space is finite,
-            else bayes; `max_evals`, the number of trials, without it all of a finite space, else 20; those of Ray.
+        options: those of OPTIONS that differ from the defaults; `recbole-sigma tune --help` explains them.
 
     Raises:
         UserError: for a mistake, and if no trial has a result.
@@ -71,8 +70,7 @@ def tune(
     base = Config(model, dataset, config_files, settings)
     space = read_space(params_file)
     check_space(space, base)
-    options = {**OPTIONS, **(options or {})}
-    _check(options)
+    options = _complete({**(options or {})})
     options["algo"] = options["algo"] or ("bayes" if space.size() is None else "exhaustive")
     given = {name: each.value for name, each in read_config_files(config_files).items()} | dict(settings or {})
     given = {name: value for name, value in given.items() if name not in ("model", "dataset", "checkpoint_dir")}
@@ -102,9 +100,7 @@ def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None,
     for name in changes:
         if role(name) not in ("machine", "location") or name == "checkpoint_dir":
             raise UserError(f"{name}: a resumed sweep keeps its settings; start a new one")
-    options = {**OPTIONS, **record["options"]}
-    options["max_evals"] = max_evals or options["max_evals"]
-    _check(options)
+    options = _complete(record["options"] | ({"max_evals": max_evals} if max_evals else {}))
     given = {**record["settings"], **changes}
     given["data_path"] = str(Path(given["data_path"]).absolute())
     space = parse_space("\n".join(record["space"]), str(folder / "tuning.json"))
@@ -115,16 +111,18 @@ def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None,
     return _search(sweep)
 
 
-def _check(options: Mapping[str, Any]) -> None:
-    """Refuse wrong options, and tools that are not installed, before anything starts."""
-    for name, value in options.items():
-        if value != OPTIONS[name]:
-            check(f"--{name}", Given(value), OPTIONS[name], {})
+def _complete(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, with defaults. Raises UserError for a wrong one, and for a tool that is not installed."""
+    options = {**OPTIONS, **given}
+    for name, value in given.items():
+        if value != OPTIONS.get(name):
+            check(f"--{name}", Given(value), None, {})
             if name in _OF_RAY and options["tool"] != "ray":
                 raise UserError(f"--{name} is an option of --tool=ray")
     for library in (options["tool"], "hyperopt"):
         if find_spec(library) is None:
             raise UserError(f"{library} is not installed; install with pip install 'recbole-sigma[tune]'")
+    return options
 
 
 def _search(sweep: Sweep) -> Sweep:
@@ -133,14 +131,14 @@ def _search(sweep: Sweep) -> Sweep:
     n_trials = max_evals or _DEFAULT_EVALS
     if sweep.options["algo"] == "exhaustive":
         if size is None:
-            raise UserError("--algo=exhaustive takes choices only, of which there is an end; use random or bayes")
+            endless = next(each for each in sweep.space.parameters if each.kind != "choice")
+            raise UserError(f"--algo=exhaustive needs choices, got {str(endless)!r}; use random or bayes")
         if max_evals is None and size > _LARGEST_GRID:
             raise UserError(f"{size} settings would be tried: give max_evals")
         n_trials = min(max_evals or size, size)
     if sweep.options["tool"] == "ray" and base["nproc"] > 1:
         raise UserError(f"nproc must be 1 with --tool=ray, which runs trials side by side, got {base['nproc']}")
     make_directory(sweep.folder)
-    bar = tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=None if base["show_progress"] else True)
 
     def finish(values: Mapping[str, Any], error: str) -> Trial:
         """Record that a trial is finished, and show it."""
@@ -155,7 +153,8 @@ def _search(sweep: Sweep) -> Sweep:
         if sweep.finished < n_trials:
             sweep.finished = 0
             sweep.write()
-            with bar:
+            shown = None if base["show_progress"] else True
+            with tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=shown) as bar:
                 (_by_ray if sweep.options["tool"] == "ray" else _by_hyperopt)(sweep, base, n_trials, finish)
         best = sweep.best
         limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # it ends where the scheduler stopped it
@@ -221,14 +220,11 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
         points = sweep.space.points(n_trials, base["seed"])
     else:
         points = [sweep.space.samples(trial.values) for trial in sweep.trials][:n_trials]
-    searcher = HyperOptSearch(
-        sweep.space.hyperopt(),
-        metric="score",
-        mode="max",
-        points_to_evaluate=points or None,
-        n_initial_points=20 if algo == "bayes" else n_trials,  # are drawn at random
-        random_state_seed=base["seed"] + len(points),  # what is drawn after the points was not drawn before
-    )
+    goal: dict[str, Any] = {"metric": "score", "mode": "max"}
+    seed = base["seed"] + len(points)  # what is drawn after the points was not drawn before
+    at_random = _RANDOM_FIRST if algo == "bayes" else n_trials
+    drawn = {"points_to_evaluate": points or None, "n_initial_points": at_random, "random_state_seed": seed}
+    searcher = HyperOptSearch(sweep.space.hyperopt(), **goal, **drawn)
     tuned = [value for each in sweep.space.parameters if each.name == "epochs" for value in each.extremes()]
     last_epoch, grace_period = max([base["epochs"], *tuned]) - 1, sweep.options["grace_period"]
     scheduler = None
@@ -237,15 +233,8 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
         scheduler = ASHAScheduler(time_attr="epochs", grace_period=grace_period, max_t=last_epoch, **halving)
     machine = {"threads": max(int(cpus), 1), **sweep.settings} | ({} if gpus else {"use_gpu": False})
     trainable = tune.with_parameters(_train_in_ray, sweep=replace(sweep, settings=machine))
-    settings = tune.TuneConfig(
-        metric="score",
-        mode="max",
-        num_samples=n_trials,
-        max_concurrent_trials=jobs,
-        search_alg=searcher,
-        scheduler=scheduler,
-        reuse_actors=True,
-    )
+    goal |= {"num_samples": n_trials, "max_concurrent_trials": jobs}
+    settings = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, reuse_actors=True, **goal)
     storage = str(sweep.folder / ".ray")  # pickles, which nobody reads
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed
     retries = tune.FailureConfig(max_failures=_RETRIES)

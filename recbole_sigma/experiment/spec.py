@@ -74,7 +74,7 @@ def read_experiment(
 ) -> Experiment:
     """Read an experiment of properties/experiment/, or a YAML file such as those.
 
-    `datasets` and `seeds` replace those of the file; `settings` are for all arms. Raises UserError naming file and line.
+    `datasets` and `seeds` replace those of the file, `settings` are for all arms. Raises UserError with file and line.
     """
     file = properties_path() / "experiment" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):

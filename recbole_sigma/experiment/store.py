@@ -19,7 +19,6 @@ from recbole_sigma.config.values import dump_settings
 from recbole_sigma.errors import UserError
 from recbole_sigma.registry import model_name, source_digest
 from recbole_sigma.runs.files import read_json, write_text
-from recbole_sigma.runs.reader import read_epochs
 
 _KEY_LENGTH = 16  # hexadecimal digits
 
@@ -77,10 +76,8 @@ def furthest_run(directory: Path) -> Path | None:
     """The complete run directory in `directory`, else the one with the most epochs, if any."""
 
     def epochs(folder: Path) -> int:
-        try:
-            return len(read_epochs(folder))
-        except UserError:  # a damaged metrics.csv; `resume` writes it again
-            return 0
+        file = folder / "metrics.csv"  # may be damaged: `resume` writes it again
+        return file.read_bytes().count(b"\n") if file.is_file() else 0
 
     unfinished = (file.parent for file in sorted(directory.glob("[!.]*/config.yaml")))
     return complete_run(directory) or max(unfinished, key=epochs, default=None)

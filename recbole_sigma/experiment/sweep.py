@@ -15,7 +15,7 @@ from typing import Any
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import Given
-from recbole_sigma.errors import UserError, one_line
+from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.space import Space
 from recbole_sigma.experiment.store import furthest_run, run_key
 from recbole_sigma.runs.files import csv_text, json_text, read_json, write_text
@@ -30,20 +30,16 @@ _DECIDING = ("tool", "algo", "asha", "grace_period", "reduction_factor")  # opti
 class Trial:
     """What is known about a trial.
 
-    Attributes:
-        values: its settings, as far as the sweep varies them.
-        status: `complete`; `stopped` by the scheduler; `failed`, for the reason in `error`; `unfinished`.
-        folder: its run directory in the sweep's directory, "" before there is one.
-        epochs, best_epoch, valid: epochs so far; the best one, from 0, and its validation metrics.
+    `status` is `complete`, `stopped` (by the scheduler), `failed` (for the reason in `error`) or `unfinished`.
     """
 
-    values: dict[str, Any]
+    values: dict[str, Any]  # the settings that the sweep varies
     status: str = "unfinished"
     error: str = ""
-    folder: str = ""
-    epochs: int = 0
-    best_epoch: int = -1
-    valid: dict[str, float] = field(default_factory=dict)
+    folder: str = ""  # the run directory in that of the sweep, once there is one
+    epochs: int = 0  # so far
+    best_epoch: int = -1  # from 0
+    valid: dict[str, float] = field(default_factory=dict)  # metrics of the best epoch
 
     @property
     def done(self) -> bool:
@@ -144,13 +140,9 @@ class Sweep:
         )
 
     def load(self, record: Mapping[str, Any]) -> None:
-        """Take over the trials of a tuning.json. Raises UserError for trials that are not of this space."""
-        try:
-            for trial in record["trials"]:
-                values = self.space.values(self.space.samples(trial["values"]))
-                self.by_values[json.dumps(values)] = self._read(values, trial["status"], trial["error"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise UserError(f"{self.folder / 'tuning.json'}: not the trials of this sweep: {one_line(error)}") from None
+        """Take over the trials of a tuning.json."""
+        for trial in record["trials"]:
+            self.by_values[json.dumps(trial["values"])] = self._read(trial["values"], trial["status"], trial["error"])
         self.finished = record["finished"] if all(trial.done for trial in self.trials) else 0
 
     def write(self) -> None:

@@ -38,43 +38,40 @@ def measure(experiment: Experiment, rounds: int) -> str:
     keep_freed_memory()
     sections = []
     for dataset in experiment.datasets:
-        configs = {label: config for label, config in runs if config.dataset == dataset}
-        with tqdm(total=(rounds + 2) * len(configs), desc=dataset, unit="step", ncols=100, disable=None) as progress:
-            sections.append(_section(dataset, configs, rounds, progress))
+        sections.append(_section([(label, config) for label, config in runs if config.dataset == dataset], rounds))
     return "\n".join(sections)
 
 
-def _section(dataset: str, configs: dict[str, Config], rounds: int, progress: Any) -> str:
-    """The costs on one data set of the arms with these labels."""
-    arms = [_steps(config) for config in configs.values()]
-    config = next(iter(configs.values()))
+def _section(runs: list[tuple[str, Config]], rounds: int) -> str:
+    """The costs of arms with these labels, on the data set that they share."""
+    arms = [_steps(config) for _, config in runs]
+    config = runs[0][1]
     device = config["device"]
     seconds = np.empty((rounds + 1, len(arms), 2))  # of a step of training and of inference
-    for number, (column, (_, _, *steps)) in itertools.product(range(rounds + 1), enumerate(arms)):
-        for kind, step in enumerate(steps):
-            started = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds[number, column, kind] = time.perf_counter() - started
-        progress.update()
+    for number in tqdm(range(rounds + 1), desc=config.dataset, unit="round", ncols=100, disable=None):
+        for column, (_, _, *steps) in enumerate(arms):
+            for kind, step in enumerate(steps):
+                started = time.perf_counter()
+                step()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds[number, column, kind] = time.perf_counter() - started
     costs = np.median(seconds[1:], axis=0) * [[len(data.train), 1000] for data, *_ in arms]
     rows = []
-    for label, (_, model, *steps), own in zip(configs, arms, costs, strict=True):
+    for (label, _), (_, model, *steps), own in zip(runs, arms, costs, strict=True):
         times = [f"{cost:.1f} ({multiple:.2f})" for cost, multiple in zip(own, own / costs[0], strict=True)]
         memory = [f"{_peak_mb(step, device):.0f}" for step in steps]
         rows.append([label, sum(parameter.numel() for parameter in model.parameters()), *times, *memory])
-        progress.update()
     metadata = data_metadata(arms[0][0].dataset)
     size = ", ".join(f"{metadata[key]:,} {key}" for key in ("users", "items", "interactions"))
     batches = f"{config['train_batch_size']:,} in training and {config['eval_batch_size']:,} in inference"
-    return f"""## {dataset}
+    return f"""## {config.dataset}
 
 {tabulate(rows, HEADERS, tablefmt="github", colalign=("left", *["right"] * 5))}
 
 Medians of {rounds} steps of each arm in turn; in brackets the multiple of {rows[0][0]}.
 
-- {dataset}: {size}, SHA-256 {metadata["sha256"]}
+- {config.dataset}: {size}, SHA-256 {metadata["sha256"]}
 - {device_name(device)}, {torch.get_num_threads()} threads
 - {", ".join(f"{name} {version}" for name, version in versions().items())}
 - histories of at most {config["MAX_ITEM_LIST_LENGTH"]} items, batches of {batches}
@@ -120,7 +117,7 @@ def _peak_mb(step: Callable[[], None], device: torch.device) -> float:
     ctypes.CDLL(None).malloc_trim(0)  # otherwise memory that was freed earlier would be used first, uncounted
     Path("/proc/self/clear_refs").write_text("5")  # the peak restarts at what is held now
     status = Path("/proc/self/status")
-    before = status.read_text()
+    before_text = status.read_text()
     step()
-    peaks = [int(re.findall(r"VmHWM:\s+(\d+) kB", text)[0]) for text in (before, status.read_text())]
-    return (peaks[1] - peaks[0]) * 1024 / 1e6
+    kilobytes = [int(re.findall(r"VmHWM:\s+(\d+) kB", text)[0]) for text in (before_text, status.read_text())]
+    return (kilobytes[1] - kilobytes[0]) * 1024 / 1e6

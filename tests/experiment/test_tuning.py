@@ -196,7 +196,7 @@ def test_a_table_fits_100_columns_and_marks_the_best(begin: Begin) -> None:
     trials += [Trial(each, "complete", "", "run", 3, 1, valid) for each in values[1:]]
     sweep = begin(max_evals=1, epochs=1)
     sweep.by_values = {str(trial.values): trial for trial in trials}
-    sweep.winner = RunResult(sweep.folder, 1, valid, valid)
+    sweep.winner = RunResult(Path("saved"), 1, valid, valid)
     lines = tables(sweep).splitlines()
     starts = [line for line in lines[2:] if line.rstrip().endswith(("complete", "failed"))]
     assert max(map(len, lines)) <= 100 and [line[0] for line in starts] == ["*", " ", " "]
@@ -338,7 +338,7 @@ def test_ray_draws_lists_mappings_and_numbers(own_ray: None, begin: Begin) -> No
 
 
 def test_a_stopped_winner_is_tested_with_its_best_epoch(
-    begin: Begin, monkeypatch: pytest.MonkeyPatch, trained: list[int]
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[int]
 ) -> None:
     ensure = search.ensure
 
@@ -354,7 +354,7 @@ def test_a_stopped_winner_is_tested_with_its_best_epoch(
         result = begin(space="learning_rate choice [0.02]")
     assert (result.best.status, result.best.epochs, trained) == ("stopped", 2, [0, 1])
     assert result.winner.valid == result.best.valid and result.winner.best_epoch == result.best.best_epoch
-    shorter = run("Mamba4Rec", "tiny", [result.winner.folder / "config.yaml"])
+    shorter = run("Mamba4Rec", "tiny", [result.winner.folder / "config.yaml"], {"checkpoint_dir": str(tmp_path)})
     assert shorter.test == result.winner.test
     assert begin(space="learning_rate choice [0.02]") == result and len(trained) == 4
 
@@ -380,15 +380,3 @@ def test_a_killed_sweep_of_ray_is_resumed(begin: Begin, tmp_path: Path) -> None:
     assert len(results) == 3 and begun <= {file.parent for file in folder.glob("*/*/result.json")}
     assert any(each["resumed_after_epochs"] for each in results)
     assert all(each["epochs"] == 40 for each in results) and sum("test" in each for each in results) == 1
-
-
-def test_a_trial_is_not_tested_until_it_is_resumed_as_a_run(begin: Begin, tmp_path: Path, evaluated: list[str]) -> None:
-    scores: list[float] = []
-    settings = {**SMALL_BATCHES, "data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
-    trial = {"callbacks": [SimpleNamespace(on_epoch_end=lambda row: scores.append(row["ndcg@10"]))], "test": False}
-    result = run("Mamba4Rec", "tiny", settings=settings, **trial)
-    assert len(scores) == 3 and max(scores) == result.valid["ndcg@10"] and result.test == {}
-    assert resume(result.folder, **trial) == result and len(scores) == 3 and "test" not in evaluated
-    tested = resume(result.folder)
-    assert tested.valid == result.valid and tested.test and resume(result.folder) == tested
-    assert evaluated.count("test") == 1
