@@ -97,7 +97,7 @@ def report_of(
 
 
 def check_report(out: Path | None = None) -> None:
-    """Raises UserError where no report could be written: a package is missing, or `out` is not in a writable place."""
+    """Raises UserError where no report could be written: a package is missing, or a directory is not writable."""
     for package in ("jinja2", "matplotlib"):
         if find_spec(package) is None:
             install = f"{Path(sys.executable).name} -m pip install 'recbole-sigma[report]'"

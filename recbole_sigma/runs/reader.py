@@ -84,6 +84,7 @@ class RecordedRun:
             **_RESULT, "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"}, "seed": {"enum": [self.seed]},
             "dataset": {"type": "object", "properties": data, "required": [*data]},
         }  # fmt: skip
+        # Only a trial of a sweep has no test metrics.
         required = [*properties] if "trial" in content else [*properties, "test"]
         schema = {"properties": {**properties, "test": _METRICS}, "required": required}
         for error in Draft202012Validator(schema).iter_errors(content):
@@ -198,8 +199,8 @@ class LoadedRun:
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     """Rebuild a run's settings, model and loaders from its directory and its data set.
 
-    `settings` are those that differ here, such as `use_gpu` or `data_path`; `model` confirms the name of a class outside
-    this package (or is the class), whose module is not imported because a file says so.
+    `settings` are those that differ here, such as `use_gpu` or `data_path`. `model` confirms the name of a class
+    outside this package, or is the class: no module is imported only because a file names it.
     Raises UserError if data, items or weights are not those of the run, or for a model that is not confirmed.
     """
     from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it

@@ -24,8 +24,7 @@ DATA = {"users": 6, "items": 1234, "interactions": 5678, "mean_length": 8.9, "sh
 def write_run(
     parent: Path,
     model: str,
-    test: Sequence[float],
-    valid: Sequence[float] | None = None,
+    rank: Sequence[float],
     *,
     seed: int = 2020,
     dataset: str = "tiny_50%",
@@ -35,28 +34,26 @@ def write_run(
     users: Sequence[str] | None = None,
     stamp: str = "20260101-000000",
 ) -> Path:
-    """The directory of a finished run: `test` and `valid` are the ranks of users u0, u1, ...; `result` changes entries.
+    """The directory of a finished run: `rank` is that of users u0, u1, ... on both splits; `result` changes entries.
 
     An entry that `result` sets to None is left out.
     """
     number = len(list(parent.glob("*"))) if parent.is_dir() else 0
     folder = begin_run(parent / f"{model}-{dataset}-{stamp}-{number:06x}", model, seed, dataset, settings)
-    splits = {"valid": test if valid is None else valid, "test": test}
-    metrics = {}
-    for split, rank in splits.items():
-        n = len(rank)
-        ranks = Ranks(
-            user=np.array(users or [f"u{user}" for user in range(n)]),
-            target=np.array([f"i{user % 7}" for user in range(n)]),
-            history_length=np.array(lengths or [3 + user % 30 for user in range(n)], dtype=np.int64),
-            rank=np.array(rank, dtype=float),
-        )
+    n = len(rank)
+    ranks = Ranks(
+        user=np.array(users or [f"u{user}" for user in range(n)]),
+        target=np.array([f"i{user % 7}" for user in range(n)]),
+        history_length=np.array(lengths or [3 + user % 30 for user in range(n)], dtype=np.int64),
+        rank=np.array(rank, dtype=float),
+    )
+    for split in ("valid", "test"):
         np.savez_compressed(folder / f"ranks-{split}.npz", **ranks.arrays())
-        metrics[split] = metrics_of_ranks(ranks.rank, [10])
+    metrics = metrics_of_ranks(ranks.rank, [10])
     content = {
         "model": model,
-        "dataset": {**DATA, "name": dataset, "users": len(test)},
-        "seed": seed, "protocol": PROTOCOL, "epochs": 3, "best_epoch": 1, **metrics,
+        "dataset": {**DATA, "name": dataset, "users": n},
+        "seed": seed, "protocol": PROTOCOL, "epochs": 3, "best_epoch": 1, "valid": metrics, "test": metrics,
         "n_parameters": 892163, "seconds_per_epoch": 29.6, "eval_seconds": 4.8, "peak_memory_mb": 812.5,
         "device": "cpu (x86_64)", "backend": "numba 0.68.1", "threads": 1, "processes": 1,
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
@@ -64,7 +61,7 @@ def write_run(
     }  # fmt: skip
     content = {key: value for key, value in content.items() if value is not None}
     (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
-    score = metrics["valid"]["ndcg@10"]
+    score = metrics["ndcg@10"]
     rows = ["epoch,loss,train_seconds,hit@10,ndcg@10,mrr@10,eval_seconds"]
     rows += [",".join(map(str, (epoch, 9 - epoch, 1.5, *[score * factor] * 3, 0.2))) for epoch, factor in CURVE]
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")

@@ -64,13 +64,11 @@ def test_unfinished_runs_are_kept_with_their_reason(tmp_path: Path):
 
 
 def test_ranks_are_sorted_by_user(tmp_path: Path):
-    write_run(tmp_path, "SIGMA", RANKS, users=["d", "b", "a", "c"])
-    write_run(tmp_path, "own.module:Net", RANKS)
-    own, ours = read_runs([tmp_path])[::-1]
-    ranks = ours.ranks("test")
-    assert own.label == own.model == "own.module:Net" and own.ranks("test").rank.tolist() == RANKS
-    assert ranks.user.tolist() == ["a", "b", "c", "d"]
-    assert ranks.rank.tolist() == [12.0, 3.0, 10.0, 1.0]
+    write_run(tmp_path, "own.module:Net", RANKS, users=["d", "b", "a", "c"])
+    (run,) = read_runs([tmp_path])
+    ranks = run.ranks("test")
+    assert run.label == run.model == "own.module:Net"
+    assert (ranks.user.tolist(), ranks.rank.tolist()) == (["a", "b", "c", "d"], [12.0, 3.0, 10.0, 1.0])
 
 
 def test_epochs_are_the_rows_of_metrics_csv(tmp_path: Path):
@@ -83,12 +81,9 @@ def test_epochs_are_the_rows_of_metrics_csv(tmp_path: Path):
         read_epochs(folder)
 
 
-def test_a_path_without_runs_is_refused_by_name(tmp_path: Path):
+def test_paths_without_runs_are_refused_by_name(tmp_path: Path):
     with pytest.raises(UserError, match=r"nothing: .*config\.yaml"):
         read_runs([tmp_path / "nothing"])
-
-
-def test_settings_of_no_run_are_refused_by_name(tmp_path: Path):
     folder = write_run(tmp_path, "SIGMA", RANKS)
     (folder / "config.yaml").write_text("model: SIGMA\nseed: 1\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.yaml: .*dataset is None"):
@@ -138,10 +133,9 @@ def test_only_a_trial_may_lack_test_metrics(tmp_path: Path):
 
 @pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_a_damaged_result_is_refused_by_name(tmp_path: Path, text: str):
-    folder = write_run(tmp_path, "SIGMA", RANKS)
-    (folder / "result.json").write_text(text, encoding="utf-8")
+    (write_run(tmp_path, "SIGMA", RANKS) / "result.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"result\.json: "):
-        read_runs([folder])[0].ranks("test")
+        read_runs([tmp_path])[0].ranks("test")
 
 
 def test_damaged_ranks_are_refused_by_name(tmp_path: Path):
