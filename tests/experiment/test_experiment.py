@@ -22,27 +22,35 @@ from recbole_sigma.config.config import Config
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment import pool
 from recbole_sigma.experiment.pool import ensure, run_all
-from recbole_sigma.experiment.spec import Experiment, comparison, names, read_experiment, seeds_of
+from recbole_sigma.experiment.spec import Arm, comparison, names, read_experiment, seeds_of
 from recbole_sigma.experiment.store import complete_run, furthest_run, prepare, run_key
 
 TINY = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 8, "epochs": 2, "use_gpu": False}
 QUIET = {"threads": 1, "show_progress": False}
 
+Tiny = Callable[..., list[tuple[Arm, Config]]]  # the fixture `tiny`
+SixUsers = Callable[..., list[str]]  # the fixture `six_users`
+
 
 @pytest.fixture
-def tiny(write_inter: Callable[..., Path], tmp_path: Path) -> Callable[..., Experiment]:
-    """`tiny(models, seeds, setting=value, ...)` -> a comparison on six users."""
+def tiny(write_inter: Callable[..., Path], tmp_path: Path) -> Tiny:
+    """`tiny(models, seeds, setting=value, ...)` -> the runs of a comparison on six users."""
     write_inter([(f"u{user}", f"i{(user + step) % 6}", step) for user in range(6) for step in range(6)])
 
-    def make(models: list[str], seeds: list[int], **settings: Any) -> Experiment:
-        return comparison(models, ["tiny"], seeds, {**TINY, **QUIET, "data_path": str(tmp_path), **settings})
+    def make(models: list[str], seeds: list[int], **settings: Any) -> list[tuple[Arm, Config]]:
+        settings = {**TINY, **QUIET, "data_path": str(tmp_path), **settings}
+        return list(comparison(models, ["tiny"], seeds, settings).runs())
 
     return make
 
 
-def config_of(experiment: Experiment) -> Config:
-    ((_, config),) = experiment.runs()
-    return config
+@pytest.fixture
+def six_users(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SixUsers:
+    """`six_users(setting=value, ...)` -> options for six users' data, in an empty working directory."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    fixed = {**TINY, "data_path": tmp_path, "checkpoint_dir": "runs", "threads": 1}
+    return lambda **settings: [f"--{key}={value}" for key, value in (fixed | settings).items()]
 
 
 def once_training(directory: Path, act: Callable[[], None]) -> threading.Thread:
@@ -99,11 +107,11 @@ def test_changes_are_for_all_arms():
     assert (changed.datasets, changed.seeds, changed.settings) == (["a", "b"], [7], {"epochs": 3})
 
 
-def test_the_key_is_that_of_what_determines_a_run(tiny: Callable[..., Experiment], tmp_path: Path):
+def test_the_key_is_that_of_what_determines_a_run(tiny: Tiny, tmp_path: Path):
     def key(**settings: Any) -> str:
-        return run_key(config_of(tiny(["Mamba4Rec"], [1], **settings)))
+        return run_key(tiny(["Mamba4Rec"], [settings.pop("seed", 1)], **settings)[0][1])
 
-    config = config_of(tiny(["Mamba4Rec"], [1]))
+    ((_, config),) = tiny(["Mamba4Rec"], [1])
     machine = ("data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id")
     determines = {  # runs of earlier versions of this code are found under this hash
         "settings": {k: v for k, v in config.settings().items() if k not in (*machine, "eval_batch_size")},
@@ -114,14 +122,13 @@ def test_the_key_is_that_of_what_determines_a_run(tiny: Callable[..., Experiment
     first = key()
     assert first == hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
     assert key(threads=2, show_progress=True, checkpoint_dir="elsewhere", eval_batch_size=7) == first
-    others = [key(learning_rate=0.01), key(epochs=3), key(stopping_step=3), key(d_conv=3), key(nproc=2)]
-    others += [run_key(config_of(tiny(["Mamba4Rec"], [2])))]
+    others = [key(learning_rate=0.01), key(epochs=3), key(stopping_step=3), key(d_conv=3), key(nproc=2), key(seed=2)]
     (tmp_path / "tiny" / "tiny.inter").open("a").write("u9\ti1\t3\n")
     assert len({first, *others, key()}) == 2 + len(others)
 
 
-def test_a_trial_is_tested_once_its_test_is_asked_for(tiny: Callable[..., Experiment], tmp_path: Path):
-    config = config_of(tiny(["GRU4Rec"], [1]))
+def test_a_trial_is_tested_once_its_test_is_asked_for(tiny: Tiny, tmp_path: Path):
+    ((_, config),) = tiny(["GRU4Rec"], [1])
     directory = prepare(config, {}, tmp_path / "runs")
     assert directory == tmp_path / "runs" / run_key(config) and complete_run(directory) is None
     scores: list[float] = []
@@ -137,9 +144,9 @@ def test_a_trial_is_tested_once_its_test_is_asked_for(tiny: Callable[..., Experi
 
 
 def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_path(
-    tiny: Callable[..., Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ):
-    planned = [*tiny(["GRU4Rec", "Mamba4Rec"], [1]).runs(), *tiny(["GRU4Rec"], [1], threads=2).runs()]
+    planned = [*tiny(["GRU4Rec", "Mamba4Rec"], [1]), *tiny(["GRU4Rec"], [1], threads=2)]
     first, second, again = run_all(planned, tmp_path / "my runs", jobs=2)
     assert first.folder == again.folder != second.folder and first.complete and second.complete
     lines = capsys.readouterr().err.splitlines()
@@ -157,8 +164,8 @@ def test_a_run_is_trained_once_though_two_arms_share_it_and_blanks_are_in_its_pa
     assert json.loads((repeated / "result.json").read_text())["test"] == first.result["test"]
 
 
-def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Callable[..., Experiment], tmp_path: Path):
-    planned = list(tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300).runs())
+def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Tiny, tmp_path: Path):
+    planned = tiny(["GRU4Rec"], [1], epochs=300, stopping_step=300)
     directory = tmp_path / "runs" / run_key(planned[0][1])
     children: list[Any] = []
     start = subprocess.Popen
@@ -173,8 +180,8 @@ def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Callable[..., 
     assert resumed.folder == killed.folder and resumed.complete and resumed.result["epochs"] == 300
 
 
-def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[..., Experiment], tmp_path: Path):
-    planned = list(tiny(["GRU4Rec"], [1, 2, 3], epochs=10_000, stopping_step=10_000).runs())
+def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Tiny, tmp_path: Path):
+    planned = tiny(["GRU4Rec"], [1, 2, 3], epochs=10_000, stopping_step=10_000)
     directory = tmp_path / "runs" / run_key(planned[0][1])
     interrupter = once_training(directory, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted) as error:
@@ -186,25 +193,12 @@ def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Callable[...,
     assert furthest_run(directory)
 
 
-def compare(*arguments: str) -> int:
-    return cli.main(["compare", "--checkpoint_dir=runs", "--threads=1", *arguments])
-
-
-@pytest.fixture
-def six_users(write_inter: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Options for six users' data, in an empty working directory."""
-    write_inter([(f"u{user}", f"i{(user + step) % 6}", step) for user in range(6) for step in range(6)])
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return [f"--data_path={tmp_path}", *(f"--{key}={value}" for key, value in TINY.items())]
-
-
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], capsys: Any, engine: str):
+def test_compare_trains_what_is_missing_and_reports_all(six_users: SixUsers, capsys: Any, engine: str):
     if engine == "ray":
         pytest.importorskip("ray")
-    options = ["--datasets=tiny", "--jobs=2", f"--engine={engine}", *six_users]
-    assert compare("--models=GRU4Rec,Mamba4Rec", "--seeds=2", *options) == 0
+    options = ["compare", "--datasets=tiny", "--jobs=2", f"--engine={engine}", *six_users()]
+    assert cli.main([*options, "--models=GRU4Rec,Mamba4Rec", "--seeds=2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "runs/compare.html" and max(map(len, lines)) <= 100
     rows = [line.split()[:2] for line in lines if line.startswith(("GRU4Rec", "Mamba4Rec"))]
@@ -214,32 +208,29 @@ def test_compare_trains_what_is_missing_and_reports_all(six_users: list[str], ca
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool.subprocess, "Popen", None)
-        assert compare("--models=Mamba4Rec", "--seeds=[2021]", "--out=one", *options) == 0
+        assert cli.main([*options, "--models=Mamba4Rec", "--seeds=[2021]", "--out=one"]) == 0
     assert sorted(Path("runs").glob("*/*/result.json")) == results and Path("one.html").exists()
 
 
-def test_a_run_that_another_experiment_trains_is_waited_for_and_not_trained_twice(six_users: list[str], capsys: Any):
+def test_a_run_that_another_experiment_trains_is_waited_for_and_not_trained_twice(six_users: SixUsers, capsys: Any):
     """Of two experiments the first is killed; the child that it leaves behind keeps the lock until it ends."""
-    six_users = [each for each in six_users if "epochs" not in each]
-    asked = ["--models=GRU4Rec", "--datasets=tiny", "--epochs=60", "--stopping_step=300", "--checkpoint_dir=runs"]
-    asked += six_users
-    other = subprocess.Popen([sys.executable, "-m", "recbole_sigma.cli", "compare", *asked])
+    asked = ["compare", "--models=GRU4Rec", "--datasets=tiny", *six_users(epochs=60, stopping_step=300)]
+    other = subprocess.Popen([sys.executable, "-m", "recbole_sigma.cli", *asked])
     while not list(Path("runs").glob("*/[!.]*/config.yaml")):
         assert other.poll() is None
         time.sleep(0.02)
     other.kill()
     other.wait()
-    assert cli.main(["compare", *asked]) == 0
+    assert cli.main(asked) == 0
     (folder,) = (file.parent for file in Path("runs").glob("*/*/config.yaml"))
     assert (folder / "result.json").exists()
     log = (folder.parent / "log.txt").read_text()
     assert log.count("epoch  59") == 1 and log.count("GRU4Rec on tiny: ") == 1  # trained by one process
 
 
-def test_an_arm_that_fails_is_in_the_table_with_its_reason(six_users: list[str], capsys: Any):
-    six_users = [each for each in six_users if "epochs" not in each]
-    options = ["--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", "--learning_rate=1e9", "--epochs=1", *six_users]
-    assert compare(*options) == 2
+def test_an_arm_that_fails_is_in_the_table_with_its_reason(six_users: SixUsers, capsys: Any):
+    options = ["--models=GRU4Rec,Mamba4Rec", "--datasets=tiny", *six_users(learning_rate=1e9, epochs=1)]
+    assert cli.main(["compare", *options]) == 2
     (complete,) = Path("runs").glob("*/*/result.json")
     assert json.loads(complete.read_text())["model"] == "GRU4Rec"
     assert "learning_rate" in Path("runs/compare.md").read_text().partition("Made by")[0]
@@ -286,31 +277,29 @@ def test_mistakes_are_reported_before_anything_is_run(
     [(["--user=u1", "--out=/dev/null/page"], ["--out", "/dev/null"]), (["--user=nobody"], ["tiny", "'nobody'"])],
 )
 def test_a_report_that_cannot_be_is_refused_before_anything_is_trained(
-    six_users: list[str], capsys: Any, arguments: list[str], says: list[str]
+    six_users: SixUsers, capsys: Any, arguments: list[str], says: list[str]
 ):
     Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
-    options = ["--dataset=tiny", "--checkpoint_dir=runs", *six_users]
-    assert cli.main(["experiment", "case-study.yaml", *options, *arguments]) == 2
+    assert cli.main(["experiment", "case-study.yaml", "--dataset=tiny", *six_users(), *arguments]) == 2
     error = capsys.readouterr().err
     assert all(part in error for part in says) and not list(Path().glob("runs/*/*"))
 
 
-def test_a_case_study_shows_one_users_history_and_lists(six_users: list[str], capsys: Any):
+def test_a_case_study_shows_one_users_history_and_lists(six_users: SixUsers, capsys: Any):
     inter = next(Path("..").glob("*/tiny.inter"))
     inter.write_text(inter.read_text().replace("u3\t", "0\t"))  # a name that is false in Python
     Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
-    options = ["--dataset=tiny", "--user=0", "--out=case", "--checkpoint_dir=runs", *six_users]
+    options = ["--dataset=tiny", "--user=0", "--out=case", *six_users()]
     assert cli.main(["experiment", "case-study.yaml", *options]) == 0
     page = Path("case.md").read_text()
     assert "user 0" in page.lower() and "i2" in page
 
 
-def test_the_costs_of_every_arm_are_measured_on_every_data_set(six_users: list[str], capsys: Any):
-    six_users = [each for each in six_users if "hidden_size" not in each]
+def test_the_costs_of_every_arm_are_measured_on_every_data_set(six_users: SixUsers, capsys: Any):
     first = next(Path("..").glob("*/tiny.inter"))
     (first.parent.parent / "other").mkdir()
     (first.parent.parent / "other" / "other.inter").write_bytes(first.read_bytes())
-    options = ["--dataset=tiny,other", "--rounds=2", "--out=costs", "--threads=1", *six_users]
+    options = ["--dataset=tiny,other", "--rounds=2", "--out=costs", *six_users(hidden_size=64)]
     assert cli.main(["experiment", "efficiency", *options]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "costs.md"
     page = Path("costs.md").read_text()
