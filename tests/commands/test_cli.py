@@ -180,9 +180,7 @@ def test_no_setting_that_config_knows_is_refused_early() -> None:
     "args", [["train", "--epochs"], ["train", "--learnin_rate=1"], ["models", "--items=0"], ["env", "--jsn"]]
 )
 def test_a_mistake_in_the_arguments_is_reported_before_torch_and_recbole_are_imported(args: list[str]) -> None:
-    code = (
-        f"import sys; from recbole_sigma import cli; print(cli.main({args}), {{'torch', 'recbole'}} & {{*sys.modules}})"
-    )
+    code = f"import sys, recbole_sigma.cli as cli; print(cli.main({args}), {{'torch', 'recbole'}} & {{*sys.modules}})"
     assert command("-c", code).stdout.split() == ["2", "set()"]
 
 
