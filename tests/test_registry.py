@@ -45,21 +45,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         del sys.modules[name]
 
 
-def test_our_models_come_before_recboles_of_the_same_name() -> None:
+def test_a_short_name_is_that_of_our_class_else_of_recboles(module: Callable[[str, str], Path]) -> None:
     assert find_model("SIGMA") is SIGMA and find_model("GRU4Rec") is GRU4Rec and find_model("STAMP") is STAMP
-    assert find_model(RecBoleGRU4Rec) is RecBoleGRU4Rec
-    assert {"SIGMA", "GRU4Rec", "STAMP"} <= set(model_names()) and len(set(model_names())) == len(model_names())
-
-
-def test_a_name_that_find_model_knows_is_the_name_of_its_class() -> None:
-    for name in model_names():
-        assert model_name(find_model(name)) == name
+    assert len(set(model_names())) == len(model_names())
+    assert [model_name(find_model(name)) for name in model_names()] == model_names()
     assert model_name(RecBoleSASRec) == "recbole.model.sequential_recommender.sasrec:SASRec"
-    assert find_model(model_name(RecBoleSASRec)) is RecBoleSASRec
-
-
-def test_a_class_of_the_users_own_is_imported_from_the_working_directory(module: Callable[[str, str], Path]) -> None:
-    module("my_own_models", OWN)
+    assert find_model(model_name(RecBoleSASRec)) is find_model(RecBoleSASRec) is RecBoleSASRec
+    module("my_own_models", OWN)  # in the working directory
     cls = find_model("my_own_models:Mine")
     assert cls.__name__ == "Mine" and model_name(cls, importable=True) == "my_own_models:Mine"
 
@@ -68,7 +60,7 @@ def test_a_class_of_the_users_own_is_imported_from_the_working_directory(module:
     ("model", "named"),
     [
         ("SIGMMA", ["'SIGMMA'", "'SIGMA'"]),
-        ("nn", ["'nn'"]),
+        ("gru4rec", ["'gru4rec'", "'GRU4Rec'"]),
         ("__class__", ["'__class__'"]),
         ("no_such_module:Mine", ["no_such_module"]),
         (":Mine", ["':Mine'"]),

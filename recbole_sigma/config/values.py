@@ -82,22 +82,17 @@ class SettingsLoader(yaml.SafeLoader):
         return mapping
 
 
-for _tag, _pattern in _NUMBERS.items():
-    SettingsLoader.add_implicit_resolver(_tag, _pattern, [*"-+.0123456789"])
-
-
 class SettingsDumper(yaml.SafeDumper):
     """Writes what SettingsLoader reads back: text such as 1e3, which YAML 1.1 leaves bare, is quoted."""
 
-    yaml_implicit_resolvers = {
-        first: [*rules, *yaml.SafeDumper.yaml_implicit_resolvers.get(first, [])]
-        for first, rules in SettingsLoader.yaml_implicit_resolvers.items()
-    }
+
+for _tag, _pattern in _NUMBERS.items():
+    yaml.add_implicit_resolver(_tag, _pattern, [*"-+.0123456789"], SettingsLoader, SettingsDumper)
 
 
 def dump_settings(settings: Mapping[str, Any]) -> str:
     """YAML, in the order of names, that `read_config_file` reads back as it was."""
-    return yaml.dump(dict(settings), Dumper=SettingsDumper, sort_keys=True)
+    return yaml.dump(dict(settings), Dumper=SettingsDumper)
 
 
 def read_config_files(paths: Sequence[str | Path]) -> dict[str, Given]:

@@ -80,7 +80,7 @@ def test_every_other_argument_is_a_setting(sign: str, runs: list[dict[str, Any]]
 
 
 def test_a_setting_before_a_positional_argument_or_a_flag_keeps_its_own_value() -> None:
-    parser = options.command_parser("report", "", "", "")
+    parser = options.command_parser("recbole-sigma report RUN ...\n\nRuns side by side.")
     parser.add_argument("runs", nargs="+")
     parser.add_argument("--groups", action="store_true")
     parser.add_argument("--out")
@@ -129,10 +129,10 @@ def test_the_result_is_a_table_and_the_run_directory_last(
 
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    for args in (["--help"], ["-h"], ["--version"], *([name, "--help"] for name in COMMANDS)):
+    for args in (["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)):
         assert cli.main(args) == 0
         shown = capsys.readouterr()
-        assert shown.err == "" and shown.out
+        assert shown.err == "" and shown.out.startswith("usage: recbole-sigma ")
         assert all(name in shown.out for name in COMMANDS) or args[0] != "--help"
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"recbole-sigma {__version__}\n"
@@ -145,9 +145,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("args", "named"),
     [
         (["train", "learning_rate=1"], ["'learning_rate=1'", "--name=value"]),
-        (["train", "--epochs"], ["--epochs=value"]),
         (["train", "--epochs", "--seed=1"], ["--epochs=value"]),
-        (["train", "--epochs=1", "--epochs=2"], ["--epochs", "twice"]),
         (["train", "--model=3"], ["--model", "3"]),
         (["train", "--model="], ["--model"]),
         (["train", "--config_files=none.yaml"], ["'none.yaml'"]),
@@ -157,7 +155,6 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--" + "k" * 10**6 + "=1"], ["kkkkk"]),
         (["train", "--a\nb"], [r"--a\nb"]),
         (["train", "--wandb_project=\udcff"], [r"--wandb_project=\udcff", "UTF-8"]),
-        (["train", r'--wandb_project="\ud800"'], ["--wandb_project", r"\ud800"]),
         (["env", "--jsn"], ["--jsn"]),
         (["trane"], ["'trane'", "'train'", *COMMANDS]),
         ([], [*COMMANDS]),
@@ -182,14 +179,9 @@ def test_no_setting_that_config_knows_is_refused_early() -> None:
 @pytest.mark.parametrize(
     "args", [["train", "--epochs"], ["train", "--learnin_rate=1"], ["models", "--items=0"], ["env", "--jsn"]]
 )
-def test_a_mistake_in_the_arguments_is_reported_before_torch_is_imported(args: list[str]) -> None:
-    code = f"import sys; from recbole_sigma import cli; print(cli.main({args}), 'torch' in sys.modules)"
-    assert command("-c", code).stdout.split() == ["2", "False"]
-
-
-def test_the_package_is_imported_without_torch_and_recbole() -> None:
-    code = "import sys, recbole_sigma; print([name for name in ('torch', 'recbole', 'numpy') if name in sys.modules])"
-    assert command("-c", code).stdout == "[]\n"
+def test_a_mistake_in_the_arguments_is_reported_before_torch_and_recbole_are_imported(args: list[str]) -> None:
+    code = f"import sys, recbole_sigma.cli as cli; print(cli.main({args}), {{'torch', 'recbole'}} & {{*sys.modules}})"
+    assert command("-c", code).stdout.split() == ["2", "set()"]
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,10 @@ from recbole_sigma.commands.models import catalogue, describe
 from recbole_sigma.config.config import Config, properties_path
 
 ARXIV = {
-    "SIGMA": "2408.11451",
-    "Mamba4Rec": "2403.03900",
-    "ECHO": "2406.02638",
-    "RecMamba": "2403.16371",
-    "LinRec": "2411.01537",
-    "GRU4Rec": "1606.08117",
-    "BERT4Rec": "1904.06690",
-    "SASRec": "1808.09781",
+    "SIGMA": "2408.11451", "Mamba4Rec": "2403.03900", "ECHO": "2406.02638", "RecMamba": "2403.16371",
+    "LinRec": "2411.01537", "GRU4Rec": "1606.08117", "BERT4Rec": "1904.06690", "SASRec": "1808.09781",
     "FEARec": "2304.09184",
-}
+}  # fmt: skip
 
 
 def test_the_list_has_every_model_its_paper_and_parameters_in_100_columns(capsys: pytest.CaptureFixture[str]):
@@ -57,11 +51,11 @@ def test_a_page_has_every_setting_with_its_meaning_and_the_default_of_a_run(
     values = yaml.safe_load((properties_path() / "model" / f"{name}.yaml").read_text())
     config = Config(name, "", need_data=False)
     settings = describe(name, 100).settings
-    assert [setting.name for setting in settings] == list(values)
-    for setting in settings:
-        assert yaml.safe_load(setting.default) == values[setting.name] == config[setting.name]
-        assert setting.kind == type(values[setting.name]).__name__
-        assert {setting.name, *setting.meaning.split()} <= set(shown.split())
+    assert [setting for setting, *_ in settings] == list(values)
+    for setting, default, kind, meaning in settings:
+        assert yaml.safe_load(default) == values[setting] == config[setting]
+        assert kind == type(values[setting]).__name__
+        assert {setting, *meaning.split()} <= set(shown.split())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from recbole.utils import InputType, dataset_arguments
 
 from recbole_sigma.config.config import Config, properties_path
 from recbole_sigma.errors import UserError
-from recbole_sigma.registry import find_model, model_names
 
 
 class WithChoices(GRU4Rec):
@@ -47,16 +46,14 @@ def test_our_protocol_wins_over_recboles_defaults() -> None:
     assert made["hidden_size"] == 128, "RecBole's own value for its own model"
 
 
-def test_settings_win_over_files_and_later_files_over_earlier(tmp_path: Path) -> None:
+def test_settings_win_over_files_and_later_files_over_earlier_and_the_command_line_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["notebook", "--epochs=7", "--nonsense", "x"])
     first = write_yaml(tmp_path, "epochs: 1\nseed: 1\nlearning_rate: 1e-3\n", "first.yaml")
     second = write_yaml(tmp_path, "seed: 2\nlearning_rate: 2e-3\n", "second.yaml")
     made = Config("GRU4Rec", "ml-100k", config_files=[first, str(second)], settings={"learning_rate": 3e-3})
     assert (made["epochs"], made["seed"], made["learning_rate"]) == (1, 2, 3e-3)
-
-
-def test_a_call_never_looks_at_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["notebook", "--epochs=7", "--nonsense", "x"])
-    assert config()["epochs"] == 300
 
 
 def test_text_is_never_evaluated() -> None:
@@ -87,19 +84,14 @@ def test_bpr_brings_its_negatives_and_ce_has_none() -> None:
     assert config(loss_type="CE")["train_neg_sample_args"]["distribution"] == "none"
 
 
-def test_settings_repeat_the_config(tmp_path: Path) -> None:
-    made = config("SASRec", loss_type="BPR", n_layers=3, learning_rate=1e-4, use_gpu=False, eval_args={"mode": "full"})
-    dumped = write_yaml(tmp_path, yaml.safe_dump(made.settings()))
-    again = Config("SASRec", "ml-100k", config_files=[dumped])
-    assert again.final_config_dict == made.final_config_dict
-    assert again.settings() == made.settings()
-
-
-def test_settings_name_the_folder_that_was_given(tmp_path: Path) -> None:
+def test_settings_repeat_the_config_with_the_directory_that_was_given(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    made = config(dataset="mine", data_path=str(tmp_path))
-    assert made["data_path"] == str(tmp_path / "mine")
-    assert made.settings()["data_path"] == str(tmp_path)
+    given: dict[str, Any] = {"loss_type": "BPR", "n_layers": 3, "learning_rate": 1e-4, "eval_args": {"mode": "full"}}
+    made = config("SASRec", "mine", data_path=str(tmp_path), use_gpu=False, **given)
+    dumped = write_yaml(tmp_path, yaml.safe_dump(made.settings()))
+    again = Config("SASRec", "mine", config_files=[dumped])
+    assert again.final_config_dict == made.final_config_dict and again.settings() == made.settings()
+    assert (made["data_path"], made.settings()["data_path"]) == (str(tmp_path / "mine"), str(tmp_path))
 
 
 def test_values_of_numpy_and_paths_become_plain(tmp_path: Path) -> None:
@@ -120,17 +112,12 @@ def test_every_file_in_properties_is_read() -> None:
 # --- the machine
 
 
-def test_use_gpu_false_means_cpu_and_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_use_gpu_false_or_no_gpu_means_cpu_and_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert config(use_gpu=False)["device"] == torch.device("cpu")
-    assert config(use_gpu=False)["single_spec"] is True
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
-
-
-def test_use_gpu_true_without_cuda_means_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert config(use_gpu=True)["device"] == torch.device("cpu")
+    for available in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert config(use_gpu=not available)["device"] == torch.device("cpu")
+    assert config()["single_spec"] is True and os.environ["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +128,7 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
     assert config()["device"] == torch.device("cuda")
     assert config(gpu_id=1)["device"] == torch.device("cuda", 1)
     assert chosen == [1]
-    with pytest.raises(UserError, match=r"gpu_id=2: .* 2 GPUs \(0 to 1\)"):
+    with pytest.raises(UserError, match=r"gpu_id must be one of 0, 1.*'2'"):
         config(gpu_id="2")
 
 
@@ -155,18 +142,19 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
         ({"max_item_list_length": 9}, ["'max_item_list_length'", "'MAX_ITEM_LIST_LENGTH'"]),
         ({"qqqq": 1}, ["unknown setting 'qqqq'"]),
         ({"MODEL_TYPE": 1}, ["unknown setting 'MODEL_TYPE'"]),
-        ({"eval_args": {"ordr": "TO"}}, ["'ordr'", "eval_args", "'order'"]),
-        ({"learning_rate": -1}, ["learning_rate", "greater than 0", "-1"]),
         ({"epochs": None}, ["epochs", "a whole number", "null"]),
         ({"valid_metric": "NDCG@20"}, ["valid_metric", "Hit@10, NDCG@10, MRR@10", "'NDCG@20'"]),
         ({"valid_metric": "NDCG@10", "topk": [5]}, ["valid_metric", "NDCG@5", "'NDCG@10'"]),
         ({"seed": torch.nn.ReLU()}, ["seed", "a plain value", "ReLU"]),
-        ({"loss_type": "MSE"}, ["loss_type", "CE, BPR", "'MSE'"]),
         ({"train_neg_sample_args": {"sample_num": 1}}, ["train_neg_sample_args", "null", "loss_type CE"]),
         ({"world_size": 2}, ["world_size", "torchrun"]),
         ({"ITEM_ID_FIELD": "user_id"}, ["USER_ID_FIELD", "ITEM_ID_FIELD", "'user_id'"]),
-        ({"TIME_FIELD": "item_id_list"}, ["LIST_SUFFIX", "TIME_FIELD", "'item_id_list'"]),
-        ({"USER_ID_FIELD": "item_length"}, ["ITEM_LIST_LENGTH_FIELD", "USER_ID_FIELD", "'item_length'"]),
+        ({"model": "SASRec", "n_heads": 3}, ["n_heads", "hidden_size, 64", "got 3"]),
+        ({"model": WithChoices, "loss_type": "BPR"}, ["loss_type", "CE", "'BPR'"]),
+        *(
+            ({"dataset": name}, ["dataset", "directory", "100 bytes"])
+            for name in ("", ".", "../tiny", "a\nb", "d" * 5000)
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings: dict[str, Any], words: list[str]) -> None:
@@ -176,26 +164,10 @@ def test_a_wrong_setting_is_one_line(settings: dict[str, Any], words: list[str])
     assert "\n" not in str(caught.value)
 
 
-def test_heads_divide_the_width() -> None:
-    with pytest.raises(UserError, match=r"n_heads .* hidden_size, 64, got 3"):
-        config("SASRec", n_heads=3)
-
-
-@pytest.mark.parametrize("name", ["", ".", "../tiny", "a\nb", "d" * 5000])
-def test_the_name_of_a_data_set_is_that_of_a_directory(name: str) -> None:
-    with pytest.raises(UserError, match=r"^dataset .* directory"):
-        config(dataset=name)
-
-
 @pytest.mark.parametrize("interval", [[5, 40], "[5,40]"])
 def test_a_closed_interval_may_be_written_as_the_list_that_it_is_in_yaml(interval: Any) -> None:
     made = config(user_inter_num_interval=interval)
     assert made["user_inter_num_interval"] == made.settings()["user_inter_num_interval"] == "[5,40]"
-
-
-def test_a_models_own_choices_are_checked() -> None:
-    with pytest.raises(UserError, match=r"loss_type .* CE, got 'BPR'"):
-        config(WithChoices, loss_type="BPR")
 
 
 # --- a model of the user's own
@@ -205,8 +177,8 @@ def test_a_models_own_choices_are_checked() -> None:
 def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """`own_model(yaml)` -> the name of a class in a module that has `yaml` beside it as its defaults."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own_models.py").write_text(
-        "from recbole_sigma.model.mamba4rec import Mamba4Rec\n\n\nclass Mine(Mamba4Rec):\n    pass\n"
+    write_yaml(
+        tmp_path, "from recbole_sigma.model.mamba4rec import Mamba4Rec\nclass Mine(Mamba4Rec): ...", "own_models.py"
     )
     monkeypatch.delitem(sys.modules, "own_models", raising=False)
 
@@ -239,16 +211,7 @@ def test_the_defaults_of_a_users_model_are_checked(own_model: Callable[[str], st
     assert config(own_model("transform: mask_itemseq\n"))["transform"] == "mask_itemseq"
 
 
-# --- models and data sets by name
-
-
-def test_an_unknown_model_is_one_line_with_the_nearest_name() -> None:
-    for wrong in ("GRU4Recc", "gru4rec"):
-        with pytest.raises(UserError) as caught:
-            config(wrong)
-        assert str(caught.value) == f"unknown model {wrong!r}; did you mean 'GRU4Rec'?"
-    assert {"GRU4Rec", "SASRec", "BERT4Rec", "FEARec"} <= set(model_names())
-    assert all(find_model(name).__name__ == name for name in model_names())
+# --- data sets
 
 
 def test_an_unknown_data_set_is_one_line_with_its_path_and_the_nearest_name(tmp_path: Path) -> None:
@@ -263,12 +226,11 @@ def test_an_unknown_data_set_is_one_line_with_its_path_and_the_nearest_name(tmp_
         config(dataset="zzz", data_path=str(tmp_path / "none"))
 
 
-def test_a_checkpoint_can_have_a_config_without_its_data(tmp_path: Path) -> None:
+def test_the_directory_of_a_data_set_is_in_data_path_and_ml_100k_is_recboles_copy_unless_it_is_there(
+    tmp_path: Path,
+) -> None:
     made = Config("GRU4Rec", "gone", settings={"data_path": str(tmp_path)}, need_data=False)
-    assert made["data_path"] == str(tmp_path / "gone")
-
-
-def test_ml_100k_is_recboles_copy_unless_the_user_has_one(tmp_path: Path) -> None:
+    assert made["data_path"] == str(tmp_path / "gone"), "of a checkpoint without its data"
     assert Path(config(data_path=str(tmp_path))["data_path"], "ml-100k.inter").is_file()
     (tmp_path / "ml-100k").mkdir()
     assert config(data_path=str(tmp_path))["data_path"] == str(tmp_path / "ml-100k")

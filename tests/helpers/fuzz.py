@@ -325,7 +325,7 @@ def run_files(kind: str) -> dict[str, bytes]:
             callbacks = [] if kind == "complete" else [_Stop()]
             folder = run("Mamba4Rec", str(settings.pop("dataset")), settings=settings, callbacks=callbacks).folder
         except Interrupted as interrupt:
-            folder = Path(str(interrupt.folder))
+            folder = Path(str(interrupt))
         finally:
             os.chdir(before)
         paths = [path for path in Path(directory, folder).iterdir() if not path.name.startswith("events")]
@@ -334,20 +334,18 @@ def run_files(kind: str) -> dict[str, bytes]:
 
 def _damage(draw: st.DrawFn, text: bytes) -> bytes:
     """The content of a file, cut, longer, with another byte, digit or value, or something else."""
-    at, how = draw(st.integers(0, max(len(text) - 1, 0))), draw(st.integers(0, 5))
-    if how == 0:
-        return text[:at]
-    if how == 1:
-        return text[:at] + bytes([draw(st.integers(0, 255))]) + text[at + 1 :]
-    if how == 2:
-        return text[:at] + pick(draw, _JUNK) + text[at:]
-    if how == 3:
-        return pick(draw, _JUNK)
-    digits = [index for index, byte in enumerate(text) if chr(byte).isdigit()]
-    if how == 4 and digits:  # what no parser notices
-        at = pick(draw, digits)
-        return text[:at] + pick(draw, "0123456789").encode() + text[at + 1 :]
-    value = pick(draw, _VALUES)
+    at, junk = draw(st.integers(0, max(len(text) - 1, 0))), pick(draw, _JUNK)
+    digits = [index for index, byte in enumerate(text) if chr(byte).isdigit()] or [at]
+    digit, byte, number = pick(draw, digits), draw(st.integers(0, 255)), draw(st.integers(48, 57))
+    return bytes(pick(draw, [
+        text[:at], text[:at] + bytes([byte]) + text[at + 1 :], text[:at] + junk + text[at:], junk,
+        text[:digit] + bytes([number]) + text[digit + 1 :],  # what no parser notices
+        _with_value(draw, text, pick(draw, _VALUES)),
+    ]))  # fmt: skip
+
+
+def _with_value(draw: st.DrawFn, text: bytes, value: Any) -> bytes:
+    """The content of a JSON or YAML file with another value under one of its keys."""
     try:
         content = json.loads(text)
     except ValueError:
