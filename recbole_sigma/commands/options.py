@@ -22,10 +22,8 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def command_parser(help_text: str | None, *old: str) -> Parser:
+def command_parser(help_text: str | None) -> Parser:
     """The parser of one command, whose help is its module's docstring: usage, description, then settings, examples."""
-    if old:  # until all commands have changed
-        help_text = f"recbole-sigma {help_text} {old[0]}\n\n{old[1]}\n\n{old[2]}"
     usage, description, *details = (help_text or "").split("\n\n")
     return Parser(
         usage=usage,

@@ -1,14 +1,7 @@
-"""`recbole-sigma report`: recorded runs side by side."""
+"""recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--case-study=USER]
 
-from collections.abc import Sequence
-from pathlib import Path
+Recorded runs side by side. Reads their directories; trains nothing.
 
-from recbole_sigma.commands import options
-from recbole_sigma.config.values import command_line
-from recbole_sigma.errors import UserError, did_you_mean
-
-_FORMATS = ("md", "html", "csv", "tex")
-_EXAMPLES = """
 examples:
   recbole-sigma report saved
       the table of all runs in saved/, on the terminal
@@ -18,15 +11,19 @@ examples:
   recbole-sigma report saved --case-study=196
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_sigma.commands import options
+from recbole_sigma.config.values import command_line
+from recbole_sigma.errors import UserError, did_you_mean
+
+_FORMATS = ("md", "html", "csv", "tex")
+
 
 def main(argv: Sequence[str]) -> None:
     """Print a summary of recorded runs, or write their report."""
-    parser = options.command_parser(
-        "report",
-        "RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--case-study=USER]",
-        "Recorded runs side by side. Reads their directories; trains nothing.",
-        _EXAMPLES,
-    )
+    parser = options.command_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="a run directory, or a directory of such")
     parser.add_argument("--format", metavar="NAME", help="md, html, csv or tex (the ending of FILE)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (the text itself is printed)")
