@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from recbole_sigma.commands import options
 from recbole_sigma.commands.terminal import WIDTH, table
+from recbole_sigma.config.values import properties_path
 from recbole_sigma.errors import UserError, did_you_mean
 
 AMAZON_BEAUTY_ITEMS = 12_101
@@ -68,7 +69,6 @@ def main(argv: Sequence[str]) -> None:
 
 def catalogue() -> list[str]:
     """Names of the models with defaults of their own: those on our base class first."""
-    from recbole_sigma.config.config import properties_path
     from recbole_sigma.model.sequence import SequenceModel
     from recbole_sigma.registry import find_model
 
@@ -78,11 +78,12 @@ def catalogue() -> list[str]:
 
 def describe(name: str, n_items: int) -> Model:
     """A model with default settings on `n_items` items. Raises UserError for a name without a file of defaults."""
-    from recbole_sigma.config.config import Config, properties_path
+    known = sorted(file.stem for file in (properties_path() / "model").glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown model {name!r}{did_you_mean(name, known)} (one of {', '.join(known)})")
+    from recbole_sigma.config.config import Config
     from recbole_sigma.registry import find_model, n_parameters
 
-    if name not in (known := catalogue()):
-        raise UserError(f"unknown model {name!r}{did_you_mean(name, known)} (one of {', '.join(known)})")
     paper = _PAPER.search(importlib.import_module(find_model(name).__module__).__doc__ or "")
     lines = (properties_path() / "model" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     head = itertools.takewhile(lambda line: line.startswith("#"), lines)

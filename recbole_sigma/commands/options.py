@@ -1,15 +1,14 @@
 """Arguments that the commands share, each declared once: `--name=value`, `--name value`, lists, names."""
 
 import argparse
-import re
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, parse_overrides, properties_path, read_config_files
-from recbole_sigma.errors import UserError, did_you_mean
+from recbole_sigma.config.values import Given, parse_overrides, read_config_files
+from recbole_sigma.errors import UserError
 
 DEFAULT_MODEL = "SIGMA"
 DEFAULT_DATASET = "ml-100k"  # inside RecBole's wheel: the first run needs no download
@@ -84,11 +83,18 @@ def files(settings: dict[str, Any]) -> list[str]:
     return [str(file) for file in (value if isinstance(value, list) else str(value or "").replace(",", " ").split())]
 
 
+def directory(settings: dict[str, Any], key: str, file: str) -> str:
+    """Take a directory out of `settings`. Raises UserError, before torch is imported, unless `file` is in it."""
+    path = name(settings, key, "")
+    if not Path(path, file).is_file():
+        raise UserError(f"--{key}: {path!r} is not a directory with a {file}")
+    return path
+
+
 def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[str, str]:
     """Take the names of model and data set out of `settings`, else out of config files, else the defaults.
 
-    Raises UserError for a class that only a file names, because importing it runs code, and for names that are no
-    setting: both before RecBole is imported, which takes seconds.
+    Raises UserError for a class that only a file names (importing it runs code), and for what `check_early` finds.
     """
     given = read_config_files(files)
     in_file = given.get("model", Given(DEFAULT_MODEL))
@@ -96,24 +102,5 @@ def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[s
         raise in_file.error(f"model {in_file.value!r} is code of its own; to run it, add --model={in_file.value}")
     model = name(settings, "model", in_file.value)
     dataset = name(settings, "dataset", given.get("dataset", Given(DEFAULT_DATASET)).value)
-    refuse_unknown({**given, **{key: Given(value) for key, value in settings.items()}}, model)
+    check_early(model, dataset, {**given, **{key: Given(value) for key, value in settings.items()}})
     return model, dataset
-
-
-def refuse_unknown(given: Mapping[str, Given], model: str) -> None:
-    """Raise a UserError for a setting that no file of RecBole's or ours names; Config knows better, and later.
-
-    A class of the user's own brings settings that only Config can know: for `package.module:Class` nothing is refused.
-    """
-    spec = find_spec("recbole")  # found without being imported
-    if ":" in model or spec is None or not spec.submodule_search_locations:
-        return
-    recbole = Path(spec.submodule_search_locations[0])
-    lists = (recbole / "utils" / "argument_list.py").read_text(encoding="utf-8")
-    known, of_other_models = {"model", "dataset", *re.findall(r"'(\w+)'", lists)}, set[str]()
-    for file in [*(recbole / "properties").rglob("*.yaml"), *properties_path().rglob("*.yaml")]:
-        names = re.findall(r"^(\w+)\s*:", file.read_text(encoding="utf-8"), re.MULTILINE)
-        (of_other_models if file.parent.name == "model" and file.stem != model else known).update(names)
-    for key, value in given.items():
-        if key not in known | of_other_models:
-            raise value.error(f"unknown setting {key!r}{did_you_mean(key, known)}")

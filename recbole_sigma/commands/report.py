@@ -52,6 +52,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--k must be at least 1, got {args.k}")
     if args.out and not args.out.absolute().parent.is_dir():
         raise UserError(f"--out: there is no directory {str(args.out.parent)!r}")
+    for path in args.runs:
+        if not Path(path).is_dir():
+            raise UserError(f"{path}: there is no such directory")
     from recbole_sigma.report.render import check_report, render, report_of, summary, write_report
     from recbole_sigma.runs.reader import read_runs
 

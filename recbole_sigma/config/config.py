@@ -10,19 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import recbole
 import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
+from recbole_sigma.config.early import check_dataset, data_folder, recbole_path
 from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import Given, SettingsLoader, plain, properties_path, read_config_files
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
 __all__ = ["Config", "properties_path"]
-
-_RECBOLE = Path(recbole.__file__).parent
 
 # Settings that RecBole's code reads, or once read, and that have no default in its files.
 _WITHOUT_DEFAULT = {"encoding", "reg_weight", "use_filter", "world_size", "offset", "ip", "port"}
@@ -58,11 +56,8 @@ class Config(RecBoleConfig):
             UserError: for a wrong name, value, file, model or data set.
         """
         given = _read(config_files, settings or {})
-        # The name is part of paths: of the data set's directory, its files and the run directory.
-        unsafe = not dataset.isprintable() or dataset in (".", "..") or {"/", "\\"} & {*dataset}
-        if unsafe or len(dataset.encode()) > 100 or (need_data and not dataset):
-            right = "the name of a directory in data_path, of at most 100 bytes"
-            raise UserError(f"dataset must be {right}, got {dataset!r}")
+        if dataset or need_data:
+            check_dataset(dataset)
         self.model_class = find_model(model)
         self.model, self.dataset = self.model_class.__name__, dataset
         self._choices: Mapping[str, tuple[Any, ...]] = getattr(self.model_class, "choices", {})
@@ -84,7 +79,8 @@ class Config(RecBoleConfig):
         self._check_together(given)
         if self["loss_type"] in _SAMPLED_LOSSES:
             self["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
-        self["data_path"] = str(self._data_folder(Path(self._settings["data_path"]), need_data))
+        data_path = Path(self._settings["data_path"])
+        self["data_path"] = str(data_folder(dataset, data_path) if need_data else data_path / dataset)
         gpus = self["gpu_id"] if isinstance(self["gpu_id"], list) else str(self["gpu_id"]).split(",")
         self["gpu_id"] = ",".join(str(gpu).strip() for gpu in gpus)
         self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(str(gpus[0]).strip()))
@@ -100,7 +96,7 @@ class Config(RecBoleConfig):
         files = (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
         for file in filter(Path.is_file, files):
             for name, given in read_config_files([file]).items():
-                if not file.is_relative_to(_RECBOLE):
+                if not file.is_relative_to(recbole_path()):
                     # A model's file declares the model's settings, with any value.
                     default = given.value if role(name) == "model" else self.internal_config_dict.get(name)
                     check(name, given, default, self._choices)
@@ -143,17 +139,6 @@ class Config(RecBoleConfig):
             if other != name:
                 raise UserError(f"{other} and {name} must name different columns, got {self[name]!r} for both")
 
-    def _data_folder(self, data_path: Path, need_data: bool) -> Path:
-        """The data set's directory. ml-100k is RecBole's own copy, unless `data_path` has one."""
-        folder = data_path / self.dataset
-        if self.dataset == "ml-100k" and not folder.is_dir():
-            return _RECBOLE / "dataset_example" / self.dataset
-        if need_data and not folder.is_dir():  # RecBole would start to download
-            names = [path.name for path in data_path.iterdir() if path.is_dir()] if data_path.is_dir() else []
-            hint = did_you_mean(self.dataset, [*names, "ml-100k"]) or "; set --data_path to the directory of data sets"
-            raise UserError(f"unknown data set {self.dataset!r}: there is no directory {str(folder)!r}{hint}")
-        return folder
-
     def _device(self, gpu_id: str) -> torch.device:
         """The CPU if `use_gpu` is false or there is no GPU; else the GPU of that number among those torch sees.
 
@@ -188,7 +173,7 @@ def _read(config_files: Sequence[str | Path], settings: Mapping[str, Any]) -> di
 def _model_files(model_class: type) -> Iterator[Path]:
     """Where the defaults of a model may be, from weak to strong: those of its base classes come first."""
     for base in reversed(model_class.__mro__):
-        folders = [_RECBOLE / "properties" / "model", properties_path() / "model"]
+        folders = [recbole_path() / "properties" / "model", properties_path() / "model"]
         if module := getattr(sys.modules.get(base.__module__), "__file__", None):  # None in a notebook
             folders.append(Path(module).parent)
         yield from (folder / f"{base.__name__}.yaml" for folder in folders)

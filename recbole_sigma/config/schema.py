@@ -46,6 +46,11 @@ def may_change(name: str) -> bool:
     return bool(_schemas().get(name, {}).get("may_change", role(name) in ("machine", "location")))
 
 
+def needs_no_default(name: str) -> bool:
+    """Whether schema.yaml alone says what a setting may be."""
+    return name in _schemas() and "unsupported" not in _schemas()[name]
+
+
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that determine a run's numbers: those of cache keys and labels."""
     return {name: value for name, value in settings.items() if role(name) not in ("machine", "location")}

@@ -1,14 +1,18 @@
 """What an experiment is: arms (a model with settings), data sets and seeds, as plain data."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recbole_sigma.config.config import Config, properties_path
+from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, read_config_file
+from recbole_sigma.config.values import Given, properties_path, read_config_file
 from recbole_sigma.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from recbole_sigma.config.config import Config
 
 FIRST_SEED = 2020  # RecBole's default; five seeds are 2020 to 2024
 
@@ -26,7 +30,7 @@ class Arm:
 class Experiment:
     """Every arm on every data set with every seed; all arms share `settings`.
 
-    Raises UserError for an arm or a data set that is given twice.
+    Raises UserError for an arm or a data set that is given twice, and for what `check_early` sees.
     """
 
     name: str
@@ -40,20 +44,35 @@ class Experiment:
         for what, labels in (("arms", [arm.label for arm in self.arms]), ("datasets", self.datasets)):
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise UserError(f"{self.name}: {what}: {twice[0]!r} is given twice")
+        for arm in self.arms:
+            given = {name: Given(value) for name, value in {**self.settings, **arm.settings}.items()}
+            for dataset in self.datasets:
+                with _named(arm):
+                    check_early(arm.model, dataset, given)
 
-    def runs(self) -> Iterator[tuple[Arm, Config]]:
+    def runs(self) -> Iterator[tuple[Arm, "Config"]]:
         """One run per arm, data set and seed; all arms of a seed come before the next seed.
 
         Raises UserError for settings that an arm cannot have.
         """
+        from recbole_sigma.config.config import Config
+
         for seed in self.seeds:
             for dataset in self.datasets:
                 for arm in self.arms:
                     settings = {**self.settings, **arm.settings, "seed": seed}
-                    try:
-                        yield arm, Config(arm.model, dataset, settings=settings)
-                    except UserError as error:
-                        raise UserError(f"arm {arm.label!r}: {error}") from None
+                    with _named(arm):
+                        config = Config(arm.model, dataset, settings=settings)
+                    yield arm, config
+
+
+@contextmanager
+def _named(arm: Arm) -> Iterator[None]:
+    """A UserError in the block names the arm."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"arm {arm.label!r}: {error}") from None
 
 
 def comparison(

@@ -16,6 +16,7 @@ import pytest
 from recbole_sigma import __version__, cli, quick_start
 from recbole_sigma.commands import options
 from recbole_sigma.config.config import Config
+from recbole_sigma.config.early import check_early
 from recbole_sigma.config.values import Given
 from recbole_sigma.errors import Interrupted
 from recbole_sigma.registry import model_names
@@ -173,102 +174,32 @@ def test_a_mistake_ends_with_2_and_one_line(
 def test_no_setting_that_config_knows_is_refused_early() -> None:
     for name in ["SIGMA", "FEARec", *model_names()[9::5]]:
         known = Config(name, "", need_data=False).settings()
-        options.refuse_unknown({key: Given(value) for key, value in known.items()}, name)
+        check_early(name, "ml-100k", {key: Given(value) for key, value in known.items()})
 
 
-@pytest.mark.parametrize(
-    "args", [["train", "--epochs"], ["train", "--learnin_rate=1"], ["models", "--items=0"], ["env", "--jsn"]]
-)
-def test_a_mistake_in_the_arguments_is_reported_before_torch_and_recbole_are_imported(args: list[str]) -> None:
-    code = f"import sys, recbole_sigma.cli as cli; print(cli.main({args}), {{'torch', 'recbole'}} & {{*sys.modules}})"
-    assert command("-c", code).stdout.split() == ["2", "set()"]
-
-
-@pytest.mark.parametrize(
-    ("args", "named"),
-    [(["--model=SIGMMA"], ["'SIGMMA'", "'SIGMA'"]), (["--dataset=ml100k"], ["dataset/ml100k", "'ml-100k'"])],
-)
-def test_the_script_in_a_checkout_reports_a_mistake_in_one_line(args: list[str], named: list[str]) -> None:
-    done = command(str(SCRIPT), *args)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert all(each in done.stderr for each in named)
-
-
-# --- what else ends a command
-
-
-@pytest.mark.parametrize("run_directory", ["", "saved/SIGMA-ml-100k", "missing"])
-def test_a_bug_is_one_line_and_a_file_with_the_traceback(
-    run_directory: str, failing: Callable[[BaseException], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = ZeroDivisionError("one\ntwo")
-    (tmp_path / "saved" / "SIGMA-ml-100k").mkdir(parents=True)
-    if run_directory:
-        error.run_directory = Path(run_directory)  # type: ignore[attr-defined]
-    assert failing(error) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("recbole-sigma: error: ") and said.count("\n") == 1 and "ZeroDivisionError: one two" in said
-    files = list(tmp_path.rglob("*.txt"))
-    if run_directory == "missing":  # nowhere to write: the line says where it happened
-        assert files == [] and re.search(r"test_cli.py:\d+|test_cli.py, line \d+", said)
-        return
-    (file,) = files
-    assert file.parent == tmp_path / run_directory and str(Path(run_directory) / file.name) in said
-    assert "Traceback" in file.read_text() and "ZeroDivisionError: one\ntwo" in file.read_text()
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "named"),
-    [
-        (KeyboardInterrupt(), 130, ["interrupted"]),
-        (Interrupted("saved/x"), 130, ["interrupted", "--resume=saved/x"]),
-        (MemoryError("no room"), 2, ["memory", "no room", "train_batch_size"]),
-    ],
-)
-def test_interrupts_and_memory_that_runs_out_have_a_line_and_a_status(
-    error: BaseException,
-    status: int,
-    named: list[str],
-    failing: Callable[[BaseException], int],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert failing(error) == status
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and all(each in said for each in named) and list(tmp_path.iterdir()) == []
-
-
-def test_a_terminated_command_ends_like_an_interrupted_one(tmp_path: Path) -> None:
-    code = """
-import time
-from recbole_sigma import cli, quick_start
-quick_start.run = lambda *args, **kwargs: (print("here", flush=True), time.sleep(60))
-raise SystemExit(cli.main(["train"]))
+MISTAKES = """
+    train --epochs
+    train --learnin_rate=1
+    train --epochs=0
+    train --model=SIGMAA
+    train --dataset=no-such
+    train --resume=no-such
+    compare --models=SIGMA,SASRek
+    compare --models=SIGMA --jobs=0
+    experiment ablaton
+    experiment ablation --epochs=0
+    tune --tool=optuna
+    tune --epocs=1
+    tune --resume=no-such
+    report no-such
+    models SIGMAA
+    models --items=0
+    env --jsn
 """
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    ) as process:
-        assert process.stdout and process.stdout.readline() == "here\n"
-        process.send_signal(signal.SIGTERM)
-        started = time.monotonic()
-        _, said = process.communicate()
-    assert (process.returncode, said) == (130, "recbole-sigma: interrupted\n") and time.monotonic() - started < 30
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs pipes of the POSIX kind")
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    code = """
-import sys
-from types import SimpleNamespace
-from recbole_sigma import cli, quick_start
-result = SimpleNamespace(folder="x", valid={f"hit@{k}": 0.0 for k in range(9999)}, best_epoch=1)
-result.test = result.valid
-quick_start.run = lambda *args, **kwargs: result
-sys.exit(cli.main(["train"]))
-"""
-    read, write = os.pipe()
-    with subprocess.Popen([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, cwd=ROOT) as process:
-        os.close(write)
-        os.close(read)
-        _, stderr = process.communicate()
-    assert (process.returncode, stderr) == (141, b"")
+def test_a_mistake_in_the_arguments_is_reported_before_torch_and_recbole_are_imported() -> None:
+    commands = [line.split() for line in MISTAKES.strip().splitlines()]
+    statuses = f"{{cli.main(args) for args in {commands}}}"
+    code = f"import sys, recbole_sigma.cli as cli; print({statuses}, {{'torch', 'recbole'}} & {{*sys.modules}})"
+    assert command("-c", code).stdout.split() == ["{2}", "set()"]
