@@ -1,11 +1,8 @@
 """RecBole 1.2.0 on today's NumPy, pandas and torch. No other module of the package depends on these details.
 
-`apply()` runs once, when a module of ours that uses RecBole is imported, whether RecBole was imported before or not:
-every patch replaces an attribute that RecBole looks up when it is used. The comments name the version that made each
-patch necessary.
-
-Two incompatibilities need no patch. `recbole.quick_start` imports ray, and `recbole.model.general_recommender` imports
-kmeans_pytorch: nothing here imports either. torch 2.6 made `torch.load` refuse pickled objects: we load none.
+RecBole may be imported before or after `apply()`: every patch replaces an attribute that RecBole looks up when it is
+used. Not patched but avoided: `recbole.quick_start` (imports ray), `recbole.model.general_recommender` (imports
+kmeans_pytorch), and pickled objects, which `torch.load` refuses since torch 2.6.
 """
 
 import importlib
@@ -20,7 +17,6 @@ from recbole.config import Config as RecBoleConfig
 from recbole.data.dataset import dataset as recbole_dataset
 from recbole.utils import FeatureType
 
-# Scalar types under the names that RecBole's code reads.
 _NUMPY_NAMES = {"bool": np.bool_, "float": np.float64, "long": np.int_, "str": np.str_}
 _SINE = "recbole.model.sequential_recommender.sine"
 
@@ -33,16 +29,13 @@ def apply() -> None:
     if _applied:
         return
     _restore_numpy_names()
-    # NumPy 2.0 dropped `np.float_`, `np.complex_`, `np.unicode_`, which RecBole's method reads, so that building any
-    # RecBole Config raises AttributeError. It also assigns names that NumPy has; ours adds the missing ones only.
+    # NumPy 2.0 dropped `np.float_`, `np.complex_` and `np.unicode_`, which RecBole's method reads for every Config.
     RecBoleConfig.compatibility_settings = lambda self: _restore_numpy_names()
-    # pandas 3.0: see `_fill_nan`, `_Column` and `_Table`. The calls are inside long methods of Dataset, so pandas is
-    # replaced in its module, where the tables are read.
+    # pandas 3.0: RecBole's calls are inside long methods of Dataset, so pandas is replaced in its module.
     recbole_dataset.Dataset._fill_nan = _fill_nan
     recbole_dataset.pd = _PandasForRecBole()
     # torch 2.4 (`torch.cuda.amp`), pandas 2 and 3 (`inplace`) and NumPy 2 deprecate what RecBole does, and a user
-    # cannot change that. Only these categories are ignored, and only for RecBole's own modules. The last one says that
-    # `inplace` did nothing, which `_fill_nan` and `read_csv` fix.
+    # cannot change that. The last category says that `inplace` did nothing, which `_fill_nan` and `read_csv` fix.
     for category in (DeprecationWarning, FutureWarning, pd.errors.ChainedAssignmentError):
         warnings.filterwarnings("ignore", category=category, module=r"recbole\.")
     # NumPy 2.0 attributes this one to itself when RecBole sorts torch tensors by np.argsort.
@@ -56,10 +49,7 @@ def apply() -> None:
 
 
 def _restore_numpy_names() -> None:
-    """NumPy 1.24 dropped `np.float`, `np.str` ...; RecBole's metrics, interactions and datasets read them.
-
-    Names that NumPy has (2.0 restored `np.bool` and `np.long`) are left as they are.
-    """
+    """Add the names that NumPy 1.24 dropped and RecBole reads, except those that 2.0 restored (`bool`, `long`)."""
     for name, scalar in _NUMPY_NAMES.items():
         if name not in vars(np):  # hasattr() would warn about names that NumPy plans to reuse
             setattr(np, name, scalar)
@@ -81,10 +71,7 @@ def _fill_nan(self: Any) -> None:
 
 
 class _Column(pd.Series):
-    """A Series as before pandas 3.0: `agg(len)` is the length of each element, and `values` can be written to.
-
-    Since 3.0, `agg(len)` counts rows, and tensors made from `values` are read-only.
-    """
+    """A Series as before pandas 3.0: `agg(len)` measures each element, not the column, and `values` is writable."""
 
     @property
     def _constructor(self) -> type["_Column"]:
@@ -120,10 +107,7 @@ class _PandasForRecBole:
 
     @staticmethod
     def read_csv(*args: Any, **kwargs: Any) -> _Table:
-        """`pandas.read_csv`, with missing sequences empty: since pandas 3.0 RecBole's `fillna` leaves a NaN there.
-
-        A column's name ends in its type, as in `class:token_seq`.
-        """
+        """`pandas.read_csv`, with missing sequences (`:token_seq`) empty: in pandas 3.0 RecBole leaves NaN there."""
         table = _Table(pd.read_csv(*args, **kwargs))
         for title in table.columns:
             if str(title).endswith("_seq"):

@@ -1,11 +1,7 @@
 """Read atomic files (RecBole's text tables) with pyarrow; every mistake is named by file and line.
 
-An atomic file is UTF-8 text with columns separated by tabs or commas. The first line names each column and its type:
-
-    user_id:token   item_id:token   timestamp:float
-    196             242             881250949
-
-A line number is searched only once a mistake is known to be there.
+An atomic file is UTF-8 text, columns separated by tabs or commas; the first line names each column and its type, as in
+`user_id:token`, `timestamp:float`. A line number is searched only once a mistake is known to be there.
 """
 
 import hashlib
@@ -52,11 +48,9 @@ class AtomicTable:
 def read_atomic(path: Path, form: AtomicFormat, wanted: Callable[[str], bool] = lambda name: True) -> AtomicTable:
     """Read the columns of `path` for which `wanted(name)` holds.
 
-    Ids are categories (a few bytes per row), other tokens are text, numbers are float64. A time column of whole numbers
-    is int64, so that no digit is lost.
-
-    Raises UserError, `path:line: what is wrong; what would be right`, for a file that is missing, empty, not UTF-8, or
-    has a wrong header, a wrong number of columns, a word in place of a number, a missing id or time.
+    Ids are categories (a few bytes per row), other tokens are text, numbers are float64; times that are whole numbers
+    are int64, so that no digit is lost. Raises UserError, `path:line: what is wrong; what would be right`, for a file
+    that is missing, empty, not UTF-8, or has a wrong header, number of columns or number, or a missing id or time.
     """
     try:
         sha256 = _check_text(path)

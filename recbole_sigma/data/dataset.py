@@ -19,14 +19,12 @@ from recbole_sigma.errors import UserError
 class SequenceDataset(SequentialDataset):
     """What RecBole's models, trainer and evaluator know as a data set.
 
-    Filtering and numbering of users and items go through RecBole's code (ids equal RecBole's own); reading, order,
-    samples and batches are ours. `inter_feat` is a table while RecBole filters it, and `Prefixes` afterwards.
-
+    RecBole's code filters and numbers users and items (ids equal its own); reading, order and batches are ours.
     `time_order: exact` sorts a user's interactions by the time as written in the file, equal times as in the file;
-    `time_order: recbole` by the time as RecBole has it, cast to float32 (DESIGN.md, section 5).
+    `time_order: recbole` by the time as RecBole has it, cast to float32.
     """
 
-    inter_feat: Any  # pandas.DataFrame, then Prefixes
+    inter_feat: Any  # pandas.DataFrame while RecBole filters it, then Prefixes
     _file: Path  # NAME.inter
     _sha256: str
     _time_as_written: np.ndarray  # of the rows of the file
@@ -36,15 +34,11 @@ class SequenceDataset(SequentialDataset):
         super().__init__(config)
         self._flatten()
 
-    # --- reading -------------------------------------------------------------------------------------------------
-
     def _load_data(self, token: str, dataset_path: str) -> None:
         """Read the files. (RecBole would offer a download when the folder is missing.)"""
         self._file = Path(dataset_path, f"{token}.inter")
         if not self._file.is_file():
-            raise UserError(
-                f"{self._file}: no such file (settings data_path, dataset); dataset/README.md says how to get it"
-            )
+            raise UserError(f"{self._file}: no such file (settings data_path, dataset); see dataset/README.md")
         super()._load_data(token, dataset_path)
         feats = {"inter": self.inter_feat, "user": self.user_feat, "item": self.item_feat}
         columns = {file: list(feat) for file, feat in feats.items() if feat is not None}
@@ -127,11 +121,7 @@ class SequenceDataset(SequentialDataset):
         super()._reset_index()
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
-        """Number the tokens of columns that share their ids from 1, in RecBole's order (of first appearance).
-
-        RecBole's own version makes an object of every cell, and on pandas 3 `Series.agg(len)` counts the column where
-        it expects the length of each list.
-        """
+        """Number tokens that columns share from 1, in order of first appearance; RecBole makes objects of all cells."""
         if not remap_list:
             return
         cells: list[Any] = []
@@ -153,8 +143,6 @@ class SequenceDataset(SequentialDataset):
                 feat[name] = np.split(ids, np.cumsum([len(row) for row in feat[name]])[:-1])
             else:
                 feat[name] = ids
-
-    # --- order ---------------------------------------------------------------------------------------------------
 
     def _flatten(self) -> None:
         """Table of interactions -> flat arrays in the order of (user, time), one column after the other."""
@@ -187,16 +175,11 @@ class SequenceDataset(SequentialDataset):
         self.inter_feat = Prefixes(flat, targets, self.max_item_list_len, any_length)
 
     def _tensor(self, column: pd.Series) -> Tensor:
-        """A column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them.
-
-        Plain columns are copied here: pandas 3 hands out read-only arrays, at which torch warns.
-        """
+        """A column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them."""
         dtype = {FeatureType.TOKEN: np.int64, FeatureType.FLOAT: np.float32}.get(self.field2type[column.name])
         if dtype is None or column.name in self.config["numerical_features"]:
             return super()._dataframe_to_interaction(column.to_frame())[column.name]
-        return torch.from_numpy(column.to_numpy(dtype=dtype, copy=True))
-
-    # --- splitting -----------------------------------------------------------------------------------------------
+        return torch.from_numpy(column.to_numpy(dtype=dtype, copy=True))  # pandas 3: read-only, at which torch warns
 
     def _change_feat_format(self) -> None:
         """Tables of users and items become tensors, as in RecBole; the interactions are flat arrays already."""
@@ -208,8 +191,7 @@ class SequenceDataset(SequentialDataset):
     def build(self) -> "list[SequenceDataset]":
         """The training, validation and test split, leave-one-out in time order.
 
-        As RecBole: a user of n interactions has n - 1 samples; one always stays in training, the last goes to test, the
-        second to last to validation (a user of 3 is trained and tested, a user of 2 only trained).
+        As RecBole: a user's first sample always stays in training, the last goes to test, the one before to validation.
         """
         self._change_feat_format()
         self._drop_unused_col()
@@ -222,8 +204,6 @@ class SequenceDataset(SequentialDataset):
         test = (left == 0) & (before >= 1) & (mode != "valid_only")
         return [self.copy(samples.select(rows)) for rows in (~(valid | test), valid, test)]
 
-    # --- what the rest of the package asks -------------------------------------------------------------------------
-
     def history_lengths(self, index: Rows) -> np.ndarray:
         """Interactions before the target of each row, not truncated: (n,) int64."""
         return self.inter_feat.history_lengths(index)
@@ -234,13 +214,8 @@ class SequenceDataset(SequentialDataset):
         users = int(np.count_nonzero(np.diff(flat.user_start)))
         items = len(np.unique(flat.columns[self.iid_field].numpy()))
         n = int(flat.user_start[-1])
-        return {
-            "users": users,
-            "items": items,
-            "interactions": n,
-            "mean_length": n / users,
-            "sparsity": 1 - n / (users * items),
-        }
+        sizes = {"users": users, "items": items, "interactions": n}
+        return {**sizes, "mean_length": n / users, "sparsity": 1 - n / (users * items)}
 
     def checksum(self) -> str:
         """SHA-256 of the .inter file, in hexadecimal."""
@@ -271,8 +246,8 @@ class SequenceDataset(SequentialDataset):
 def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarray:
     """Positions of the targets of all samples, with users in RecBole's order.
 
-    RecBole sorts its samples by time and then groups them by user: users come in the order of the time of their first
-    target, equal times in the order of user ids. `user_start` (users + 1,), `time` (interactions,) by (user, time).
+    That is by the time of their first target, equal times by user id. `user_start` (users + 1,), `time` (interactions,)
+    by (user, time).
     """
     count = np.diff(user_start)
     users = np.flatnonzero(count >= 2)

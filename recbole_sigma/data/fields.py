@@ -17,10 +17,7 @@ _NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
 def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Mapping[str, FeatureType]) -> None:
     """Refuse settings that name a column which is missing or of another type, and columns that hide one another.
 
-    Args:
-        config: the settings.
-        columns: the loaded columns of each file that exists (`inter`, `user`, `item`).
-        kinds: the type of each column.
+    `columns`: the loaded columns of each file that exists (`inter`, `user`, `item`); `kinds`: the type of each column.
     """
     _check_clashes(config, columns)
     ids = (config["USER_ID_FIELD"], config["ITEM_ID_FIELD"])

@@ -7,10 +7,7 @@ import torch
 
 
 class Items:
-    """Stands for a data set of which only the number of items is known.
-
-    Models that look at a data set's interactions find one, of item 1.
-    """
+    """Replaces a data set of which only the number of items is known; its only interaction is with item 1."""
 
     def __init__(self, n_items: int) -> None:
         self._n_items = n_items

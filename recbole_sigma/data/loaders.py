@@ -1,7 +1,6 @@
 """RecBole's loaders without a Python list of all samples, and with a small state that can be saved.
 
-RecBole's trainer asks `isinstance(loader, FullSortEvalDataLoader)` and the like; these are subclasses, and draw the
-same batches from the same seed.
+Subclasses, because RecBole's trainer asks for the types; they draw the same batches from the same seed.
 """
 
 from collections.abc import Iterator
@@ -21,10 +20,7 @@ from recbole_sigma.data.prefixes import Prefixes
 
 
 class Batch(NamedTuple):
-    """Which samples: `rows` (n,), drawn as batch `number` of epoch `epoch`, both from 0.
-
-    With several processes, `rows` is the shard of process `rank`; it may be empty.
-    """
+    """Samples `rows` (n,) of batch `number` of epoch `epoch`, both from 0: process `rank`'s shard, perhaps empty."""
 
     epoch: int
     number: int
@@ -36,7 +32,6 @@ class BatchSampler(Sampler[Batch]):
     """Batches of row numbers, in order, or shuffled in each epoch by `generator`, as torch's RandomSampler does.
 
     With `sizes`, (rows,), a batch is full when its sizes add up to `batch_size`, and holds at least one row.
-    The state between two epochs is the pair (`epoch`, state of `generator`).
     """
 
     def __init__(
@@ -92,8 +87,7 @@ class _LeanLoader(AbstractDataLoader):
         self._sampler = sampler
         self.model = None
         self._init_batch_size_and_step()
-        self.generator = torch.Generator()
-        self.generator.manual_seed(config["seed"])
+        self.generator = torch.Generator().manual_seed(config["seed"])
         self.transform = construct_transform(config)
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         any_length = isinstance(dataset.inter_feat, Prefixes) and dataset.inter_feat.any_length

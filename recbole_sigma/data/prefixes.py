@@ -21,13 +21,12 @@ Rows = int | slice | list[int] | np.ndarray | Tensor
 class FlatHistories:
     """All interactions, those of each user one after another in time order.
 
-    `columns[field]` (interactions, ...); `user_start` (users + 1,): user u owns `user_start[u]:user_start[u + 1]`.
-    `user` and `item` are the names of the fields with the ids.
+    User u owns `user_start[u]:user_start[u + 1]`.
     """
 
-    columns: dict[str, Tensor]
-    user_start: np.ndarray
-    user: str
+    columns: dict[str, Tensor]  # (interactions, ...) each
+    user_start: np.ndarray  # (users + 1,)
+    user: str  # the names of the fields with the ids
     item: str
     _copies: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
 
@@ -46,10 +45,8 @@ class Prefixes:
     A sample is the position of its target in the flat arrays. Its history is the range that ends there and starts at
     the user's first interaction, or `max_length` before the target. Memory: one integer per sample.
 
-    With `any_length`, a batch has user, item, item list and length, padded to the longest row of the batch. Without it,
-    a batch has every loaded field and its list, padded to `max_length`, as RecBole's own models expect.
-
-    Batches are put together on `device`, from copies of the columns that they read.
+    With `any_length`, a batch has user, item, item list and length, padded to its longest row; otherwise every loaded
+    field and its list, padded to `max_length`, as RecBole's own models expect. It is put together on `device`.
     """
 
     device = torch.device("cpu")
@@ -60,8 +57,6 @@ class Prefixes:
         self.max_length = max_length
         self.any_length = any_length
         self._dropped: frozenset[str] = frozenset()
-
-    # --- samples -----------------------------------------------------------------------------------------------
 
     def ranges(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Start and stop of the histories of `rows`, both (n,); the target is at stop."""
@@ -95,8 +90,6 @@ class Prefixes:
             if not self.any_length or listed == self.flat.item:
                 fields[name] = _gather(self.flat.column(listed, self.device), where, padding)
         return Interaction(fields)
-
-    # --- what RecBole asks of an Interaction ---------------------------------------------------------------------
 
     @property
     def columns(self) -> list[str]:
@@ -168,13 +161,10 @@ class HistoryColumn:
 
 
 def _positions(start: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """Positions of histories in the flat arrays, 0 where there is none, and where that is: (n,) twice -> (n, width)
-
-    On CPU by NumPy, whose loops wait for no other thread.
-    """
+    """Positions of histories in the flat arrays, 0 where there is none, and where that is: (n,) twice -> (n, width)"""
     if start.device.type != "cpu":
         return _positions_on_device(start, length, width)
-    step = np.arange(width)
+    step = np.arange(width)  # NumPy's loops wait for no other thread
     padding = step >= length.numpy()[:, None]
     where = np.where(padding, 0, start.numpy()[:, None] + step)
     return torch.from_numpy(where), torch.from_numpy(padding)

@@ -10,6 +10,7 @@ from recbole.utils import ModelType
 
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
+from recbole_sigma.data.windows import Windows
 from recbole_sigma.errors import UserError
 
 _WITH_LABELS = ("DIN", "DIEN")  # RecBole's sequential models of clicks
@@ -27,10 +28,7 @@ class Data:
 
 
 def load(config: Any, rank: int = 0, size: int = 1) -> Data:
-    """The data of a run: process `rank` of `size` gets its shard of every batch.
-
-    Raises UserError for wrong data or settings, and for a split without samples.
-    """
+    """The data of a run: of each batch, the shard of process `rank` of `size`. UserError for wrong data or settings."""
     dataset = create_dataset(config)
     data = Data(dataset, *data_preparation(config, dataset))
     mode = config["eval_args"]["split"]["LS"]
@@ -45,11 +43,7 @@ def load(config: Any, rank: int = 0, size: int = 1) -> Data:
 
 
 def create_dataset(config: Any) -> SequenceDataset:
-    """Read the data set that `config` names.
-
-    Raises UserError for files that are missing or malformed, for a protocol that is not supported, and for models that
-    need another kind of data set.
-    """
+    """Read the data set that `config` names. Raises UserError for malformed files, unsupported protocols and models."""
     model, protocol = config["model"], config["eval_args"]
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL or hasattr(recbole.data.dataset, f"{model}Dataset"):
         raise UserError(f"model: {model} needs a data set of another kind than item histories; it is not supported")
@@ -91,8 +85,6 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
         raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")
-    from recbole_sigma.data.windows import Windows
-
     windows = train.copy(Windows(train.inter_feat))
     return WindowLoader(config, windows, negatives, shuffle=config["shuffle"]), *evaluated
 

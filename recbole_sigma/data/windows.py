@@ -13,21 +13,17 @@ class Windows:
     """The samples of `prefixes` as windows: one pass of a causal model over a window gives all its prefixes.
 
     A window is the range of interactions `start` to `stop`: all but the last are read, each position predicts the next.
-    A history of at most `max_length` items before its last target is one window, and its positions see exactly what the
-    prefixes see. A longer history is cut into windows of `max_length` that overlap by half: every sample is a target in
-    exactly one window, which holds all earlier items or at least half of `max_length` of them.
-
-    To RecBole's code it looks like the Interaction that `inter_feat` would be. `n_targets` (windows,): samples of each
-    window.
+    A history of at most `max_length` items before its last target is one window, in which positions see exactly what
+    prefixes see. A longer one is cut into windows of `max_length` that overlap by half: every sample is a target in one
+    window, with all earlier items or at least half of `max_length` of them. RecBole takes it for an Interaction.
     """
 
     any_length = True
 
     def __init__(self, prefixes: Prefixes) -> None:
         self.flat = prefixes.flat
-        histories = _histories(prefixes)
-        self.start, self.first_target, self.stop = _cut(*histories, prefixes.max_length)
-        self.n_targets = self.stop - self.first_target + 1
+        self.start, self.first_target, self.stop = _cut(*_histories(prefixes), prefixes.max_length)
+        self.n_targets = self.stop - self.first_target + 1  # samples of each window, (windows,)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -39,18 +35,12 @@ class Windows:
         step = np.arange(int(length.max(initial=1)))
         padding = step >= length[:, None]
         position = np.where(padding, 0, start[:, None] + step)
-        items = self.flat.columns[self.flat.item]
-        read, target = items[torch.from_numpy(position)], items[torch.from_numpy(position + 1)]
+        user, item, columns = self.flat.user, self.flat.item, self.flat.columns
+        read, target = columns[item][torch.from_numpy(position)], columns[item][torch.from_numpy(position + 1)]
         read[torch.from_numpy(padding)] = 0
         target[torch.from_numpy(padding | (position + 1 < first[:, None]))] = 0
-        return Interaction(
-            {
-                self.flat.user: self.flat.columns[self.flat.user][torch.from_numpy(start)],
-                self.flat.item: target,
-                self.flat.item + LIST_SUFFIX: read,
-                LIST_LENGTH: torch.from_numpy(length),
-            }
-        )
+        fields = {user: columns[user][torch.from_numpy(start)], item: target, item + LIST_SUFFIX: read}
+        return Interaction({**fields, LIST_LENGTH: torch.from_numpy(length)})
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.flat.columns, self.flat.item + LIST_SUFFIX, LIST_LENGTH])
@@ -71,8 +61,7 @@ def _cut(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows of the histories: start, first target, last target, (windows,) each."""
     step = max(max_length // 2, 1)
-    reach = np.maximum(first, start + max_length)  # last target of a history's first window
-    reach = np.minimum(reach, last)
+    reach = np.minimum(np.maximum(first, start + max_length), last)  # last target of a history's first window
     count = 1 - (reach - last) // step  # one, and as many of `step` targets as the rest needs
     history = np.repeat(np.arange(len(start)), count)
     number = np.arange(len(history)) - np.repeat(np.cumsum(count) - count, count)

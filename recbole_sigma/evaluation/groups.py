@@ -35,9 +35,8 @@ class UserGroup:
 
 
 def user_groups(history_length: np.ndarray, bounds: Sequence[int] = BOUNDS) -> list[UserGroup]:
-    """Divide users by history length (n,): below the first bound, between two bounds, from the last bound on.
+    """Divide users by history length (n,); a length equal to a bound belongs to the longer. Groups may be empty.
 
-    Each user is in one group: a length equal to a bound belongs to the longer histories. Groups may be empty.
     Raises UserError for bounds that are not ascending from 1 on.
     """
     edges = [0, *bounds, math.inf]

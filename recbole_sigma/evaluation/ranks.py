@@ -15,19 +15,12 @@ _KINDS = {"user": "U", "target": "U", "history_length": "i", "rank": "f"}  # of 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One entry per evaluated user.
+    """One entry per evaluated user, (n,) each."""
 
-    Attributes:
-        user: (n,) user ids as in the data.
-        target: (n,) ids of the target items.
-        history_length: (n,) int64, number of interactions before the target.
-        rank: (n,) float64, 1 is the first; fractional where other items have the target's score.
-    """
-
-    user: np.ndarray
-    target: np.ndarray
-    history_length: np.ndarray
-    rank: np.ndarray
+    user: np.ndarray  # ids as in the data
+    target: np.ndarray  # ids of the target items
+    history_length: np.ndarray  # int64, number of interactions before the target
+    rank: np.ndarray  # float64, 1 is the first; fractional where other items have the target's score
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, as in ranks-valid.npz and ranks-test.npz."""
@@ -54,9 +47,8 @@ class Ranks:
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     """Rank of each row's target among all items but the padding item: (B, V), (B,) -> (B,) float64 on the CPU.
 
-    1 + the number of items with higher scores + half the number of other items with the same score: the mean over all
-    orders of equal scores, so that constant scores do not count as hits. Raises FloatingPointError if a score is NaN or
-    infinite.
+    1 + the items with higher scores + half the others with the same score: the mean over all orders of equal scores, so
+    that constant scores are no hits. Raises FloatingPointError if a score is NaN or infinite.
     """
     items = scores[:, PADDING_ITEM + 1 :]
     if not torch.isfinite(items).all():

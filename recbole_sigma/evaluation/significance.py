@@ -13,19 +13,12 @@ FEWEST_SEEDS = 3
 
 @dataclass(frozen=True)
 class PairedTest:
-    """One-sided paired t-test: is the first of a pair larger?
+    """One-sided paired t-test: is the first of a pair larger?"""
 
-    Attributes:
-        difference: mean of first minus second.
-        p: of this test alone.
-        p_holm: corrected for all tests made together.
-        n: number of pairs.
-    """
-
-    difference: float
-    p: float
-    p_holm: float
-    n: int
+    difference: float  # mean of first minus second
+    p: float  # of this test alone
+    p_holm: float  # corrected for all tests made together
+    n: int  # number of pairs
 
     @property
     def significant(self) -> bool:
@@ -43,10 +36,7 @@ def paired_tests(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str
 
 
 def paired_p(first: np.ndarray, second: np.ndarray) -> float:
-    """p of the one-sided paired t-test that `first` is larger: (n,), (n,). Without any difference it is 1.
-
-    Raises ValueError for fewer than two pairs.
-    """
+    """p of the test that `first` is larger, (n,), (n,); 1 without any difference. ValueError for fewer than 2 pairs."""
     if len(first) < 2:
         raise ValueError("a paired test needs at least two pairs")
     if np.array_equal(first, second):

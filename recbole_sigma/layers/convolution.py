@@ -10,8 +10,7 @@ from recbole_sigma.layers.padding import Rows
 class SequenceConv(nn.Conv1d):
     """Conv1d of odd width along the history, output as long as the input (`same` padding); padding counts as zeros.
 
-    Computed as one matrix product over neighbouring positions: for histories of a few items this is faster than torch's
-    kernels, which need (B, D, L).
+    One matrix product over neighbouring positions: on short histories faster than torch's kernels for (B, D, L).
     """
 
     def __init__(self, hidden_size: int, width: int) -> None:

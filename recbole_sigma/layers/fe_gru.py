@@ -12,8 +12,7 @@ CONVOLUTIONS = ("conv", "residual", "none")
 class FeatureExtractGRU(nn.Module):
     """F = GRU(Conv1d(H)) (eqs. 8-9).
 
-    `conv` sets the GRU's input: the convolution's output (`conv`, the paper), that plus H (`residual`), or H alone
-    (`none`).
+    The GRU reads the convolution's output (`conv`: conv, the paper), that plus H (residual), or H alone (none).
     """
 
     def __init__(self, hidden_size: int, width: int, conv: str, bias: bool) -> None:

@@ -7,13 +7,10 @@ from torch import Tensor, nn
 class PartialFlip(nn.Module):
     """Reverse a history except for its last `r` items.
 
-    Works on each row's real items only; padding is not moved.
+        [a b c d e . .], length 5, r 2  ->  [c b a d e . .]     (padding is not moved)
 
-        [a b c d e . .], length 5, r 2  ->  [c b a d e . .]
-
-    With `slots`, positions are counted from 0 to `slots` instead, whatever the row's length, as in the released code
-    (slots 50, r 5: positions 0 to 44 are reversed). Items of a short history then move behind its last position, where
-    they are lost, and zeros take their positions.
+    With `slots`, the first `slots - r` positions are reversed whatever the row's length, as in the released code. Items
+    of a short history then move behind its last position, where they are lost, and zeros take their positions.
     """
 
     def __init__(self, r: int, slots: int | None = None) -> None:

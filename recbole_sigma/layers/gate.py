@@ -18,16 +18,13 @@ class DenseSelectiveGate(nn.Module):
         self.outer = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor, flipped: Tensor | None, rows: Rows) -> list[Tensor]:
-        """H, H^f (B, L, D) -> [G(H), G(H^f)], each (B, L, D), or (B, D) at each row's last item.
-
-        Without H^f there is one gate; if H^f is H, the two are one tensor.
-        """
+        """H, H^f (B, L, D) -> [G(H), G(H^f)], or [G(H)] without H^f, each (B, L, D), or (B, D) at the last items."""
         directions = [hidden] if flipped is None or flipped is hidden else [hidden, flipped]
         gates = []
         for direction in directions:
             d = self.outer(self.conv(self.inner(direction), rows))
             gates.append(F.silu(d) + torch.sigmoid(d))
-        return gates * 2 if flipped is hidden else gates
+        return gates * 2 if flipped is hidden else gates  # H^f = H: one tensor twice
 
 
 class ReleasedGates(nn.Module):
@@ -46,10 +43,7 @@ class ReleasedGates(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, hidden: Tensor, flipped: Tensor | None, rows: Rows) -> list[Tensor]:
-        """H, H^f (B, L, D) -> [1 + g, 1 + g^f], each (B, L, D), or (B, D) at each row's last item.
-
-        Without H^f there is one gate.
-        """
+        """H, H^f (B, L, D) -> [1 + g, 1 + g^f], or [1 + g] without H^f, each (B, L, D), or (B, D) at the last items."""
         hidden = rows.output(hidden)
         inner = hidden + self.forward_inner(hidden)
         gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(inner)))

@@ -45,10 +45,7 @@ class Mamba(nn.Module):
         nn.init.zeros_(self.dt_proj.bias)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """(B, L, D) -> (B, L, D), zero beyond each row's length.
-
-        If only the last items are wanted, (B, D): gate and output projection are computed at one position per row.
-        """
+        """(B, L, D) -> (B, L, D), zero beyond each row's length, or (B, D), gated and projected at last items only."""
         if rows.wanted == "last":
             x_weight, z_weight = self.in_proj.weight.chunk(2)
             x, z = F.linear(hidden, x_weight), F.linear(rows.last(hidden), z_weight)

@@ -11,10 +11,8 @@ from torch import Tensor
 class Rows:
     """What a layer needs to know about a batch of right-padded rows, beside the batch itself.
 
-    Attributes:
-        lengths: (B,) int, at least 1: items of each row.
-        wanted: the positions whose output is used: `all`, or each row's `last` item. Only a layer with the class
-            attribute `gives_last = True` is called with `last`, and returns (B, D) then.
+    `lengths`: (B,) int, at least 1. `wanted`: the positions whose output is used, all or each row's last item; only a
+    layer with the class attribute `gives_last = True` is called with `last`, and returns (B, D) then.
     """
 
     lengths: Tensor

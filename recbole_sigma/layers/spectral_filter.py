@@ -9,8 +9,7 @@ from recbole_sigma.layers.padding import Rows
 class SpectralFilter(nn.Module):
     """irfft(W * rfft(H)) along the history, dropout, residual, LayerNorm.
 
-    One complex weight per frequency and channel. The transform always has length `slots`, with zeros after the last
-    item: a row's result does not depend on its padding.
+    The transform always has length `slots`, with zeros after the last item: padding does not change a row's result.
     """
 
     def __init__(self, hidden_size: int, slots: int, dropout: float) -> None:

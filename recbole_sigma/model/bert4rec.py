@@ -21,10 +21,7 @@ class BERT4Rec(RecBoleBERT4Rec):
             )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """RecBole's loss, (); 0 for a batch without masked items, where RecBole divides by their number.
-
-        RecBole's loss ignores a mask at the first item, so this happens in small last batches.
-        """
-        if not (interaction[self.MASK_INDEX] > 0).any():
+        """RecBole's loss, (); 0 for a batch without masked items (a small last one), where RecBole divides by 0."""
+        if not (interaction[self.MASK_INDEX] > 0).any():  # RecBole's loss ignores a mask at the first item
             return self.output_bias.sum() * 0
         return super().calculate_loss(interaction)

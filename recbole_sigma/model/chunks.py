@@ -18,10 +18,9 @@ TOKENS_TOGETHER = 2**17  # positions encoded together: limits the memory of a ba
 class ByLength(SequentialRecommender):
     """Mixin before a class of RecBole's: its `forward` on rows of similar length at a time (setting `by_length`).
 
-    For classes whose output at a row's last real item depends on neither the padding after it nor the other rows.
-    Dropout draws other numbers than on the padded batch; everything else is equal, including the CE loss, whose (B, V)
-    scores are not kept. With `by_length: false` the batch is padded to MAX_ITEM_LIST_LENGTH and goes to RecBole's
-    `forward` and loss unchanged.
+    For classes whose output at a row's last item depends on neither the padding after it nor the other rows. Dropout
+    draws other numbers than on the padded batch; all else is equal, and (B, V) scores are not kept. With `by_length:
+    false` the batch is padded to MAX_ITEM_LIST_LENGTH and goes to RecBole's `forward` and loss unchanged.
     """
 
     accepts_any_length = True
@@ -48,29 +47,19 @@ class ByLength(SequentialRecommender):
 def encode_in_chunks(
     encode: Callable[[Tensor, Tensor], Tensor], item_seq: Tensor, lengths: Tensor, ratio: float
 ) -> Tensor:
-    """`encode` on rows of similar length at a time: (B, L), (B,) -> (B, D), in the order of the rows.
+    """`encode` on rows of similar length at a time: (B, L) right-padded, (B,) at least 1 -> (B, D), in their order.
 
-    Args:
-        encode: (n, l), (n,) -> (n, D); a row's result depends on neither the other rows nor l.
-        item_seq: (B, L), right-padded with 0.
-        lengths: (B,), at least 1.
-        ratio: see `length_chunks`.
+    `encode`: (n, l), (n,) -> (n, D); a row's result depends on neither the other rows nor l. `ratio`: `length_chunks`.
     """
     order = torch.argsort(lengths, stable=True)
     return encode_sorted(encode, [item_seq[order]], lengths[order], ratio)[torch.argsort(order)]
 
 
 def encode_sorted(encode: Callable[..., Tensor], sequences: list[Tensor], lengths: Tensor, ratio: float) -> Tensor:
-    """The concatenated results of `encode(*sequences, lengths)` on chunks of rows that are sorted by length.
+    """The concatenated results of `encode(*sequences, lengths)` on chunks (n, l), (n,) of `sequences` (B, L) each.
 
-    If the batch has more than TOKENS_TOGETHER positions, `encode` runs once more in the backward pass instead of
-    keeping its intermediate results: the memory is that of one chunk, whatever the batch.
-
-    Args:
-        encode: for sequences (n, l) of n rows of at most l items, and their lengths (n,).
-        sequences: (B, L) each.
-        lengths: (B,), at least 1, ascending.
-        ratio: see `length_chunks`.
+    `lengths` (B,), at least 1, ascend. Beyond TOKENS_TOGETHER positions in a batch, `encode` runs once more in the
+    backward pass instead of keeping its intermediate results: the memory is that of one chunk, whatever the batch.
     """
     on_cpu = lengths.cpu()  # one synchronisation with a GPU instead of one per chunk
     chunks = []
@@ -89,18 +78,11 @@ def encode_sorted(encode: Callable[..., Tensor], sequences: list[Tensor], length
 
 
 def length_chunks(lengths: Tensor, ratio: float) -> list[slice]:
-    """Divide rows into chunks whose longest is at most `ratio` times as long as the shortest.
-
-    Args:
-        lengths: (B,), ascending.
-        ratio: 1 or more; infinity gives one chunk.
-    """
+    """Chunks of rows, by ascending `lengths` (B,), whose longest is at most `ratio` >= 1 times the shortest."""
     distinct, counts = torch.unique_consecutive(lengths, return_counts=True)
-    chunks, start, stop, shortest = [], 0, 0, None
+    chunks, start, stop, shortest = [], 0, 0, int(lengths[0])
     for length, count in zip(distinct.tolist(), counts.tolist(), strict=True):
-        if shortest is None:
-            shortest = length
-        elif length > shortest * ratio:
+        if length > shortest * ratio:
             chunks.append(slice(start, stop))
             start, shortest = stop, length
         stop += count

@@ -16,10 +16,9 @@ LARGEST_BATCH = 8192  # RecBole builds a mask of all pairs of 2B rows, in a Pyth
 
 
 class FEARec(RecBoleFEARec):
-    """RecBole's FEARec: the same function, loss and random draws, except in two cases where RecBole's class fails.
+    """RecBole's FEARec, except where that fails: targets whose samples all have one history, and batches of one row.
 
-    These are targets whose samples all have the same history, and batches of one row. The attention works on the
-    spectrum of all MAX_ITEM_LIST_LENGTH slots: padding cannot be cut off.
+    The attention works on the spectrum of all MAX_ITEM_LIST_LENGTH slots: padding cannot be cut off.
     """
 
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -40,17 +39,15 @@ class FEARec(RecBoleFEARec):
             raise UserError(f"train_batch_size must be at most {LARGEST_BATCH} for FEARec's contrasts, got {size}")
         if int(factor * math.log(length)) > length:
             raise UserError(
-                f"topk_factor * log(MAX_ITEM_LIST_LENGTH), FEARec's delays, must be at most {length}, "
-                f"got topk_factor={factor}"
+                f"topk_factor * log(MAX_ITEM_LIST_LENGTH) must be at most {length} for FEARec, got topk_factor={factor}"
             )
         with redirect_stdout(io.StringIO()):  # RecBole prints its frequency bands
             super().__init__(config, dataset)
 
     def get_same_item_index(self, dataset: Any) -> dict[int, np.ndarray]:
-        """Each item's samples, those with that target: item -> (n,) int, ascending. RecBole searches once per sample.
+        """Item -> its samples as a target, (n,) int, ascending; only one if all have the same history.
 
-        If all samples of an item have the same history, only one is listed: RecBole draws until it finds another
-        history, unless there is only one sample.
+        RecBole draws until it finds another history, unless there is only one sample, and searches once per sample.
         """
         samples = dataset.inter_feat
         target, lengths = samples[self.ITEM_ID].numpy(), samples[self.ITEM_SEQ_LEN].numpy()

@@ -6,7 +6,4 @@ from recbole_sigma.model.chunks import ByLength
 
 
 class SASRec(ByLength, RecBoleSASRec):
-    """RecBole's SASRec. Padding after a row's last item has no effect.
-
-    Attention is causal and positions count from the first item; a padded key's weight is exp(-10000), which is 0.
-    """
+    """RecBole's SASRec. Padding has no effect: attention is causal, and a padded key's weight, exp(-10000), is 0."""

@@ -18,8 +18,7 @@ from recbole_sigma.ops.softmax import softmax_loss
 class SequenceModel(SequentialRecommender):
     """A model of item histories. A subclass sets `layers` and calls `initialise()`, or implements `encode`.
 
-    A layer is called as `layer(hidden, rows)`, (B, L, D) -> (B, L, D), with `rows` of layers/padding.py. The last one
-    may compute the last item of each row only, (B, D), if its class sets `gives_last = True`.
+    A layer is called as `layer(hidden, rows)`, (B, L, D) -> (B, L, D), see layers/padding.py.
     Item sequences are (B, L), right-padded with item 0; L may differ between batches.
     """
 
@@ -51,10 +50,7 @@ class SequenceModel(SequentialRecommender):
         return hidden
 
     def encode_last(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """`encode` at each row's last item: (B, L, D), (B,) -> (B, D).
-
-        A last layer with `gives_last` saves what it would compute position by position: most of its arithmetic.
-        """
+        """`encode` at each row's last item: (B, L, D), (B,) -> (B, D). `gives_last` saves most of a layer's work."""
         own_encode = type(self).encode is not SequenceModel.encode
         if own_encode or not getattr(self.layers[-1], "gives_last", False):
             return Rows(lengths).last(self.encode(hidden, lengths))
@@ -68,19 +64,15 @@ class SequenceModel(SequentialRecommender):
         return self.embedding_norm(self.embedding_dropout(self.item_embedding(item_seq)))
 
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
-        """Representations of histories: (B, L), (B,) -> (B, D).
-
-        Rows are encoded in chunks of similar length: the result and gradient of one padded batch, at the cost of the
-        real items.
-        """
+        """Representations of histories: (B, L), (B,) -> (B, D), as in one padded batch, at the cost of real items."""
         return encode_in_chunks(
             lambda items, own: self.encode_last(self.embed(items), own), item_seq, lengths, self.length_ratio
         )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean loss of a batch, (): softmax over all items (CE), or against one sampled item each (BPR, BCE).
+        """Mean loss, (), of rows, or with `train_mode: sequence` of positions that have a target.
 
-        The mean is over rows, or with `train_mode: sequence` over all positions that have a target.
+        CE is a softmax over all items; BPR and BCE compare with one sampled item.
         """
         names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
         items = [interaction[name] for name in names]
@@ -124,10 +116,7 @@ class SequenceModel(SequentialRecommender):
         return (representation * self.item_embedding(items)).sum(-1)
 
     def initialise(self) -> None:
-        """Linear and embedding weights N(0, 0.02), biases 0, as in SASRec and its successors.
-
-        Mamba blocks keep mamba-ssm's initialisation, unless `ssm_init` is `published`.
-        """
+        """Weights N(0, 0.02), biases 0, as SASRec; Mamba blocks keep mamba-ssm's unless `ssm_init` is `published`."""
         blocks = [module for module in self.modules() if isinstance(module, Mamba)]
         inside = {id(module) for block in blocks for module in block.modules()}
         for module in self.modules():

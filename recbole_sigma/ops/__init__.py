@@ -1,7 +1,4 @@
-"""Selective scan and causal convolution on CPU and CUDA.
-
-Depends on torch and kernel libraries only, not on the models or RecBole.
-"""
+"""Selective scan and causal convolution on CPU and CUDA, independent of the models and RecBole."""
 
 from recbole_sigma.ops.conv import causal_conv1d
 from recbole_sigma.ops.cuda import CudaExtensionError, cuda_extension_missing

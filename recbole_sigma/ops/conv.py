@@ -18,20 +18,13 @@ def causal_conv1d(
         activation: "silu" or None
         lengths: (B,) int, where each row ends: y is zero beyond, x is not read there, and it costs nothing on CPU
 
-    Returns:
-        y (B, L, E), in x's dtype
-
-    Raises:
-        TypeError: a tensor that is not floating point, lengths that are not integers
-        ValueError: shapes that do not fit, lengths outside 0 .. L, an unknown activation, a device that is neither cpu
-            nor cuda
+    Returns y (B, L, E), in x's dtype. Raises TypeError for wrong dtypes and ValueError for wrong shapes, lengths,
+    activations and devices.
     """
     if activation not in ("silu", None):
         raise ValueError(f'activation must be "silu" or None, not {activation!r}')
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[1] == 0:
-        raise ValueError(
-            f"x must be (B, L, E) and weight (E, K), K at least 1, not {tuple(x.shape)} and {tuple(weight.shape)}"
-        )
+        raise ValueError(f"x must be (B, L, E) and weight (E, K > 0), not {tuple(x.shape)} and {tuple(weight.shape)}")
     rows, length, channels = x.shape
     check_tensors(x.device, x=(x, x.shape), weight=(weight, (channels, weight.shape[1])), bias=(bias, (channels,)))
     check_lengths(lengths, rows, length)

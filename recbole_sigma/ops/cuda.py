@@ -1,7 +1,4 @@
-"""CUDA work goes to the kernels of mamba-ssm and causal-conv1d.
-
-They are imported when they are first needed for a CUDA tensor.
-"""
+"""CUDA work goes to the kernels of mamba-ssm and causal-conv1d, imported when a CUDA tensor first needs them."""
 
 from functools import cache
 from importlib import import_module
@@ -17,8 +14,7 @@ INSTALL = (
     "pip install --no-build-isolation --no-cache-dir causal-conv1d mamba-ssm"
 )
 _INTERFACE = "mamba_ssm.ops.selective_scan_interface"
-# what importing a missing or half-built extension raises
-LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)
+LOADING_FAILS = (ImportError, OSError, RuntimeError, AttributeError)  # importing a missing or half-built extension
 WIDEST_KERNEL = 4  # causal-conv1d supports widths 2 to 4
 ALIGNED = 8  # and reads this many channels at a time where they are adjacent in memory
 MOST_STATES = 256  # the limit of mamba-ssm's kernels
@@ -32,15 +28,9 @@ class CudaExtensionError(RuntimeError):
 def cuda_extension_missing() -> str | None:
     """Why the extension `selective_scan_cuda` or its Python interface cannot be loaded; None if both can.
 
-    Both are tried: newer mamba-ssm imports without the extension and fails at the first call, and the extension loads
-    where mamba-ssm was installed without its dependencies (`--no-deps`).
+    Newer mamba-ssm imports without the extension, and the extension loads without mamba-ssm's dependencies.
     """
-    try:
-        import_module("selective_scan_cuda")
-        import_module(_INTERFACE)
-    except LOADING_FAILS as error:
-        return f"{type(error).__name__}: {error}"
-    return None
+    return _why_missing("selective_scan_cuda", _INTERFACE)
 
 
 def require_cuda_extension() -> None:
@@ -72,10 +62,7 @@ def selective_scan_cuda(
 ) -> Tensor:
     """`recbole_sigma.ops.selective_scan` for CUDA tensors. Padding must be finite: it is computed and then masked.
 
-    Raises:
-        CudaExtensionError: mamba-ssm or its extension is not installed
-        TypeError: float64, which the extension does not support
-        ValueError: more than MOST_STATES states
+    Raises CudaExtensionError without the extension, TypeError for float64, ValueError for more than MOST_STATES states.
     """
     require_cuda_extension()
     if u.dtype == torch.float64:
@@ -98,9 +85,13 @@ def selective_scan_cuda(
 @cache
 def causal_conv1d_missing() -> str | None:
     """Why causal-conv1d cannot be loaded; None if it can. Without it, torch's convolution is used."""
+    return _why_missing("causal_conv1d_cuda", "causal_conv1d")
+
+
+def _why_missing(*modules: str) -> str | None:
     try:
-        import_module("causal_conv1d_cuda")
-        import_module("causal_conv1d")
+        for module in modules:
+            import_module(module)
     except LOADING_FAILS as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -29,18 +29,11 @@ def gru(
         bias_ih, bias_hh: (3D,), both optional
         lengths: (B,) int, where each row ends: the states are zero beyond, and cost nothing on CPU
 
-    Returns:
-        states (B, L, D), in x's dtype
-
-    Raises:
-        TypeError: a tensor that is not floating point, lengths that are not integers
-        ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
-
-    Source: Cho et al. (arXiv 1406.1078), in the form of torch.nn.GRU, with the same parameters.
+    Returns states (B, L, D), in x's dtype. Raises TypeError for wrong dtypes and ValueError for wrong shapes, lengths
+    and devices. Source: Cho et al. (arXiv 1406.1078), in the form and with the parameters of torch.nn.GRU.
     """
     if x.dim() != 3 or weight_hh.dim() != 2 or weight_hh.shape[1] == 0:
-        shapes = tuple(x.shape), tuple(weight_hh.shape)
-        raise ValueError(f"x must be (B, L, I) and weight_hh (3D, D), D at least 1, not {shapes[0]} and {shapes[1]}")
+        raise ValueError(f"x must be (B, L, I), weight_hh (3D, D > 0), not {tuple(x.shape)}, {tuple(weight_hh.shape)}")
     (rows, length, inputs), hidden = x.shape, weight_hh.shape[1]
     gates = 3 * hidden
     check_tensors(
@@ -67,10 +60,7 @@ def gru_torch(
     bias_hh: Tensor | None,
     lengths: Tensor | None,
 ) -> Tensor:
-    """`gru` by torch's own kernels (cuDNN on CUDA), for arguments that `gru` has checked.
-
-    Padding comes after all real items, so it is computed and then masked.
-    """
+    """`gru` by torch's kernels (cuDNN on CUDA) for checked arguments; padding is computed and then masked."""
     rows, length, _ = x.shape
     hidden = weight_hh.shape[1]
     if x.numel() == 0:

@@ -19,10 +19,8 @@ def selective_scan_reference(
 ) -> Tensor:
     """`recbole_sigma.ops.selective_scan` with the same arguments and result, one step at a time.
 
-    Runs on any device and in any floating-point dtype, and can be differentiated twice.
-
-    Source: Mamba (arXiv 2312.00752), equation (2) and algorithm 2, with B discretised by Euler's rule as the authors'
-    code does.
+    Runs on any device and in any floating-point dtype, and can be differentiated twice. Source: Mamba (arXiv
+    2312.00752), equation (2) and algorithm 2, with B discretised by Euler's rule as in the authors' code.
     """
     length = u.shape[1]
     ends = torch.full((u.shape[0],), length, device=u.device) if lengths is None else lengths.to(u.device)

@@ -33,13 +33,8 @@ def selective_scan(
         delta_softplus: False uses delta + delta_bias itself as the step size
         lengths: (B,) int, where each row ends: y is zero beyond, inputs are not read there, and it costs nothing on CPU
 
-    Returns:
-        y (B, L, E), in u's dtype
-
-    Raises:
-        TypeError: a tensor that is not floating point, lengths that are not integers
-        ValueError: shapes that do not fit, lengths outside 0 .. L, a device that is neither cpu nor cuda
-        CudaExtensionError: CUDA tensors without mamba-ssm's extension, with the command that installs it
+    Returns y (B, L, E), in u's dtype. Raises TypeError for wrong dtypes, ValueError for wrong shapes, lengths and
+    devices, and CudaExtensionError for CUDA tensors without mamba-ssm's extension.
     """
     if u.dim() != 3 or A.dim() != 2:
         raise ValueError(f"u must be (B, L, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
@@ -61,12 +56,9 @@ def selective_scan(
 
 
 def active_backend(device: torch.device | str) -> str:
-    """The library that computes the scan on `device`, with its version, for logs and results.
+    """The library that computes the scan on `device`: "numba 0.61.2", "mamba-ssm 2.2.4, causal-conv1d 1.5.0" ...
 
-    For instance "numba 0.61.2" or "mamba-ssm 2.2.4, causal-conv1d 1.5.0".
-
-    Raises:
-        CudaExtensionError: a CUDA device without mamba-ssm's extension, with the command that installs it
+    Raises CudaExtensionError for a CUDA device without mamba-ssm's extension.
     """
     if torch.device(device).type == "cuda":
         require_cuda_extension()
@@ -89,10 +81,7 @@ def check_tensors(device: torch.device, **expected: tuple[Tensor | None, tuple[i
 
 
 def check_lengths(lengths: Tensor | None, rows: int, length: int) -> None:
-    """Raises unless `lengths` holds an integer from 0 to `length` for each row.
-
-    On CUDA the values are not checked, which would need a synchronisation.
-    """
+    """Raises unless `lengths` has an integer from 0 to `length` per row; unread on CUDA (a synchronisation)."""
     if lengths is None:
         return
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:

@@ -16,8 +16,8 @@ def as_array(tensor: Tensor) -> Array:
 def as_rows(tensor: Tensor) -> Array:
     """(B, L, X) -> (B, L, X or more), C-contiguous, for kernels that access the first X of the last axis only.
 
-    A slice of a wider tensor, as from `chunk` and `split` of a projection, is not copied: the array is as wide as that
-    tensor. It extends beyond the slice, at its end perhaps beyond the memory, and must not be accessed there.
+    A slice of a wider tensor, as from `chunk` and `split`, is not copied: the array is as wide as that tensor and must
+    not be accessed beyond the slice, at its end perhaps beyond the memory.
     """
     rows, length, width = tensor.shape
     pitch = tensor.stride(1)

@@ -1,7 +1,4 @@
-"""How the CPU kernels are compiled: one decorator for kernels, one for the functions inlined into them.
-
-The only module that uses numba's compiler; importing it imports numba.
-"""
+"""How the CPU kernels are compiled: one decorator for kernels, one for the functions inlined into them."""
 
 import hashlib
 import pickle
@@ -67,10 +64,7 @@ def cache_folder() -> str | None:
 
 
 def kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile `function` on its first call, once per combination of argument types. It runs without the GIL.
-
-    The array arguments must not overlap.
-    """
+    """Compile `function` on its first call per argument types, without the GIL; its arrays must not overlap."""
     dispatcher: Any = numba.njit(
         nogil=True, fastmath=FAST_MATH, error_model="numpy", boundscheck=False, pipeline_class=_DisjointArrays
     )(function)

@@ -1,7 +1,4 @@
-"""Kernels of the causal depthwise convolution.
-
-Taps (the weights), bias and activation in one pass; the vector lanes run over the channels.
-"""
+"""The causal depthwise convolution: taps (the weights), bias, activation in one pass; vector lanes over channels."""
 
 from typing import Any
 

@@ -1,8 +1,7 @@
 """Elementary functions that the compiler can vectorise, for use inside kernels.
 
-Each is a stub with two bodies, float32 and float64. The float32 bodies are polynomials (LLVM has no vector `exp`, and
-numba's wheels contain none that works) with coefficients from minimax fits, relative error below 1e-7. The float64
-bodies call libm.
+Each is a stub with two bodies: float64 calls libm; float32 is a polynomial (LLVM has no vector `exp`, and numba's
+wheels contain none that works) with coefficients from minimax fits, relative error below 1e-7.
 """
 
 import math
@@ -17,8 +16,7 @@ _ONE, _TWO, _ZERO = _f(1), _f(2), _f(0)
 _LOG2_E = _f(1.4426950408889634)
 _LN_2 = 0.6931471805599453
 
-# 2^r on [-1/2, 1/2]; the constant term is exactly 1, or the error of a product of many decays would grow with their
-# number
+# 2^r on [-1/2, 1/2]; the constant term is exactly 1, or the error of a product of decays would grow with their number
 _E1, _E2, _E3 = _f(0.6931472028551069), _f(0.24022647913626183), _f(0.0555033247101301)
 _E4, _E5, _E6 = _f(0.00961843735771809), _f(0.0013398874464485044), _f(0.00015353362000249736)
 # adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 is the exponent's offset

@@ -74,8 +74,7 @@ class _Recurrence(torch.autograd.Function):
 def recurrence_cpu(gates_x: Tensor, weight_hh: Tensor, bias_hh: Tensor | None, lengths: Tensor | None) -> Tensor:
     """The steps of `recbole_sigma.ops.gru.gru` after the input's projection, in float64 or else float32.
 
-    (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D). Overwrites `gates_x`, whose memory the backward pass uses: the caller
-    must not read it afterwards.
+    (B, L, 3D), (3D, D), (3D,), (B,) -> (B, L, D). Overwrites `gates_x`, which the caller must not read afterwards.
     """
     rows, length, _ = gates_x.shape
     dtype = torch.float64 if gates_x.dtype == torch.float64 else torch.float32

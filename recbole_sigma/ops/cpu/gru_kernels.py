@@ -1,7 +1,7 @@
 """Kernels of the gated recurrent unit: TILE rows of similar length walk through time together.
 
-Each weight is loaded once for all rows of the tile; the vector lanes run over gates and channels. A row goes through
-the same operations in the same order whatever its neighbours are, so its result does not depend on the batch.
+Each weight is loaded once per tile; vector lanes run over gates and channels. A row goes through the same operations in
+the same order whatever its neighbours are, so its result does not depend on the batch.
 """
 
 from typing import Any

@@ -1,8 +1,7 @@
 """Divides a kernel's work into parts and runs them on threads of our own.
 
-numba's threading layers either die in a forked child (data-loader workers, Ray) or are slow in alternation with torch's
-matrix products; kernels release the GIL, so a plain thread pool works. The parts depend on shapes only, never on the
-number of threads: results are bit-identical in every run.
+numba's threading layers die in a forked child (data-loader workers, Ray) or are slow in turns with torch's matrix
+products. Parts depend on shapes only, never on the number of threads: results are bit-identical in every run.
 """
 
 import os
@@ -34,8 +33,7 @@ def thread_count() -> int:
 def run_parts(parts: int, start_worker: Callable[[], Callable[[int], None]]) -> None:
     """Call the function that `start_worker` returns once for every number below `parts`.
 
-    `start_worker` is called once in each thread and allocates that thread's scratch memory. Returns when all parts are
-    done; raises what a part raised.
+    `start_worker` is called once in each thread and allocates its scratch memory. Raises what a part raised.
     """
     pending = list(range(parts - 1, -1, -1))
 

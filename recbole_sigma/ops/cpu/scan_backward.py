@@ -1,10 +1,8 @@
 """The backward kernel of the selective scan.
 
-Rows are processed from their end in segments of SEGMENT steps. Within a segment, and for one channel at a time, the
-states are computed again from the checkpoint and then unwound; both stay in the L1 cache. The vector lanes run over
-the N states, so that the gradients of B and C, sums over channels, accumulate in place. Gradients of A, D and the bias
-are sums over rows: each chunk of rows has its own partial sums, so threads never share memory; they are summed by
-segments first, because rounding grows with the number of terms.
+From a row's end, in segments of SEGMENT steps, one channel at a time, in the L1 cache: states are computed again, then
+unwound. Vector lanes run over the N states, so that gradients of B and C accumulate in place; those of A, D and bias
+are summed per segment (less rounding), then per chunk of rows (threads share no memory).
 """
 
 from collections.abc import Callable
@@ -136,10 +134,7 @@ def clear_row(
 
 @cache
 def backward_kernel(N: int) -> Callable[..., None]:
-    """The kernel for N states, a multiple of LANES.
-
-    N is a constant in it: the loops over states are unrolled, which saves a quarter of the time.
-    """
+    """For N states, a multiple of LANES: a constant, so that loops are unrolled, which saves a quarter of the time."""
 
     @kernel
     def scan_backward(

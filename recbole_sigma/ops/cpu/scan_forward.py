@@ -1,8 +1,7 @@
 """The forward kernel of the selective scan.
 
-One pass over a row computes softplus, decay, recurrence, contraction with C, skip and gate. The state `h` (N, E) stays
-in the L1 cache and the vector lanes run over the channels. Every SEGMENT steps the state is kept, so that the backward
-pass can repeat a segment from its start.
+One pass over a row computes everything; the state `h` (N, E) stays in the L1 cache, the vector lanes run over channels.
+Every SEGMENT steps the state is kept, so that the backward pass can repeat a segment from its start.
 """
 
 from typing import Any
