@@ -25,7 +25,6 @@ COMMANDS = {
     "report": "a table of recorded runs, with significance, plots and all that is needed to cite it",
     "env": "versions, devices, and whether the kernels work",
 }
-_HIDDEN = ("ensure",)  # what `compare` and `experiment` start for each run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,7 +60,7 @@ def _dispatch(argv: list[str]) -> None:
         print(f"\n'{_PROGRAM} <command> --help' says more about one command.")
     elif command == "--version":
         print(f"{_PROGRAM} {__version__}")
-    elif command in COMMANDS or command in _HIDDEN:
+    elif command in COMMANDS or command == "ensure":  # what `compare` and `experiment` start for each run
         importlib.import_module(f"recbole_sigma.commands.{command}").main(rest)
     else:
         wrong = f"unknown command {command!r}{did_you_mean(command, COMMANDS)}" if command else "no command"

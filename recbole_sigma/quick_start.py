@@ -1,6 +1,6 @@
 """run(): one training run, from settings to a run directory with its result; resume(): the rest of an interrupted one.
 
-(RecBole's module of this name has the same part. What trains is imported after settings and data have been accepted.)
+What trains is imported after settings and data have been accepted.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,14 +50,12 @@ def run(
     Args:
         model: a name that `registry.find_model` knows, `package.module:Class`, or a class.
         dataset: a folder in `data_path`, or `ml-100k`.
-        config_files: YAML files of settings.
-        settings: settings by name; they win over the files.
+        config_files: YAML files; `settings` win over them.
         callbacks: are called after each epoch (not with `nproc` above 1: the processes are others).
         test: False for a trial of a sweep: test is not evaluated.
 
-    Raises:
-        UserError: for settings, data or a training that cannot be right.
-        Interrupted: for Ctrl-C once the run directory exists.
+    Raises UserError for settings, data or a training that cannot be right, and Interrupted for Ctrl-C once the run
+    directory exists.
     """
     return _start(Config(model, dataset, config_files=config_files, settings=settings), callbacks, test, None)
 
@@ -76,13 +74,9 @@ def resume(
         folder: the run directory; that of a finished run gives its result.
         settings: those that may change: where things are, how fast it runs, `epochs`, `stopping_step`.
         model: the class, for a run of a class that is not in a package of recbole-sigma or RecBole.
-        callbacks: are called after each further epoch.
-        test: False for a trial of a sweep. A finished trial that is resumed with True is tested, with the weights of
-            its best epoch.
+        callbacks, test: as for `run`. A finished trial that is resumed with `test` is tested, with its best weights.
 
-    Raises:
-        UserError: for a directory that cannot be resumed, and for data or settings that are not the run's.
-        Interrupted: for Ctrl-C.
+    Raises UserError also for a directory that cannot be resumed, and for data or settings that are not the run's.
     """
     folder, settings = Path(folder), dict(settings or {})
     if not folder.is_dir():
@@ -105,9 +99,7 @@ def resume(
     if (folder / "result.json").exists():
         for key in ("epochs", "stopping_step"):
             if settings.get(key, saved.get(key)) != saved.get(key):
-                raise UserError(
-                    f"{key}: {folder} is finished and its test metrics are known; start a new run to train longer"
-                )
+                raise UserError(f"{key}: {folder} is finished, its test metrics are known; start a new run")
         if not test or not read_json(folder / "result.json", dict).get("trial"):
             from recbole_sigma.runs.reader import read_finished
 
@@ -129,9 +121,7 @@ def _start(config: Config, callbacks: Sequence[Callback], test: bool, folder: Pa
     return _train(config, distributed.ALONE, callbacks, test, folder)
 
 
-def _train_in_worker(
-    model: type, dataset: str, settings: Mapping[str, Any], test: bool, folder: Path | None
-) -> RunResult:
+def _train_in_worker(model: type, dataset: str, settings: dict[str, Any], test: bool, folder: Path | None) -> RunResult:
     """In a process that `launch` has started."""
     from recbole_sigma.training import distributed
 
@@ -163,7 +153,7 @@ def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bo
             checkpoint = Checkpoint(folder, trainer, data.train, {**metadata, **fixed}, started)
             if resumed:
                 checkpoint.restore()
-            with TensorBoard(folder.path, len(trainer.rows)) if group.first else nullcontext() as events:
+            with closing(TensorBoard(folder.path, len(trainer.rows))) if group.first else nullcontext() as events:
                 trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
             metrics = {}
             for split, loader in {"valid": data.valid, **({"test": data.test} if test else {})}.items():

@@ -22,14 +22,10 @@ _OUR_MODULES = [module.name for module in pkgutil.iter_modules([str(Path(__file_
 
 
 def find_model(model: str | type) -> type:
-    """The class of a model.
+    """The class of a model: one of ours (`SIGMA`), of RecBole's sequential ones (`Caser`), or `package.module:Class`.
 
-    Args:
-        model: the name of one of our models (`SIGMA`) or of RecBole's sequential models (`Caser`), a class, or
-            `package.module:Class`. The module is imported as `python -m` would, from the working directory first.
-
-    Raises:
-        UserError: for an unknown name, what cannot be imported, and a class that is no `SequentialRecommender`.
+    The module is imported as `python -m` would, from the working directory first. Raises UserError for an unknown name,
+    what cannot be imported, and a class that is no `SequentialRecommender`.
     """
     cls: Any = model
     hint = ": it is no SequentialRecommender"

@@ -81,8 +81,7 @@ def run_and_report(
         try:
             from recbole_sigma.experiment.ray import tasks
         except ImportError:
-            install = "pip install 'recbole-sigma[tune]'"
-            raise UserError(f"--engine=ray: ray is not installed; install it with {install}") from None
+            raise UserError("--engine=ray: ray is not installed; pip install 'recbole-sigma[tune]'") from None
         launcher = tasks(jobs, config["threads"] or 1, config["use_gpu"])
         jobs = len(runs)  # the cluster runs as many as it has room for
     recorded = run_all(runs, checkpoint_dir, jobs, launcher)
@@ -92,6 +91,4 @@ def run_and_report(
     print(summary(report))
     print(f"\n{out.with_suffix('.html')}")
     if missing := [run for run in recorded if run.problem]:
-        raise UserError(
-            f"{len(missing)} of {len(runs)} runs have no result, as the report says; the same command tries again"
-        )
+        raise UserError(f"{len(missing)} of {len(runs)} runs have no result, see the report; the same command retries")

@@ -23,7 +23,6 @@ from recbole_sigma.commands import options
 from recbole_sigma.errors import UserError, one_line
 
 OPTIONAL = ("ray", "hyperopt")  # packages that `tune` and `--engine=ray` use
-BOUND = 1e-3  # of a difference, relative to the largest value: float32, and kernels with fast-math
 
 
 def main(argv: Sequence[str]) -> None:
@@ -89,7 +88,7 @@ def check_kernel(kernel: str, device: str) -> dict[str, Any]:
             folder = cache_folder()
             kept = f"kept in {folder}" if folder else "compiled at each start: set NUMBA_CACHE_DIR"
             library = f"numba, kernels {kept}"
-        works = largest <= BOUND  # NaN is not
+        works = largest <= 1e-3  # for float32, and kernels with fast-math; NaN is not
         says = f"{library}, {'within' if works else 'WRONG: off by'} {largest:.0e} of the reference"
     except (*cuda.LOADING_FAILS, TypeError, ValueError, NotImplementedError) as error:
         says = f"{type(error).__name__}: {error}"  # not installed, or for another torch, Python or GPU
@@ -114,10 +113,9 @@ def _problem(kernel: str) -> tuple[Callable[..., Any], Callable[..., Any], list[
 
 
 def difference(kernel: Callable[..., Any], reference: Callable[..., Any], inputs: list[Any], device: str) -> float:
-    """The largest difference in the output and in each gradient, relative to the largest value.
+    """The largest difference in the output and in each gradient, relative to the largest value; NaN if one of them is.
 
-    `kernel` runs on `device` in float32, `reference` on the CPU in float64; both on two rows of lengths 5 and 3. NaN if
-    one of them is.
+    `kernel` runs on `device` in float32, `reference` on the CPU in float64; both on two rows of lengths 5 and 3.
     """
     import torch
 

@@ -86,11 +86,7 @@ def describe(name: str, n_items: int) -> Model:
 
     paper = _PAPER.search(importlib.import_module(find_model(name).__module__).__doc__ or "")
     lines = (properties_path() / "model" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
-    head = itertools.takewhile(lambda line: line.startswith("#"), lines)
-    return Model(
-        name,
-        paper[1] if paper else "",
-        n_parameters(Config(name, "", settings={"use_gpu": False}, need_data=False), n_items),
-        [match.groups() for match in map(_SETTING.fullmatch, lines) if match],
-        " ".join(line.lstrip("# ") for line in head),
-    )
+    settings = [match.groups() for match in map(_SETTING.fullmatch, lines) if match]
+    sources = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    count = n_parameters(Config(name, "", settings={"use_gpu": False}, need_data=False), n_items)
+    return Model(name, paper[1] if paper else "", count, settings, sources)

@@ -10,9 +10,6 @@ from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import Given, parse_overrides, read_config_files
 from recbole_sigma.errors import UserError
 
-DEFAULT_MODEL = "SIGMA"
-DEFAULT_DATASET = "ml-100k"  # inside RecBole's wheel: the first run needs no download
-
 
 class Parser(argparse.ArgumentParser):
     """argparse whose complaints are UserErrors: one line, without the usage."""
@@ -24,13 +21,9 @@ class Parser(argparse.ArgumentParser):
 def command_parser(help_text: str | None) -> Parser:
     """The parser of one command, whose help is its module's docstring: usage, description, then settings, examples."""
     usage, description, *details = (help_text or "").split("\n\n")
-    return Parser(
-        usage=usage,
-        description=description,
-        epilog="\n\n".join(details),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    epilog = "\n\n".join(details)
+    raw = argparse.RawDescriptionHelpFormatter  # keeps line breaks
+    return Parser(usage=usage, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False)
 
 
 def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -97,10 +90,10 @@ def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[s
     Raises UserError for a class that only a file names (importing it runs code), and for what `check_early` finds.
     """
     given = read_config_files(files)
-    in_file = given.get("model", Given(DEFAULT_MODEL))
+    in_file = given.get("model", Given("SIGMA"))
     if "model" not in settings and ":" in str(in_file.value):
         raise in_file.error(f"model {in_file.value!r} is code of its own; to run it, add --model={in_file.value}")
     model = name(settings, "model", in_file.value)
-    dataset = name(settings, "dataset", given.get("dataset", Given(DEFAULT_DATASET)).value)
+    dataset = name(settings, "dataset", given.get("dataset", Given("ml-100k")).value)  # no download: RecBole has it
     check_early(model, dataset, {**given, **{key: Given(value) for key, value in settings.items()}})
     return model, dataset

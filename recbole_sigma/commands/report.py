@@ -31,12 +31,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
     parser.add_argument("--groups", action="store_true", help="also by the users' history length: 0-5, 5-20, 20+")
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
-    parser.add_argument(
-        "--case-study", metavar="USER", help="one user's history and each model's list (terminal, md, html)"
-    )
-    parser.add_argument(
-        "--model", metavar="CLASS", help="package.module:Class of your own that may be imported for a case study"
-    )
+    parser.add_argument("--case-study", metavar="USER", help="a user's history, each model's list (terminal, md, html)")
+    parser.add_argument("--model", metavar="CLASS", help="package.module:Class of yours that a case study may import")
     args, settings = options.parse(parser, argv)
     if settings:
         raise UserError(f"report takes run directories and the options of --help, got --{next(iter(settings))}")

@@ -46,8 +46,6 @@ def main(argv: Sequence[str]) -> None:
 
     from recbole_sigma.evaluation.metrics import metric_title
 
-    rows: list[list[str | float]] = [
-        [metric_title(metric), result.valid[metric], result.test[metric]] for metric in result.test
-    ]
+    rows = [(metric_title(name), result.valid[name], value) for name, value in result.test.items()]
     print(table(["", "valid", "test"], rows))
     print(result.folder)

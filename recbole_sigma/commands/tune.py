@@ -68,9 +68,7 @@ def tables(sweep: "Sweep") -> str:
         cells = [trial.valid.get(metric, "-") for metric in best.valid]
         rows.append(["*" * (trial is best), _text(trial.values), *cells, trial.epochs, trial.status])
     headers = ["", "settings", *map(metric_title, best.valid), "epochs", "status"]
-    tested: list[list[str | int | float]] = [
-        [metric_title(name), winner.valid[name], value] for name, value in winner.test.items()
-    ]
+    tested = [(metric_title(name), winner.valid[name], value) for name, value in winner.test.items()]
     chosen = textwrap.fill(f"Chosen: {_text(best.values)}", terminal.WIDTH)
     return (
         f"Validation, * chosen by {metric_title(sweep.metric)}\n{terminal.table(headers, rows)}\n\n"

@@ -29,10 +29,7 @@ _SAMPLED_LOSSES = ("BPR", "BCE")
 
 
 class Config(RecBoleConfig):
-    """The settings of one run; read as RecBole's Config, `config["learning_rate"]`.
-
-    Never looks at `sys.argv` and never evaluates text. Two configs share nothing.
-    """
+    """The settings of one run; never looks at `sys.argv` and never evaluates text. Two configs share nothing."""
 
     parameters: dict[str, list[str]]
 
@@ -45,15 +42,13 @@ class Config(RecBoleConfig):
         *,
         need_data: bool = True,
     ) -> None:
-        """
+        """Raises UserError for a wrong name, value, file, model or data set.
+
         Args:
             model: the class, or a name that `find_model` knows.
             dataset: a directory in `data_path`, or `ml-100k`, which is part of RecBole's wheel.
             config_files: YAML files; a later one wins, and `settings` win over all.
             need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
-
-        Raises:
-            UserError: for a wrong name, value, file, model or data set.
         """
         given = _read(config_files, settings or {})
         if dataset or need_data:

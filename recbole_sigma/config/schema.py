@@ -1,8 +1,9 @@
 """What each setting may be and what it is for, from `properties/schema.yaml`, which explains its keywords.
 
-Light to import: jsonschema is imported when a value is checked, and the file is read when it is first needed.
+Light to import: jsonschema is imported when a value is checked.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -59,18 +60,16 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise a UserError that names the setting, the value and what would be right, unless the value is allowed.
 
-    A setting without a line in schema.yaml takes the type of its `default`. `choices` are the allowed values of some of
-    the model's own settings.
+    A setting without a line in schema.yaml takes the type of its `default`. `choices` are those of the model class.
     """
     value = given.value
     schema = dict(_schemas().get(name) or _schema_of_default(default))
-    if "unsupported" in schema:
-        if value != default:
-            instead = "" if default is None else f", or write {_shown(default)}"
-            raise given.error(
-                f"{name}: {_shown(value)} is not supported: {schema['unsupported']}; leave it out{instead}"
-            )
+    reason = schema.get("unsupported")
+    if reason and value == default:
         return
+    if reason:
+        instead = "" if default is None else f", or write {_shown(default)}"
+        raise given.error(f"{name}: {_shown(value)} is not supported: {reason}; leave it out{instead}")
     if name in choices:
         schema["enum"] = choices[name]
     error = next(_validator()(schema).iter_errors(value), None)
@@ -132,7 +131,5 @@ def _right(schema: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -131,8 +131,8 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
 def parse_overrides(args: Sequence[str]) -> dict[str, Any]:
     """`--name=value` arguments as settings.
 
-    A value is read as YAML (`0.001`, `true`, `[10, 20]`, `{valid: full}`), `None` as in RecBole's examples is null, and
-    what is not YAML stays text (`[0,inf)`). Raises UserError for any other form, and for a name with two values.
+    A value is read as YAML, `None` as in RecBole's examples is null, and what is not YAML stays text (`[0,inf)`).
+    Raises UserError for any other form, and for a name with two values.
     """
     overrides: dict[str, Any] = {}
     for arg in args:

@@ -34,8 +34,7 @@ SECONDS_TO_STOP = 30  # for the files of the current epoch
 def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool = True) -> RunResult:
     """Complete the run that `directory/settings.yaml` describes: return its result, resume it, or train it.
 
-    Waits while another process is at the same run, so that nothing is trained twice. `callbacks` and `test` are those
-    of `run`; a complete trial is tested as soon as `test` is True. Raises UserError and Interrupted, as `run`.
+    Waits while another process is at the same run, so that nothing is trained twice. Everything else is as in `run`.
     """
     directory = Path(directory).absolute()
     file = directory / "settings.yaml"
@@ -44,8 +43,7 @@ def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool
     with locked(directory, wait=True):
         folder = furthest_run(directory)
         if folder is None:
-            location = {"checkpoint_dir": str(directory)}
-            return run(model, dataset, [file], location, callbacks=callbacks, test=test)
+            return run(model, dataset, [file], {"checkpoint_dir": str(directory)}, callbacks=callbacks, test=test)
         before = {key: given.value for key, given in read_config_file(folder / "config.yaml").items()}
         changes = {key: value for key, value in settings.items() if may_change(key) and before.get(key) != value}
         return resume(folder, changes, find_model(model), callbacks=callbacks, test=test)
@@ -59,13 +57,8 @@ def run_all(
 ) -> list[RecordedRun]:
     """Complete every run, `jobs` at the same time, and return them all as recorded, also one that failed.
 
-    Args:
-        runs: of `Experiment.runs`.
-        checkpoint_dir: where the runs of all experiments are kept, by key.
-        launcher: what starts the processes, entered only if some run is missing; by default on this machine.
-
-    Raises:
-        Interrupted: for Ctrl-C, after all processes have stopped; the same call resumes.
+    `launcher` starts the processes, by default on this machine; it is entered only if some run is missing. Raises
+    Interrupted for Ctrl-C, after all processes have stopped; the same call resumes.
     """
     directories = [prepare(config, {}, checkpoint_dir) for _, config in runs]
     texts = [f"{arm.label}, {config.dataset}, seed {config['seed']}" for arm, config in runs]
@@ -106,8 +99,8 @@ def _run_missing(missing: Mapping[Path, str], total: int, jobs: int, launch: Lau
             for n_done, future in enumerate(as_completed(futures), 1):
                 directory, left = futures[future], len(missing) - n_done
                 problems[directory] = future.result()
-                state = "FAILED" if problems[directory] else "done"
-                line = f"{total - left} of {total} runs; {missing[directory]}: {state}"
+                line = f"{total - left} of {total} runs; {missing[directory]}: "
+                line += "FAILED" if problems[directory] else "done"
                 if left:
                     seconds = (time.monotonic() - started) / n_done * left  # as long a run as those of this call took
                     line += f"; about {tqdm.format_interval(seconds)} left"

@@ -25,19 +25,13 @@ import ray
 from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.experiment.pool import SECONDS_TO_STOP, Launch, run_child
 
-_OBJECT_STORE = 100 * 2**20  # bytes: runs pass metrics only
-
 
 @contextlib.contextmanager
 def cluster(jobs: int | None, cpus: float, gpus: float) -> Iterator[None]:
     """Join a cluster until the end: the caller's, the one that RAY_ADDRESS names, or one of our own on this machine.
 
-    Args:
-        jobs: runs at the same time on a cluster of our own; None for as many as there is room for.
-        cpus, gpus: what one run takes, also fractions of a CPU or GPU.
-
-    Raises:
-        UserError: for an address where no cluster is, and for runs that no machine has room for.
+    `jobs` runs at a time fit on one of our own (None: as many as there is room for); `cpus` and `gpus`, also fractions,
+    are what one run takes. Raises UserError for an address without a cluster, and for runs too large for any machine.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
@@ -55,16 +49,17 @@ def cluster(jobs: int | None, cpus: float, gpus: float) -> Iterator[None]:
             raise UserError(f"RAY_ADDRESS: cannot join {address!r}: {one_line(error)}") from None
     else:
         n_cpus = math.ceil(jobs * cpus) if jobs else None
+        store = 100 * 2**20  # bytes: runs pass metrics only
         # "local": without it Ray joins whatever cluster somebody has started on this machine.
-        ray.init("local", num_cpus=n_cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE, **quiet)
+        ray.init("local", num_cpus=n_cpus, include_dashboard=False, object_store_memory=store, **quiet)
     if on_sigterm and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray would exit at once and leave the runs' processes behind
     try:
         for kind, wanted in (("CPU", cpus), ("GPU", gpus)):
             most = max(node["Resources"].get(kind, 0.0) for node in ray.nodes() if node["Alive"])
             if wanted > most:  # Ray would wait for such a machine for ever
-                option = f"{kind.lower()}s_per_trial"
-                raise UserError(f"{option} must be at most {most:g}, what a machine here has, got {wanted:g}")
+                right = f"at most {most:g}, what a machine here has"
+                raise UserError(f"{kind.lower()}s_per_trial must be {right}, got {wanted:g}")
         yield
     finally:
         ray.shutdown()
@@ -72,7 +67,7 @@ def cluster(jobs: int | None, cpus: float, gpus: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tasks(jobs: int, cpus: int, use_gpu: bool) -> Iterator[Launch]:
-    """What launches runs as tasks of a cluster, each with so many CPUs, and a GPU if it uses one and there is one."""
+    """Launch runs as tasks of a cluster, each with so many CPUs, and a GPU if it uses one and there is one."""
     here = Path.cwd()
     with cluster(jobs, cpus, 0):
         gpus = 1 if use_gpu and ray.cluster_resources().get("GPU") else 0

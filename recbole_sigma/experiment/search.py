@@ -39,10 +39,6 @@ _OF_RAY = {
     "reduction_factor": 3.0,
 }
 OPTIONS: dict[str, Any] = {"tool": "hyperopt", "algo": None, "max_evals": None, **_OF_RAY}
-_DEFAULT_EVALS = 20
-_LARGEST_GRID = 10_000
-_RANDOM_FIRST = 20  # trials before bayes with Ray looks at the results, as with Hyperopt alone
-_RETRIES = 2  # of a trial whose process was killed: for memory, or with its machine
 _QUIET = {"show_progress": False, "state": "WARNING"}
 
 Finish = Callable[[Mapping[str, Any], str], Trial]  # called with the settings of a trial and why it failed, or ""
@@ -63,14 +59,12 @@ def tune(
         params_file: in RecBole's format, see `space`.
         options: those of OPTIONS that differ from the defaults; `recbole-sigma tune --help` explains them.
 
-    Raises:
-        UserError: for a mistake, and if no trial has a result.
-        Interrupted: for Ctrl-C. The same call resumes the sweep.
+    Raises UserError also if no trial has a result, and Interrupted for Ctrl-C: the same call resumes the sweep.
     """
     base = Config(model, dataset, config_files, settings)
     space = read_space(params_file)
     check_space(space, base)
-    options = _complete({**(options or {})})
+    options = _complete(options or {})
     options["algo"] = options["algo"] or ("bayes" if space.size() is None else "exhaustive")
     given = {name: each.value for name, each in read_config_files(config_files).items()} | dict(settings or {})
     given = {name: value for name, value in given.items() if name not in ("model", "dataset", "checkpoint_dir")}
@@ -87,10 +81,7 @@ def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None,
     """Resume a sweep, with the settings it has but for the given ones, which say where and how fast trials run.
 
     `settings` also confirm a model of the user's own, `{"model": "package.module:Class"}`, which importing executes.
-
-    Raises:
-        UserError: for a directory that is not a sweep's, and for data that are not the sweep's; else as `tune`.
-        Interrupted: for Ctrl-C.
+    Raises UserError for a directory or data that are not a sweep's; else as `tune`.
     """
     folder, changes = Path(folder).absolute(), dict(settings or {})
     record = read_record(folder)
@@ -128,12 +119,12 @@ def _complete(given: Mapping[str, Any]) -> dict[str, Any]:
 def _search(sweep: Sweep) -> Sweep:
     """Run the trials that are missing, then test the best one."""
     base, size, max_evals = sweep.config(), sweep.space.size(), sweep.options["max_evals"]
-    n_trials = max_evals or _DEFAULT_EVALS
+    n_trials = max_evals or 20
     if sweep.options["algo"] == "exhaustive":
         if size is None:
             endless = next(each for each in sweep.space.parameters if each.kind != "choice")
             raise UserError(f"--algo=exhaustive needs choices, got {str(endless)!r}; use random or bayes")
-        if max_evals is None and size > _LARGEST_GRID:
+        if max_evals is None and size > 10_000:
             raise UserError(f"{size} settings would be tried: give max_evals")
         n_trials = min(max_evals or size, size)
     if sweep.options["tool"] == "ray" and base["nproc"] > 1:
@@ -222,7 +213,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
         points = [sweep.space.samples(trial.values) for trial in sweep.trials][:n_trials]
     goal: dict[str, Any] = {"metric": "score", "mode": "max"}
     seed = base["seed"] + len(points)  # what is drawn after the points was not drawn before
-    at_random = _RANDOM_FIRST if algo == "bayes" else n_trials
+    at_random = 20 if algo == "bayes" else n_trials  # before bayes looks at results, as with Hyperopt alone
     drawn = {"points_to_evaluate": points or None, "n_initial_points": at_random, "random_state_seed": seed}
     searcher = HyperOptSearch(sweep.space.hyperopt(), **goal, **drawn)
     tuned = [value for each in sweep.space.parameters if each.name == "epochs" for value in each.extremes()]
@@ -237,7 +228,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
     settings = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, reuse_actors=True, **goal)
     storage = str(sweep.folder / ".ray")  # pickles, which nobody reads
     shutil.rmtree(storage, ignore_errors=True)  # of a sweep that was killed
-    retries = tune.FailureConfig(max_failures=_RETRIES)
+    retries = tune.FailureConfig(max_failures=2)  # of a trial whose process was killed: for memory, for example
     files = tune.RunConfig("ray", storage, callbacks=[Leader()], failure_config=retries, verbose=0)
     with cluster(jobs, cpus, gpus):
         try:

@@ -33,19 +33,12 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One line of a parameter file.
-
-    Attributes:
-        name: the setting.
-        kind: choice, uniform, loguniform or quniform.
-        values: the values of a choice; for the other kinds low and high, and for quniform q.
-        origin: `file:line`, for messages.
-    """
+    """One line of a parameter file; `name` is the setting."""
 
     name: str
-    kind: str
-    values: tuple[Any, ...]
-    origin: str = field(default="", compare=False)
+    kind: str  # choice, uniform, loguniform or quniform
+    values: tuple[Any, ...]  # of a choice its values; of the other kinds low and high, and of quniform q
+    origin: str = field(default="", compare=False)  # `file:line`, for messages
 
     def __str__(self) -> str:
         """The line of a file that gives this parameter."""
@@ -99,12 +92,12 @@ class Space:
         """Hyperopt's expressions; the values they draw are those of the expressions RecBole makes of the file."""
         from hyperopt import hp
 
-        return {
-            parameter.name: hp.choice(parameter.name, list(range(len(parameter.values))))
-            if parameter.kind == "choice"
-            else getattr(hp, parameter.kind)(parameter.name, *parameter.values)
-            for parameter in self.parameters
-        }
+        expressions = {}
+        for parameter in self.parameters:
+            choice = parameter.kind == "choice"
+            arguments = [list(range(len(parameter.values)))] if choice else parameter.values
+            expressions[parameter.name] = getattr(hp, parameter.kind)(parameter.name, *arguments)
+        return expressions
 
     def size(self) -> int | None:
         """The number of different settings, None if there is no end of them."""
@@ -169,17 +162,16 @@ def _parse_values(kind: str, text: str) -> tuple[Any, ...]:
     numbers = tuple(float(number) for number in text.partition("#")[0].split(","))
     low, high, *q = numbers
     right = low < high and all(map(math.isfinite, numbers)) and len(q) == (kind == "quniform")
-    if q and not (q[0] > 0 and max(abs(low), abs(high)) < q[0] * 2**50):
-        right = False
-    if not right or (kind == "loguniform" and high > _LARGEST_EXPONENT):
+    q_fits = all(step > 0 and max(abs(low), abs(high)) < step * 2**50 for step in q)
+    if not (right and q_fits) or (kind == "loguniform" and high > _LARGEST_EXPONENT):
         raise ValueError(text)
     return numbers
 
 
 def check_space(space: Space, base: Config) -> None:
-    """Check that each parameter is a setting that may be tuned, and each of its values right for it.
+    """Raise a UserError, with file and line, for a setting that may not be tuned, and a value that is wrong for it.
 
-    `base` is the configuration that the trials share. Raises UserError naming file and line.
+    `base` is the configuration that the trials share.
     """
     known = base.settings()
     for parameter in space.parameters:

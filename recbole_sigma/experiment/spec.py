@@ -14,8 +14,6 @@ from recbole_sigma.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from recbole_sigma.config.config import Config
 
-FIRST_SEED = 2020  # RecBole's default; five seeds are 2020 to 2024
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -30,7 +28,7 @@ class Arm:
 class Experiment:
     """Every arm on every data set with every seed; all arms share `settings`.
 
-    Raises UserError for an arm or a data set that is given twice, and for what `check_early` sees.
+    Raises UserError for an arm or a data set that is given twice, and for what `check_early` finds.
     """
 
     name: str
@@ -51,10 +49,7 @@ class Experiment:
                     check_early(arm.model, dataset, given)
 
     def runs(self) -> Iterator[tuple[Arm, "Config"]]:
-        """One run per arm, data set and seed; all arms of a seed come before the next seed.
-
-        Raises UserError for settings that an arm cannot have.
-        """
+        """One run per arm, data set and seed; all arms of a seed come before the next seed. Raises UserError."""
         from recbole_sigma.config.config import Config
 
         for seed in self.seeds:
@@ -107,10 +102,7 @@ def read_experiment(
     return Experiment(
         name=file.stem,
         title=value.get("title", file.stem),
-        arms=[
-            Arm(str(label), settings["model"], {key: settings[key] for key in settings if key != "model"})
-            for label, settings in value["arms"].items()
-        ],
+        arms=[Arm(str(label), own.pop("model"), own) for label, own in value["arms"].items()],
         datasets=datasets or value.get("datasets", ["ml-100k"]),
         seeds=seeds or seeds_of(value.get("seeds", 1)),
         settings={**value.get("settings", {}), **(settings or {})},
@@ -118,6 +110,6 @@ def read_experiment(
 
 
 def seeds_of(value: Any) -> list[int]:
-    """`5` means 2020 to 2024; a list means itself. Raises UserError for anything else."""
+    """`5` means 2020 (RecBole's default) to 2024; a list means itself. Raises UserError for anything else."""
     check("--seeds", Given(value), None, {})
-    return value if isinstance(value, list) else list(range(FIRST_SEED, FIRST_SEED + value))
+    return value if isinstance(value, list) else list(range(2020, 2020 + value))

@@ -20,14 +20,11 @@ from recbole_sigma.errors import UserError
 from recbole_sigma.registry import model_name, source_digest
 from recbole_sigma.runs.files import read_json, write_text
 
-_KEY_LENGTH = 16  # hexadecimal digits
-
 
 def run_key(config: Config) -> str:
     """Hash of everything that determines a run's numbers: its settings, its data, the version of this package.
 
-    A model of the user's own is not part of a version: its source file counts, and the files of features that it may
-    read.
+    A model of the user's own has no version: its source counts, and the files of features that it may read.
     """
     data = Path(config["data_path"])
     determines: dict[str, Any] = {
@@ -39,14 +36,14 @@ def run_key(config: Config) -> str:
     if source := source_digest(config.model_class):
         determines["source"] = source
         determines["features"] = [_file_digest(data / f"{config.dataset}.{kind}") for kind in ("user", "item")]
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
+    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepare(config: Config, machine: Mapping[str, Any], parent: Path) -> Path:
     """Write `settings.yaml` into the run's directory `parent/<key>/` and return that directory.
 
-    Settings in `machine` win; they change where and how fast it runs, not the key.
-    Raises UserError if the directory cannot be written, and for a model class that another process cannot import.
+    Settings in `machine` win; they do not change the key. Raises UserError if the directory cannot be written, and for
+    a model class that another process cannot import.
     """
     directory = parent.absolute() / run_key(config)
     settings = {**config.settings(), **machine, "checkpoint_dir": str(directory)}
@@ -66,10 +63,8 @@ def make_directory(directory: Path) -> None:
 
 def complete_run(directory: Path, *, tested: bool = False) -> Path | None:
     """The run directory in `directory` that has a result, if any; with `tested`, a result on test."""
-    for file in sorted(directory.glob("[!.]*/result.json")):
-        if not (tested and read_json(file, dict).get("trial")):
-            return file.parent
-    return None
+    files = sorted(directory.glob("[!.]*/result.json"))
+    return next((file.parent for file in files if not (tested and read_json(file, dict).get("trial"))), None)
 
 
 def furthest_run(directory: Path) -> Path | None:

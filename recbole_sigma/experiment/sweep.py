@@ -28,14 +28,11 @@ _DECIDING = ("tool", "algo", "asha", "grace_period", "reduction_factor")  # opti
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known about a trial.
-
-    `status` is `complete`, `stopped` (by the scheduler), `failed` (for the reason in `error`) or `unfinished`.
-    """
+    """What is known about a trial."""
 
     values: dict[str, Any]  # the settings that the sweep varies
-    status: str = "unfinished"
-    error: str = ""
+    status: str = "unfinished"  # or complete, stopped (by the scheduler), failed
+    error: str = ""  # why it failed
     folder: str = ""  # the run directory in that of the sweep, once there is one
     epochs: int = 0  # so far
     best_epoch: int = -1  # from 0
@@ -49,29 +46,19 @@ class Trial:
 
 @dataclass
 class Sweep:
-    """What is compared, and how settings are drawn. Only the leading process records trials.
-
-    Attributes:
-        settings: those that all trials share, checkpoint_dir left out.
-        options: those of `search.OPTIONS`.
-        finished: trials of the finished search; 0 while it is not finished, and if a trial failed: it runs again.
-        winner: the run of the best trial, which alone is tested; at the end.
-        by_values: trials by their values as JSON, in which 1 and true differ; in the order in which they started.
-        metric: the validation metric that chooses.
-        key: hash of everything that decides the result: settings, data, version, space, and how settings are drawn.
-    """
+    """What is compared, and how settings are drawn. Only the leading process records trials."""
 
     folder: Path
     model: str
     dataset: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # those that all trials share, checkpoint_dir left out
     space: Space
-    options: dict[str, Any]
-    finished: int = 0
-    winner: RunResult | None = None
-    by_values: dict[str, Trial] = field(default_factory=dict)
-    metric: str = field(init=False)
-    key: str = field(init=False)
+    options: dict[str, Any]  # those of `search.OPTIONS`
+    finished: int = 0  # trials of the finished search; 0 before its end, and if a trial failed: it runs again
+    winner: RunResult | None = None  # the run of the best trial, which alone is tested; at the end
+    by_values: dict[str, Trial] = field(default_factory=dict)  # by values as JSON, as started; 1 and true differ
+    metric: str = field(init=False)  # on validation: it chooses
+    key: str = field(init=False)  # hash of what decides the result: settings, data, version, space, how they are drawn
 
     def __post_init__(self) -> None:
         base = self.config()

@@ -36,10 +36,8 @@ def measure(experiment: Experiment, rounds: int) -> str:
     if threads := runs[0][1]["threads"]:
         torch.set_num_threads(threads)
     keep_freed_memory()
-    sections = []
-    for dataset in experiment.datasets:
-        sections.append(_section([(label, config) for label, config in runs if config.dataset == dataset], rounds))
-    return "\n".join(sections)
+    by_dataset = ([run for run in runs if run[1].dataset == dataset] for dataset in experiment.datasets)
+    return "\n".join(_section(same, rounds) for same in by_dataset)
 
 
 def _section(runs: list[tuple[str, Config]], rounds: int) -> str:
@@ -79,7 +77,7 @@ Medians of {rounds} steps of each arm in turn; in brackets the multiple of {rows
 
 
 def _steps(config: Config) -> tuple[Data, Any, Callable[[], None], Callable[[], None]]:
-    """The data and model of an arm, with what makes one step of training, and scores one batch of test users."""
+    """The data and model of an arm, and functions: one step of training, the scores of one batch of test users."""
     init_seed(config["seed"], config["reproducibility"])
     data = load(config)
     model: Any = build_model(config, data.train.dataset)
@@ -119,5 +117,5 @@ def _peak_mb(step: Callable[[], None], device: torch.device) -> float:
     status = Path("/proc/self/status")
     before_text = status.read_text()
     step()
-    kilobytes = [int(re.findall(r"VmHWM:\s+(\d+) kB", text)[0]) for text in (before_text, status.read_text())]
-    return (kilobytes[1] - kilobytes[0]) * 1024 / 1e6
+    held, peak = (int(re.findall(r"VmHWM:\s+(\d+) kB", text)[0]) for text in (before_text, status.read_text()))
+    return (peak - held) * 1024 / 1e6

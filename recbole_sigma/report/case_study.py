@@ -15,9 +15,6 @@ from recbole_sigma.evaluation.ranks import target_ranks
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.runs.reader import RecordedRun, load_run
 
-_TITLES = ("title", "name")  # how the name of the column of titles ends, in a data set's .item file
-_MOST_NAMES = 1000  # users that are compared with an unknown name
-
 
 @dataclass(frozen=True)
 class TopList:
@@ -32,21 +29,15 @@ class TopList:
 
 @dataclass(frozen=True)
 class CaseStudy:
-    """One user of one data set, at the test item.
-
-    Attributes:
-        history: the last items before the target, oldest first, as many as the models see.
-        history_length: the number of all items before the target.
-        titles: by item, where the data has them.
-    """
+    """One user of one data set, at the test item."""
 
     dataset: str
     user: str
-    history: list[str]
-    history_length: int
+    history: list[str]  # the last items before the target, oldest first, as many as the models see
+    history_length: int  # of all items before the target
     target: str
     lists: list[TopList]
-    titles: Mapping[str, str] = field(repr=False)
+    titles: Mapping[str, str] = field(repr=False)  # by item, where the data has them
 
     def title(self, item: str) -> str:
         """The item's title, or its id."""
@@ -98,7 +89,7 @@ def _row_of(dataset: Any, user: str) -> int:
     users = dataset.field2id_token[dataset.uid_field].astype(str)[dataset.inter_feat[dataset.uid_field].numpy()]
     rows = np.flatnonzero(users == user)
     if not len(rows):
-        hint = did_you_mean(user, users[:_MOST_NAMES].tolist())
+        hint = did_you_mean(user, users[:1000].tolist())  # of more it would take long
         raise UserError(f"case study: {dataset.dataset_name} has no user {user!r} on test{hint}")
     return int(rows[0])
 
@@ -110,6 +101,6 @@ def _titles(dataset: Any) -> dict[str, str]:
         return {}
     item = dataset.iid_field
     form = AtomicFormat({item: "ITEM_ID_FIELD"})
-    frame = read_atomic(file, form, lambda name: name == item or name.lower().endswith(_TITLES)).frame
+    frame = read_atomic(file, form, lambda name: name == item or name.lower().endswith(("title", "name"))).frame
     texts = frame.set_index(item).select_dtypes(exclude="number").replace("", None)
     return {} if texts.empty else dict(texts.iloc[:, 0].dropna())

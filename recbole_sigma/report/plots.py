@@ -1,7 +1,4 @@
-"""Plots of a report, as PNG: learning curves, test metrics, user groups, and metrics against a setting.
-
-The background is transparent; the colours are readable on white and on black.
-"""
+"""Plots of a report, as PNG with a transparent background, in colours that are readable on white and on black."""
 
 import base64
 import io
@@ -53,14 +50,12 @@ def plots_of(report: Report) -> list[Plot]:
         metrics = {metric: metric_title(f"{metric}@{table.k}") for metric in METRICS}
         groups = {group.title: f"{group.title}\n{group.count:,} users" for group in table.groups if group.count}
         test = table.means.reset_index().query("split == 'test'")
+        ndcgs = test.query("metric == 'ndcg'")
         with matplotlib.rc_context(_STYLE):
             figures = {
                 "curves": (_curves(table), f"validation {ndcg} by epoch"),
                 "metrics": (_bars(table, test.query("group == ''"), "metric", metrics), f"test metrics{note}"),
-                "groups": (
-                    _bars(table, test.query("metric == 'ndcg'"), "group", groups),
-                    f"test {ndcg} by history length{note}",
-                ),
+                "groups": (_bars(table, ndcgs, "group", groups), f"test {ndcg} by history length{note}"),
                 "setting": (_against(table, key) if key else None, f"metrics against {key}{note}"),
             }
             for kind, (figure, caption) in figures.items():
@@ -103,14 +98,12 @@ def _bars(table: Table, cells: pd.DataFrame, by: str, titles: Mapping[str, str])
     if cells.empty or not titles:
         return None
     wide = cells.pivot(index=by, columns="label").loc[list(titles)]
-    means, deviations = wide["mean"], wide["deviation"]
-    colours = {row.label: f"C{number}" for number, row in enumerate(table.rows) if row.label in means}
+    colours = {row.label: f"C{number}" for number, row in enumerate(table.rows) if row.label in wide["mean"]}
+    means, deviations = wide["mean"][[*colours]], wide["deviation"][[*colours]]
     figure = Figure(figsize=(7, 3.4))
     axes = figure.add_subplot()
-    means[[*colours]].plot.bar(
-        ax=axes, yerr=deviations[[*colours]], color=colours, ecolor=_INK, width=0.8, rot=0, legend=False,
-        xlabel="", ylabel="test",
-    )  # fmt: skip
+    bars: Any = {"color": colours, "ecolor": _INK, "width": 0.8, "rot": 0, "legend": False}
+    means.plot.bar(ax=axes, yerr=deviations, xlabel="", ylabel="test", **bars)
     axes.set_xticklabels([*titles.values()])
     _finish(axes)
     return figure

@@ -36,7 +36,7 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class _Style:
-    """How a format writes what a section contains: text, what is missing, and the parts of a cell."""
+    """How a format writes text, what is missing, and the parts of a cell."""
 
     escape: Callable[[str], str]
     missing: str
@@ -84,16 +84,14 @@ def report_of(
 
     Raises UserError for runs that are not comparable, and for a user that a data set does not have.
     """
-    by_dataset: dict[str, list[RecordedRun]] = {}
-    for run in runs:
-        by_dataset.setdefault(run.dataset, []).append(run)
-    tables = tuple(table_of(same, k, bounds) for same in by_dataset.values())
+    datasets = dict.fromkeys(run.dataset for run in runs)
+    tables = tuple(table_of([run for run in runs if run.dataset == name], k, bounds) for name in datasets)
     cases: tuple[Any, ...] = ()
     if user is not None:
         from recbole_sigma.report.case_study import case_study  # models and data: slow
 
         cases = tuple(case_study([run for row in table.rows for run in row.runs], user, k) for table in tables)
-    return Report(title or f"Runs on {', '.join(by_dataset)}", tables, command, cases)
+    return Report(title or f"Runs on {', '.join(datasets)}", tables, command, cases)
 
 
 def check_report(out: Path | None = None) -> None:
@@ -149,10 +147,7 @@ def write_report(report: Report, out: Path, form: str) -> None:
 
 
 def render(report: Report, form: str, plots: "Sequence[Plot]" = (), stem: str = "") -> str:
-    """The report as text of a format: md, html, csv or tex.
-
-    HTML contains its plots; Markdown links to those given, as files `STEM-PLOT.png`.
-    """
+    """The report as text: md (links to `plots` as files `STEM-PLOT.png`), html (contains its plots), csv or tex."""
     if form == "csv":
         return _csv(report)
     import jinja2

@@ -18,29 +18,20 @@ _TESTS = (
     f"over users (a user's gain is the mean over seeds) and over seeds (with fewer than {FEWEST_SEEDS}, whether "
     f"another seed would change the order is not tested); p after Holm's correction over a metric's tests. {MARKS}."
 )
-_NO_TESTS = "No significance test: it needs two rows with test metrics and more than one user."
-_MACHINE = ("device", "backend", "threads", "processes")
 _TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "epochs")  # needed to cite a result
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table with its heading.
+    """A table with its heading."""
 
-    Attributes:
-        kind: comparison, significance, groups, case, cost or record.
-        align: a letter per column, l or r.
-        rows: text, numbers, a `Cell`, or None where there is nothing to show.
-        lines: pairs of a name and a text, shown above the table.
-    """
-
-    kind: str
+    kind: str  # comparison, significance, groups, case, cost or record
     title: str
-    align: str
+    align: str  # a letter per column, l or r
     head: Sequence[str]
-    rows: Sequence[Sequence[object]]
+    rows: Sequence[Sequence[object]]  # text, numbers, a `Cell`, or None where there is nothing to show
     note: str = ""
-    lines: Sequence[tuple[str, str]] = ()
+    lines: Sequence[tuple[str, str]] = ()  # a name and a text each, above the table
 
 
 def sections(report: Report, table: Table) -> list[Section]:
@@ -63,7 +54,8 @@ def comparison(table: Table, brief: bool = False) -> Section:
         rows.append(("best over second", "", *(None if each is None else f"{100 * each:+.1f} %" for each in better)))
     splits = {"valid": "validation", "test": "test"}
     titles = (f"{splits[split]}\n{metric_title(f'{metric}@{table.k}')}" for split, metric in COLUMNS)
-    note = _MEANS + (_TESTS if table.significance else _NO_TESTS)
+    no_tests = "No significance test: it needs two rows with test metrics and more than one user."
+    note = _MEANS + (_TESTS if table.significance else no_tests)
     return Section("comparison", "", "lr" + "r" * len(COLUMNS), ("", "n", *titles), rows, note)
 
 
@@ -88,14 +80,11 @@ def _significance(table: Table) -> Section:
             return None, ""
         return "< 0.001" if test.p_holm < 0.001 else f"{test.p_holm:.3f}", f"{test.n:,}"
 
-    rows = [
-        (
-            metric_title(f"{metric}@{table.k}"), tests.best, other, f"{users.difference:+.4f}",
-            *shown(users), *shown(tests.seeds.get(other)),
-        )
-        for metric, tests in table.significance.items()
-        for other, users in tests.users.items()
-    ]  # fmt: skip
+    rows = []
+    for metric, tests in table.significance.items():
+        for other, users in tests.users.items():
+            compared = metric_title(f"{metric}@{table.k}"), tests.best, other, f"{users.difference:+.4f}"
+            rows.append((*compared, *shown(users), *shown(tests.seeds.get(other))))
     head = ("metric", "best", "against", "difference", "p over users", "n", "p over seeds", "n")
     return Section("significance", "Significance on test", "lllrrrrr", head, rows)
 
@@ -141,7 +130,7 @@ def _record(table: Table) -> Section:
                 "checksum (SHA-256)": data["sha256"],
                 **result["protocol"],
                 "training": ", ".join(f"{key} {value}" for key, value in trained.items()),
-                **{key: result.get(key, "not recorded") for key in _MACHINE},
+                **{key: result.get(key, "not recorded") for key in ("device", "backend", "threads", "processes")},
                 "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
             }
             for name, value in recorded.items():

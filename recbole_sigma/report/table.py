@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SPLITS = ("valid", "test")
 COLUMNS = [(split, metric) for split in SPLITS for metric in METRICS]
 COSTS = ("n_parameters", "epochs", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")
-_MAY_DIFFER = {"max_item_list_length"}  # part of the protocol, but it says what a model sees, not what it is asked
 _DIGITS = 12  # means that agree up to here are equal: sums in another order differ in later digits
 
 
@@ -37,16 +36,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """The runs of one label on one data set: one finished run per seed, and unfinished ones.
-
-    `problems` names the seeds without a result or test metrics and the runs that do not count; `costs` are means over
-    the finished runs.
-    """
+    """The runs of one label on one data set: one finished run per seed, and unfinished ones."""
 
     label: str
     runs: tuple[RecordedRun, ...]
-    problems: tuple[str, ...]
-    costs: Mapping[str, float]
+    problems: tuple[str, ...]  # seeds without a result or test metrics, and runs that do not count
+    costs: Mapping[str, float]  # means over the finished runs
 
     @property
     def complete(self) -> list[RecordedRun]:
@@ -65,11 +60,9 @@ class Significance:
     @property
     def mark(self) -> str:
         """`*` if the best row is better than every other row over users, `†` over seeds."""
-        return "".join(
-            mark
-            for mark, tests in (("*", self.users), ("†", self.seeds))
-            if tests.keys() == self.users.keys() and all(test.significant for test in tests.values())
-        )
+        mark = "*" * all(test.significant for test in self.users.values())
+        every_row = self.seeds.keys() == self.users.keys()
+        return mark + "†" * (every_row and all(test.significant for test in self.seeds.values()))
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Table:
 
     `means` has the columns mean, deviation (NaN for one seed), rank and mark as in `Cell`, by label, group ("" for all
     users), split and metric. `improvement` is that of the best mean over the second, relative to the second (None if
-    that is 0), by split and metric; `significance` is by test metric; `groups` are empty unless asked for.
+    that is 0), by split and metric; `significance` is by test metric.
     """
 
     dataset: str
@@ -105,7 +98,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What a reader is shown: a table for each data set, the command that repeats the report, case studies."""
+    """What a reader is shown; `command` repeats the report."""
 
     title: str
     tables: tuple[Table, ...]
@@ -182,12 +175,11 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
 
 def _check_protocol(runs: Sequence[RecordedRun]) -> None:
     """Refuse results of other data, or of another protocol, than those of the first run."""
-    for run in runs:
-        first, other = (
-            {"checksum of the data": each.result["dataset"]["sha256"], **each.result["protocol"]}
-            for each in (runs[0], run)
-        )
-        for key in sorted((first.keys() | other.keys()) - _MAY_DIFFER):
+    protocols = [{"checksum of the data": run.result["dataset"]["sha256"], **run.result["protocol"]} for run in runs]
+    for run, other in zip(runs, protocols, strict=True):
+        first = protocols[0]
+        # The length is part of the protocol, but it says what a model sees, not what it is asked.
+        for key in sorted((first.keys() | other.keys()) - {"max_item_list_length"}):
             if first.get(key) != other.get(key):
                 both = f"{first.get(key, 'not recorded')!r} and {other.get(key, 'not recorded')!r}"
                 raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}")

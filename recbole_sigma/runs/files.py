@@ -71,18 +71,17 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 def locked(directory: Path, wait: bool) -> Iterator[bool]:
     """Hold the exclusive lock of a directory; the system releases it when the process ends, however it ends.
 
-    With `wait`, blocks until the lock is free; without, yields False at once if another process holds it.
-    A file system without locks is reported once and treated as unlocked.
+    With `wait`, blocks until the lock is free; without, yields False at once if another process holds it. A file system
+    without locks is reported once and treated as unlocked.
     """
     handle = os.open(directory, os.O_RDONLY)
+    held = True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        held = True
     except BlockingIOError:
         held = False
     except OSError as error:
         logger.warning("%s: no locks on this file system (%s); do not start a run twice", directory, error.strerror)
-        held = True
     try:
         yield held
     finally:

@@ -132,7 +132,6 @@ class RunFolder:
         path = self.path / "state.pt"
         if not path.exists():
             return None
-        state: dict[str, Any]
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             version, state, saved = content["format"], dict(content["state"]), content[_DIGEST]

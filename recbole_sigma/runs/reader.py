@@ -22,7 +22,6 @@ from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.runs.result import RunResult
 
-_NOT_IN_LABELS = {"model", "dataset", "seed"}  # tables keep runs of these apart
 _LONGEST_VALUE = 40  # characters of a setting in a label
 _TEXT, _INTEGER, _NUMBER, _OBJECT = ({"type": kind} for kind in ("string", "integer", "number", "object"))
 _METRICS = {
@@ -39,24 +38,16 @@ _RESULT = {
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run. Runs with the same label and data set differ in nothing but their seeds.
+    """One run. Runs with the same label and data set differ in nothing but their seeds."""
 
-    Attributes:
-        label: the name of its row in tables.
-        folder: the run directory, or None if there is none.
-        settings: all settings of config.yaml.
-        varied: the settings in which runs of this model differ.
-        problem: why there is no result; empty for a finished run.
-    """
-
-    label: str
+    label: str  # the name of its row in tables
     model: str
     dataset: str
     seed: int
-    folder: Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    varied: Mapping[str, Any] = field(default_factory=dict)
-    problem: str = ""
+    folder: Path | None = None  # the run directory, if there is one
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)  # all of config.yaml
+    varied: Mapping[str, Any] = field(default_factory=dict)  # those in which runs of this model differ
+    problem: str = ""  # why there is no result; empty for a finished run
 
     @property
     def complete(self) -> bool:
@@ -95,8 +86,8 @@ class RecordedRun:
     def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
         """Ranks on `valid` or `test`, sorted by user.
 
-        Raises UserError for a damaged file, and if a metric of result.json is not that of the ranks: `tolerance`,
-        relative to the larger one, allows for a version of NumPy that adds in another order.
+        Raises UserError for a damaged file, and if a metric of result.json is not that of the ranks; the relative
+        `tolerance` allows for a version of NumPy that adds in another order.
         """
         recorded: dict[str, float] = self.result[split]
         path = Path(self.folder or "", f"ranks-{split}.npz")
@@ -139,7 +130,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[RecordedRun]:
     for run in runs:
         settings = identity(run.settings)
         reference = first.setdefault((run.model, run.dataset), settings)
-        keys = (settings.keys() | reference.keys()) - _NOT_IN_LABELS
+        keys = (settings.keys() | reference.keys()) - {"model", "dataset", "seed"}  # tables keep runs of these apart
         differing[run.model] |= {key for key in keys if settings.get(key) != reference.get(key)}
 
     def order(run: RecordedRun) -> tuple[Any, ...]:
@@ -199,9 +190,9 @@ class LoadedRun:
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     """Rebuild a run's settings, model and loaders from its directory and its data set.
 
-    `settings` are those that differ here, such as `use_gpu` or `data_path`. `model` confirms the name of a class
-    outside this package, or is the class: no module is imported only because a file names it.
-    Raises UserError if data, items or weights are not those of the run, or for a model that is not confirmed.
+    `settings` are those that differ here, such as `use_gpu`. `model` confirms the name of a class outside this package,
+    or is the class: no module is imported only because a file names it.
+    Raises UserError for a model that is not confirmed, and if data, items or weights are not those of the run.
     """
     from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
     from recbole_sigma.data.preparation import load
@@ -222,8 +213,7 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     try:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
-        what = f"not the weights of {run.model} as it is now: {one_line(error)}"
-        raise UserError(f"{directory.weights}: {what}") from None
+        raise UserError(f"{directory.weights}: not the weights of {run.model}: {one_line(error)}") from None
     return LoadedRun(config, network.eval(), data.train, data.valid, data.test)
 
 

@@ -28,13 +28,9 @@ def data_metadata(dataset: Any) -> dict[str, Any]:
 def result_content(
     config: Any, metadata: dict[str, Any], summary: dict[str, Any], metrics: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """The content of result.json.
+    """The content of result.json, with `data_metadata` and the trainer's summary.
 
-    Args:
-        config: the run's.
-        metadata: that of the data set, from `data_metadata`.
-        summary: the trainer's: epochs, best epoch, cost.
-        metrics: those of the best epoch by split, `valid` and, unless the run is a trial of a sweep, `test`.
+    `metrics` are those of the best epoch by split: `valid` and, unless the run is a trial of a sweep, `test`.
     """
     content = {
         "model": config.settings()["model"],

@@ -16,9 +16,9 @@ _libc: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 def keep_freed_memory() -> bool:
     """Let the allocator keep freed memory for the next step's tensors; True where that is possible (glibc).
 
-    By default glibc requests each large block from the system and returns it at once, so that every step pays a page
-    fault for each page of its scores and attention matrices: RecBole's SASRec on amazon-beauty then takes 2.7 times as
-    long. Changes the whole process; its resident memory stays near its peak.
+    By default glibc returns each large block at once, so that every step pays a page fault for each page of its scores:
+    RecBole's SASRec on amazon-beauty then takes 2.7 times as long. Changes the whole process, whose resident memory
+    stays near its peak.
     """
     if not hasattr(_libc, "mallopt") or not hasattr(_libc, "malloc_trim"):
         return False

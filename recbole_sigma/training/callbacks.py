@@ -15,19 +15,12 @@ class Callback(Protocol):
 
 
 class TensorBoard:
-    """Writes each row as TensorBoard events into the run directory; as a context manager it closes the file.
-
-    Events of an epoch that an interrupted run had not completed are hidden by `purge_step`.
-    """
+    """Writes each row as TensorBoard events into the run directory."""
 
     def __init__(self, folder: Path, first_epoch: int) -> None:
+        # Hides the events of an epoch that an interrupted run had not completed.
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
-
-    def __enter__(self) -> "TensorBoard":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        self.close = self._writer.close
 
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
         """One scalar for each column of the row."""

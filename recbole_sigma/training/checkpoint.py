@@ -1,5 +1,6 @@
 """The training checkpoint: weights, optimiser, random generators; saved after each epoch, restored to resume."""
 
+import contextlib
 import logging
 import random
 import time
@@ -25,14 +26,7 @@ class Checkpoint:
     def __init__(
         self, folder: RunFolder, trainer: SequenceTrainer, loader: Any, identity: Mapping[str, Any], started: float
     ) -> None:
-        """
-        Args:
-            folder: the run's.
-            trainer: whose state it is.
-            loader: the training data's, which has a state of its own.
-            identity: what a restored state must agree with: settings, statistics and checksum of the data.
-            started: when this process began, in seconds of the clock.
-        """
+        """A restored state must agree with `identity`; `started` is when this process began, by `time.time()`."""
         self._folder, self._trainer, self._loader = folder, trainer, loader
         self._identity, self._started = dict(identity), started
         self._seconds_before = 0.0
@@ -55,7 +49,6 @@ class Checkpoint:
     def capture(self) -> dict[str, Any]:
         """The state after an epoch, as plain values and tensors. All processes call this: each has generators."""
         trainer = self._trainer
-        generators = trainer.group.gather(random_state())
         return {
             "facts": self._identity,
             "epochs": trainer.rows,
@@ -65,14 +58,11 @@ class Checkpoint:
             "scaler": trainer.scaler.state_dict(),
             "best": {**asdict(trainer.best), "weights": trainer.best_weights},
             "loader": self._loader.state(),
-            "random": generators,
+            "random": trainer.group.gather(random_state()),
         }
 
     def restore(self) -> None:
-        """Continue after the last complete epoch, or from the start if there is none.
-
-        Raises UserError, with the difference, for the state of another run.
-        """
+        """Continue after the last complete epoch, if any. Raises UserError for the state of another run."""
         state = self._folder.load_state()
         if state is None:
             return
@@ -101,27 +91,22 @@ class Checkpoint:
         """Refuse the state of other data or settings, of more processes, or of more epochs than are wanted."""
         before, now = state["facts"], self._identity
         changed = [name for name in now if before.get(name) != now[name]]
-        differences = [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed]
-        if differences:
+        if differences := [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed]:
             more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(f"{file}: is of another run: {'; '.join(differences[:3])}{more}")
-        n_processes, size = len(state["random"]), self._trainer.group.size
-        if n_processes != size:
-            raise UserError(
-                f"{file} was written by {n_processes} processes, this run has {size}; set nproc={n_processes}"
-            )
+        nproc, size = len(state["random"]), self._trainer.group.size
+        if nproc != size:
+            raise UserError(f"{file} was written by {nproc} processes, this run has {size}; set nproc={nproc}")
         if self._trainer.epochs < len(state["epochs"]):
             raise UserError(f"epochs must be at least {len(state['epochs'])}, which this run has completed")
 
     def _repair(self, best: Mapping[str, Tensor]) -> None:
         """Rewrite files that are missing or damaged after a kill."""
-        try:
-            is_complete = not best or digest(self._folder.load_weights()) == digest(dict(sorted(best.items())))
-        except UserError:
-            is_complete = False
-        if not is_complete:
-            self._folder.save_weights(best)
         self._folder.write_epochs(self._trainer.rows)
+        with contextlib.suppress(UserError):
+            if not best or digest(self._folder.load_weights()) == digest(dict(sorted(best.items()))):
+                return
+        self._folder.save_weights(best)
 
 
 def random_state() -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Training in several processes: each takes its shard of every batch, and all take the same step.
 
-`nproc` starts them on this machine, torchrun on one or several; both set the same environment variables. The gradient
-of a step is that of the whole batch, however it is split. Dropout and masks are drawn differently than in one process;
-everything else is the same up to rounding.
+The gradient of a step is that of the whole batch, however it is split. Dropout and masks are drawn differently than in
+one process; everything else is the same up to rounding.
 """
 
 import datetime
@@ -21,7 +20,6 @@ from torch import nn
 
 from recbole_sigma.errors import Interrupted, UserError
 
-_TIMEOUT = datetime.timedelta(minutes=30)
 _NOTICES = "RECBOLE_SIGMA_NOTICES"  # directory through which workers report to the process that started them
 
 
@@ -59,12 +57,8 @@ class Group:
     def sum_gradients(self, parameters: Iterable[nn.Parameter], loss: float, targets: int) -> tuple[float, int]:
         """Turn the gradients of this process's mean loss into those of the mean over all processes' targets.
 
-        Args:
-            parameters: of the model, with the gradients of this process.
-            loss: mean over this process's targets.
-            targets: their number; 0 for a process that has no row of the batch.
-
-        Returns: mean loss over all targets, and their number.
+        `loss` is the mean over this process's targets, of which there may be none. Returns that over all, and their
+        number.
         """
         if self.size == 1:
             return loss, targets
@@ -105,7 +99,7 @@ def join(config: Any) -> Group:
         config["device"] = torch.device("cuda", int(gpus[local_rank]))
         torch.cuda.set_device(config["device"])
     backend = "nccl" if config["device"].type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method="env://", timeout=_TIMEOUT)
+    dist.init_process_group(backend, init_method="env://", timeout=datetime.timedelta(minutes=30))
     if not config["threads"]:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(torch.get_num_threads() // here, 1))
@@ -115,8 +109,7 @@ def join(config: Any) -> Group:
 def launch(nproc: int, work: Callable[..., Any], *args: Any) -> Any:
     """Call `work(*args)` in `nproc` new processes of this machine; the first one's return value.
 
-    Raises UserError for one that a process raised and for a process that was killed (the others are stopped then), and
-    Interrupted for Ctrl-C.
+    Raises the UserError of a process, one for a process that was killed (the others stop), and Interrupted for Ctrl-C.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

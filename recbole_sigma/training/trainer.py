@@ -78,10 +78,7 @@ class SequenceTrainer:
         self.samples = 0  # of an epoch
 
     def fit(self, train_data: Any, valid_data: Any, callbacks: Sequence[Callback] = ()) -> BestEpoch:
-        """Train, after the epochs in `rows`, until validation stops improving; the model gets the best weights.
-
-        `callbacks` are called in their order after each epoch.
-        """
+        """Train, after the epochs in `rows`, until validation stops improving; the model gets the best weights."""
         for epoch in range(len(self.rows), self.epochs):
             if self.best.exhausted:
                 break
