@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, parse_overrides, read_config_files
+from recbole_sigma.config.values import Given, all_settings, parse_overrides, read_config_files
 from recbole_sigma.errors import UserError
 
 
@@ -95,5 +95,5 @@ def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[s
         raise in_file.error(f"model {in_file.value!r} is code of its own; to run it, add --model={in_file.value}")
     model = name(settings, "model", in_file.value)
     dataset = name(settings, "dataset", given.get("dataset", Given("ml-100k")).value)  # no download: RecBole has it
-    check_early(model, dataset, {**given, **{key: Given(value) for key, value in settings.items()}})
+    check_early(model, dataset, all_settings(files, settings))
     return model, dataset

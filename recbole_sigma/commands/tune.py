@@ -37,7 +37,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.commands import options, terminal
-from recbole_sigma.evaluation.metrics import metric_title
+from recbole_sigma.experiment.space import OPTIONS, complete_options, read_space
 
 if TYPE_CHECKING:
     from recbole_sigma.experiment.sweep import Sweep
@@ -46,21 +46,26 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Print the trials, the winner with its test metrics and, last, the winner's run directory."""
     _, settings = options.parse(options.command_parser(__doc__), argv)
-    from recbole_sigma.experiment.search import OPTIONS, resume_tuning, tune
-
     if "resume" in settings:
-        max_evals = settings.pop("max_evals", None)
-        print(tables(resume_tuning(options.name(settings, "resume", ""), settings, max_evals)))
+        folder, max_evals = options.directory(settings, "resume", "tuning.json"), settings.pop("max_evals", None)
+        from recbole_sigma.experiment.search import resume_tuning
+
+        print(tables(resume_tuning(folder, settings, max_evals)))
         return
     files = options.files(settings)
     params_file = options.name(settings, "params_file", "hyper.test")
-    tune_options = {name: settings.pop(name) for name in OPTIONS if name in settings}
+    tune_options = complete_options({name: settings.pop(name) for name in OPTIONS if name in settings})
     model, dataset = options.model_and_dataset(settings, files)
+    read_space(params_file)
+    from recbole_sigma.experiment.search import tune  # takes seconds: a mistake above is reported before
+
     print(tables(tune(model, dataset, params_file, files, settings, tune_options)))
 
 
 def tables(sweep: "Sweep") -> str:
     """The trials on validation, best first and marked; the winner on validation and test; its run directory last."""
+    from recbole_sigma.evaluation.metrics import metric_title
+
     best, winner = sweep.best, sweep.winner
     assert winner is not None
     rows: list[list[str | int | float]] = []

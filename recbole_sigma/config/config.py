@@ -16,7 +16,7 @@ from recbole.utils import InputType
 
 from recbole_sigma.config.early import check_dataset, data_folder, recbole_path
 from recbole_sigma.config.schema import check, role
-from recbole_sigma.config.values import Given, SettingsLoader, plain, properties_path, read_config_files
+from recbole_sigma.config.values import Given, SettingsLoader, all_settings, properties_path, read_config_files
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
@@ -50,7 +50,7 @@ class Config(RecBoleConfig):
             config_files: YAML files; a later one wins, and `settings` win over all.
             need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
         """
-        given = _read(config_files, settings or {})
+        given = all_settings(config_files, settings or {})
         if dataset or need_data:
             check_dataset(dataset)
         self.model_class = find_model(model)
@@ -148,21 +148,6 @@ class Config(RecBoleConfig):
             return torch.device("cuda")
         torch.cuda.set_device(int(gpu_id))  # kernels outside torch run on the current device
         return torch.device("cuda", int(gpu_id))
-
-
-def _read(config_files: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Given]:
-    """All settings of the user's, with plain values."""
-    given = read_config_files(config_files)
-    for name, value in settings.items():
-        try:
-            given[name] = Given(plain(value))
-        except TypeError as error:
-            raise UserError(f"{name} must be a plain value (number, text, list, mapping), got a {error}") from None
-    for name in {"user_inter_num_interval", "item_inter_num_interval"} & {*given}:
-        match given[name].value:  # [5, 40] is a list in YAML, and an interval to whoever writes it
-            case [int() | float() as low, int() | float() as high]:
-                given[name] = Given(f"[{low},{high}]", given[name].origin)
-    return given
 
 
 def _model_files(model_class: type) -> Iterator[Path]:

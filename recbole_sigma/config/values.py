@@ -168,6 +168,21 @@ def plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
+def all_settings(config_files: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Given]:
+    """All settings of the user's, with plain values."""
+    given = read_config_files(config_files)
+    for name, value in settings.items():
+        try:
+            given[name] = Given(plain(value))
+        except TypeError as error:
+            raise UserError(f"{name} must be a plain value (number, text, list, mapping), got a {error}") from None
+    for name in {"user_inter_num_interval", "item_inter_num_interval"} & {*given}:
+        match given[name].value:  # [5, 40] is a list in YAML, and an interval to whoever writes it
+            case [int() | float() as low, int() | float() as high]:
+                given[name] = Given(f"[{low},{high}]", given[name].origin)
+    return given
+
+
 def command_line() -> str:
     """The command of this process, as one would type it."""
     program = Path(sys.argv[0]).name

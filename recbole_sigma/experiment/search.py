@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,26 +18,16 @@ import numpy as np
 from tqdm import tqdm
 
 from recbole_sigma.config.config import Config
-from recbole_sigma.config.schema import check, role
-from recbole_sigma.config.values import Given, read_config_files
+from recbole_sigma.config.schema import role
+from recbole_sigma.config.values import read_config_files
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.pool import ensure
-from recbole_sigma.experiment.space import check_space, parse_space, read_space
+from recbole_sigma.experiment.space import check_space, complete_options, parse_space, read_space
 from recbole_sigma.experiment.store import furthest_run, make_directory, prepare
 from recbole_sigma.experiment.sweep import Sweep, Trial, read_record
 from recbole_sigma.registry import model_name
 from recbole_sigma.runs.reader import read_epochs
 
-# Options and their defaults; schema.yaml says what each may be.
-_OF_RAY = {
-    "jobs": None,  # trials at the same time; None: as many as there is room for
-    "cpus_per_trial": 1.0,
-    "gpus_per_trial": None,  # None: one on a machine that has one
-    "asha": True,
-    "grace_period": 5,  # epochs that every trial gets
-    "reduction_factor": 3.0,
-}
-OPTIONS: dict[str, Any] = {"tool": "hyperopt", "algo": None, "max_evals": None, **_OF_RAY}
 _QUIET = {"show_progress": False, "state": "WARNING"}
 
 Finish = Callable[[Mapping[str, Any], str], Trial]  # called with the settings of a trial and why it failed, or ""
@@ -64,7 +53,7 @@ def tune(
     base = Config(model, dataset, config_files, settings)
     space = read_space(params_file)
     check_space(space, base)
-    options = _complete(options or {})
+    options = complete_options(options or {})
     options["algo"] = options["algo"] or ("bayes" if space.size() is None else "exhaustive")
     given = {name: each.value for name, each in read_config_files(config_files).items()} | dict(settings or {})
     given = {name: value for name, value in given.items() if name not in ("model", "dataset", "checkpoint_dir")}
@@ -91,7 +80,7 @@ def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None,
     for name in changes:
         if role(name) not in ("machine", "location") or name == "checkpoint_dir":
             raise UserError(f"{name}: a resumed sweep keeps its settings; start a new one")
-    options = _complete(record["options"] | ({"max_evals": max_evals} if max_evals else {}))
+    options = complete_options(record["options"] | ({"max_evals": max_evals} if max_evals else {}))
     given = {**record["settings"], **changes}
     given["data_path"] = str(Path(given["data_path"]).absolute())
     space = parse_space("\n".join(record["space"]), str(folder / "tuning.json"))
@@ -100,20 +89,6 @@ def resume_tuning(folder: str | Path, settings: Mapping[str, Any] | None = None,
         raise UserError(f"{folder}: of other data, or of another version of recbole-sigma; start a new sweep")
     sweep.load(record)
     return _search(sweep)
-
-
-def _complete(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options, with defaults. Raises UserError for a wrong one, and for a tool that is not installed."""
-    options = {**OPTIONS, **given}
-    for name, value in given.items():
-        if value != OPTIONS.get(name):
-            check(f"--{name}", Given(value), None, {})
-            if name in _OF_RAY and options["tool"] != "ray":
-                raise UserError(f"--{name} is an option of --tool=ray")
-    for library in (options["tool"], "hyperopt"):
-        if find_spec(library) is None:
-            raise UserError(f"{library} is not installed; install with pip install 'recbole-sigma[tune]'")
-    return options
 
 
 def _search(sweep: Sweep) -> Sweep:
@@ -201,7 +176,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             sweep.record(sweep.space.values(trial.config), running=True)
 
-        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trialcomplete_options(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             finish(sweep.space.values(trial.config), (trial.last_result or {}).get("failure", ""))
 
     algo, jobs, cpus, gpus = (sweep.options[name] for name in ("algo", "jobs", "cpus_per_trial", "gpus_per_trial"))

@@ -1,4 +1,4 @@
-"""The search space of a sweep: RecBole's parameter files, read without executing anything in them.
+"""What a sweep is told: its options, and its search space in RecBole's parameter files, of which nothing is executed.
 
 A *sample* is what Hyperopt draws for a parameter, its *value* is what the setting gets. For a choice the sample is an
 index into the list, since Hyperopt and Ray would take lists and mappings apart.
@@ -10,17 +10,30 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import Given, SettingsLoader, plain
 from recbole_sigma.errors import UserError, did_you_mean
 
+if TYPE_CHECKING:
+    from recbole_sigma.config.config import Config
+
+# Options and their defaults; schema.yaml says what each may be.
+_OF_RAY = {
+    "jobs": None,  # trials at the same time; None: as many as there is room for
+    "cpus_per_trial": 1.0,
+    "gpus_per_trial": None,  # None: one on a machine that has one
+    "asha": True,
+    "grace_period": 5,  # epochs that every trial gets
+    "reduction_factor": 3.0,
+}
+OPTIONS: dict[str, Any] = {"tool": "hyperopt", "algo": None, "max_evals": None, **_OF_RAY}
 _LARGEST_EXPONENT = 690  # exp(690) is about 1e300
 _FORMS = "'name choice [1, 2]', 'name uniform 0.1,0.5', 'name loguniform -8,0' or 'name quniform 1,10,1'"
 _KINDS = {
@@ -168,7 +181,7 @@ def _parse_values(kind: str, text: str) -> tuple[Any, ...]:
     return numbers
 
 
-def check_space(space: Space, base: Config) -> None:
+def check_space(space: Space, base: "Config") -> None:
     """Raise a UserError, with file and line, for a setting that may not be tuned, and a value that is wrong for it.
 
     `base` is the configuration that the trials share.
@@ -183,3 +196,17 @@ def check_space(space: Space, base: Config) -> None:
         default = base.internal_config_dict.get(name)
         for value in parameter.extremes():
             check(name, Given(value, origin), default, getattr(base.model_class, "choices", {}))
+
+
+def complete_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options, with defaults. Raises UserError for a wrong one, and for a tool that is not installed."""
+    options = {**OPTIONS, **given}
+    for name, value in given.items():
+        if value != OPTIONS.get(name):
+            check(f"--{name}", Given(value), None, {})
+            if name in _OF_RAY and options["tool"] != "ray":
+                raise UserError(f"--{name} is an option of --tool=ray")
+    for library in (options["tool"], "hyperopt"):
+        if find_spec(library) is None:
+            raise UserError(f"{library} is not installed; install with pip install 'recbole-sigma[tune]'")
+    return options

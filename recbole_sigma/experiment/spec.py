@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, properties_path, read_config_file
+from recbole_sigma.config.values import Given, all_settings, properties_path, read_config_file
 from recbole_sigma.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Experiment:
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise UserError(f"{self.name}: {what}: {twice[0]!r} is given twice")
         for arm in self.arms:
-            given = {name: Given(value) for name, value in {**self.settings, **arm.settings}.items()}
+            given = all_settings((), {**self.settings, **arm.settings})
             for dataset in self.datasets:
                 with _named(arm):
                     check_early(arm.model, dataset, given)

@@ -53,7 +53,7 @@ class Sweep:
     dataset: str
     settings: dict[str, Any]  # those that all trials share, checkpoint_dir left out
     space: Space
-    options: dict[str, Any]  # those of `search.OPTIONS`
+    options: dict[str, Any]  # those of `space.OPTIONS`
     finished: int = 0  # trials of the finished search; 0 before its end, and if a trial failed: it runs again
     winner: RunResult | None = None  # the run of the best trial, which alone is tested; at the end
     by_values: dict[str, Trial] = field(default_factory=dict)  # by values as JSON, as started; 1 and true differ

@@ -1,11 +1,8 @@
 """The command line as a user meets it: exit statuses, lines of error, how arguments are read."""
 
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +15,6 @@ from recbole_sigma.commands import options
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.values import Given
-from recbole_sigma.errors import Interrupted
 from recbole_sigma.registry import model_names
 
 ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from recbole_sigma import cli, resume
 from recbole_sigma.commands.tune import tables
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment import search
-from recbole_sigma.experiment.search import OPTIONS, resume_tuning, tune
-from recbole_sigma.experiment.space import parse_space
+from recbole_sigma.experiment.search import resume_tuning, tune
+from recbole_sigma.experiment.space import OPTIONS, parse_space
 from recbole_sigma.experiment.sweep import Sweep, Trial
 from recbole_sigma.quick_start import run
 from recbole_sigma.runs.result import RunResult
