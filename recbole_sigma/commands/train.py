@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> None:
     _, settings = options.parse(options.command_parser(__doc__), argv)
     files = options.files(settings)
     if "resume" in settings:
-        folder = options.directory(settings, "resume", "config.yaml")
         if files:
             raise UserError("--config_files: a resumed run keeps the settings in its config.yaml; leave it out")
+        folder = options.directory(settings, "resume", "config.yaml")
         from recbole_sigma.quick_start import resume
 
         result = resume(folder, settings)

@@ -69,10 +69,10 @@ def test_train_without_arguments_is_sigma_on_the_bundled_data(runs: list[dict[st
 
 @pytest.mark.parametrize("sign", ["=", " "])
 def test_every_other_argument_is_a_setting(sign: str, runs: list[dict[str, Any]]) -> None:
-    line = "--model=GRU4Rec|--dataset=d|--epochs=3|--topk=[5,10]|--use_gpu=False|--weight_decay=-1|--encoding=a b"
+    line = "--model=GRU4Rec|--dataset=ml-100k|--epochs=3|--topk=[5,10]|--use_gpu=False|--weight_decay=-1|--wandb_project=a b"
     assert cli.main(["train", *line.replace("=", "|" if sign == " " else "=").split("|")]) == 0
-    assert (runs[0]["model"], runs[0]["dataset"]) == ("GRU4Rec", "d")
-    given = {"epochs": 3, "topk": [5, 10], "use_gpu": False, "weight_decay": -1, "encoding": "a b"}
+    assert (runs[0]["model"], runs[0]["dataset"]) == ("GRU4Rec", "ml-100k")
+    given = {"epochs": 3, "topk": [5, 10], "use_gpu": False, "weight_decay": -1, "wandb_project": "a b"}
     assert runs[0]["settings"] == given
 
 
@@ -90,6 +90,8 @@ def test_config_files_come_in_one_argument_and_may_name_the_model(
     separator: str, runs: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("dataset/a").mkdir(parents=True)
+    Path("dataset/b").mkdir()
     Path("a.yaml").write_text("model: SASRec\ndataset: a\n")
     Path("b.yaml").write_text("dataset: b\n")
     assert cli.main(["train", f"--config_files=a.yaml{separator}b.yaml"]) == 0
