@@ -31,9 +31,6 @@ def readable(split):
     return [(str(user[u]), [str(item[i]) for i in items[:n]], str(item[t])) for u, items, n, t in rows]
 
 
-# --- by hand: dataset/sample ---------------------------------------------------------------------------------------
-
-
 def test_the_sample_is_split_as_by_hand(sample_config):
     train, valid, test = map(readable, create_dataset(sample_config()).build())
     assert train == [
@@ -70,9 +67,6 @@ def test_statistics_and_checksum_are_those_of_the_file(sample_config):
     assert (dataset.inter_num, dataset.avg_actions_of_users, dataset.avg_actions_of_items) == (15, 3.0, 3.0)
     file = Path(__file__).parents[2] / "dataset" / "sample" / "sample.inter"
     assert dataset.checksum() == hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-# --- order ----------------------------------------------------------------------------------------------------------
 
 
 def last_items_from_raw_integers():
@@ -130,9 +124,6 @@ def test_duplicates_are_removed_in_exact_order(write_inter, read_tiny, keep, his
     assert readable(read_tiny(rm_dup_inter=keep).build()[2]) == [("u", history, "c")]
 
 
-# --- against a slow plain version ------------------------------------------------------------------------------------
-
-
 def slowly(rows, max_length, mode):
     """Train, valid and test samples of (user, item, time) rows, one at a time, in RecBole's order."""
     ids = {user: number for number, user in enumerate(dict.fromkeys(user for user, _, _ in rows))}
@@ -184,9 +175,6 @@ def test_a_batch_of_any_length_is_the_padded_one_cut_to_its_longest_row(write_in
     assert not full["item_id_list"][:, width:].any()
     for field in ("user_id", "item_id", "item_length"):
         assert torch.equal(ours[field], full[field])
-
-
-# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

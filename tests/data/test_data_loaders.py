@@ -45,9 +45,6 @@ def assert_same_batches(ours, recboles):
         assert_same(batch, expected)
 
 
-# --- on the device ----------------------------------------------------------------------------------------------------
-
-
 def test_batches_are_put_together_on_the_device(sample_config):
     """Meta tensors stand in for a GPU's: an operation that also met one of the CPU would fail."""
     config = sample_config("SIGMA")
@@ -75,9 +72,6 @@ def test_batches_stay_on_the_cpu_if_negatives_or_masks_are_drawn_there(sample_co
         config["device"] = torch.device("meta")
         train = loaders(config)[0]
         assert train.dataset.inter_feat.device.type == "cpu"
-
-
-# --- as RecBole -------------------------------------------------------------------------------------------------------
 
 
 def test_recbole_order_is_recbole_s_own_sample_by_sample_on_ml_100k():
@@ -145,9 +139,6 @@ def test_recbole_s_own_models_train_and_evaluate(write_inter, read_tiny, tmp_pat
     test_result = trainer.evaluate(test, load_best_model=False)
     assert 0 <= valid_result["ndcg@10"] <= 1
     assert 0 <= test_result["ndcg@10"] <= 1
-
-
-# --- random numbers ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (9, 3), (1, 4), (0, 4)])
@@ -227,8 +218,6 @@ def test_one_item_leaves_no_negative(write_inter, read_tiny):
     with pytest.raises(UserError, match=r"train_neg_sample_args: .* one item"):
         data_preparation(dataset.config, dataset)
 
-
-# --- memory -----------------------------------------------------------------------------------------------------------
 
 MEASURE = """
 import sys

@@ -29,7 +29,7 @@ def users(counts: list[int], seed: int = 0) -> list[tuple[str, str, int]]:
 
 
 @pytest.fixture
-def loader(write_inter: Callable[..., Any], tmp_path: Any) -> Callable[..., Any]:
+def loader(write_inter: Any, tmp_path: Any) -> Callable[..., Any]:
     """`loader(counts, model, setting=value, ...)` -> model, training loader"""
 
     def make(counts: list[int], name: str = "Mamba4Rec", **changed: Any) -> Any:
@@ -58,9 +58,7 @@ def with_negatives(batch: Interaction) -> Interaction:
 
 @pytest.mark.parametrize("name", CAUSAL)
 @pytest.mark.parametrize(("loss_type", "bits"), [("CE", 64), ("BPR", 64), ("BCE", 64), ("CE", 32)])
-def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(
-    loader: Callable[..., Any], name: str, loss_type: str, bits: int
-):
+def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(loader: Any, name: str, loss_type: str, bits: int):
     dtype, tolerance = {64: (torch.float64, 1e-10), 32: (torch.float32, 1e-5)}[bits]
     results = []
     for mode in ("prefix", "sequence"):
@@ -74,7 +72,7 @@ def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(
         torch.testing.assert_close(gradient, expected[key], rtol=tolerance, atol=atol, msg=key)
 
 
-def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: Callable[..., Any]):
+def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: Any):
     _, train = loader([6, 4], train_mode="sequence")
     _, prefixes = loader([6, 4], train_mode="prefix")
     (batch,), (rows,) = train, prefixes
@@ -110,7 +108,7 @@ def test_a_batch_is_full_when_its_targets_are(sizes: list[int], batch_size: int)
 
 
 @pytest.mark.parametrize("loss_type", ["BPR", "BCE"])
-def test_every_target_has_a_negative_of_its_own(loader: Callable[..., Any], loss_type: str):
+def test_every_target_has_a_negative_of_its_own(loader: Any, loss_type: str):
     _, train = loader([12, 5, 7], train_mode="sequence", loss_type=loss_type)
     assert isinstance(train, WindowLoader)
     (batch,), (again,) = list(train), None or list(loader([12, 5, 7], train_mode="sequence", loss_type=loss_type)[1])
@@ -121,18 +119,18 @@ def test_every_target_has_a_negative_of_its_own(loader: Callable[..., Any], loss
 
 
 @pytest.mark.parametrize("name", ["SIGMA", "ECHO", "LinRec", "SASRec", "BERT4Rec"])
-def test_a_model_that_looks_ahead_is_refused(sample_config: Callable[..., Any], name: str):
+def test_a_model_that_looks_ahead_is_refused(sample_config: Any, name: str):
     config = sample_config(name, train_mode="sequence")
     with pytest.raises(UserError, match=rf"train_mode.*Mamba4Rec.*{name}.*prefix"):
         data_preparation(config, create_dataset(config))
 
 
-def test_an_unknown_mode_is_refused(sample_config: Callable[..., Any]):
+def test_an_unknown_mode_is_refused(sample_config: Any):
     with pytest.raises(UserError, match=r"train_mode.*prefix, sequence.*'sequnce'"):
         sample_config("SASRec", train_mode="sequnce")
 
 
-def test_several_negatives_a_target_are_refused(sample_config: Callable[..., Any]):
+def test_several_negatives_a_target_are_refused(sample_config: Any):
     many = {"distribution": "uniform", "sample_num": 2}
     config = sample_config("RecMamba", train_mode="sequence", loss_type="BPR", train_neg_sample_args=many)
     with pytest.raises(UserError, match=r"train_neg_sample_args.*sample_num: 1"):

@@ -1,6 +1,5 @@
 """Ranks and metrics against RecBole's evaluator, by hand, and at chance."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def test_a_score_that_is_not_finite_is_an_error_and_not_a_hit(wrong: float):
 
 
 @pytest.mark.parametrize("topk", [[10], [1, 5, 20]])
-def test_metrics_equal_those_of_recboles_evaluator(sample_config: Callable[..., Any], topk: list[int]):
+def test_metrics_equal_those_of_recboles_evaluator(sample_config: Any, topk: list[int]):
     config = sample_config(topk=topk, valid_metric=f"NDCG@{topk[0]}")
     generator = torch.Generator().manual_seed(0)
     scores = torch.rand(500, 60, generator=generator)

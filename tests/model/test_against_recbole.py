@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_an_empty_folder_on_one_thread(tmp_path: Path, monkeypatch: Any) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)  # RecBole writes logs and checkpoints
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

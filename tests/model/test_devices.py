@@ -73,7 +73,7 @@ def test_no_model_mixes_devices(sample_config: Any, name: str, settings: Any):
 
 
 @pytest.fixture
-def on_cpu(trained: Callable[..., Path]) -> Callable[..., Path]:
+def on_cpu(trained: Any) -> Callable[..., Path]:
     """`on_cpu(model, setting=value)` -> the directory of a run of two epochs, on the CPU unless `use_gpu` is True."""
     return lambda model, **settings: trained(model, **{"use_gpu": False, "epochs": 2, **settings})
 
@@ -83,7 +83,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", NINE)
-def test_no_run_mixes_devices(on_cpu: Callable[..., Path], model: str):
+def test_no_run_mixes_devices(on_cpu: Any, model: str):
     epochs = 1 if model == "FEARec" else 2  # it is slow
     expected = on_cpu(model, epochs=epochs)
     with pretended_gpu():
@@ -106,14 +106,14 @@ def test_no_run_mixes_devices(on_cpu: Callable[..., Path], model: str):
     ],
     ids=str,
 )
-def test_no_way_to_train_mixes_devices(on_cpu: Callable[..., Path], settings: dict[str, Any]):
+def test_no_way_to_train_mixes_devices(on_cpu: Any, settings: dict[str, Any]):
     expected = on_cpu(**settings)
     with pretended_gpu():
         assert losses(on_cpu(**settings, use_gpu=True)) == pytest.approx(losses(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(("first", "then"), [(True, True), (True, False), (False, True)])
-def test_an_interrupted_run_is_resumed_on_either_device(on_cpu: Callable[..., Path], first: bool, then: bool):
+def test_an_interrupted_run_is_resumed_on_either_device(on_cpu: Any, first: bool, then: bool):
     expected = losses(on_cpu("Mamba4Rec"))
     with pretended_gpu():
         folder = interrupted(on_cpu, "Mamba4Rec", use_gpu=first)
@@ -121,15 +121,13 @@ def test_an_interrupted_run_is_resumed_on_either_device(on_cpu: Callable[..., Pa
     assert losses(folder) == pytest.approx(expected, rel=1e-4)
 
 
-def test_more_states_than_the_scan_on_cuda_has_are_refused(on_cpu: Callable[..., Path]):
+def test_more_states_than_the_scan_on_cuda_has_are_refused(on_cpu: Any):
     with pretended_gpu(), pytest.raises(UserError) as caught:
         on_cpu("SIGMA", use_gpu=True, d_state=300)
     assert all(word in str(caught.value) for word in ("d_state", "256", "300", "use_gpu"))
 
 
-def test_a_gpu_without_the_extension_is_an_error_and_no_slow_path(
-    on_cpu: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_gpu_without_the_extension_is_an_error_and_no_slow_path(on_cpu: Any, monkeypatch: Any):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(

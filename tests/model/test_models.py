@@ -1,6 +1,5 @@
 """What all our models have in common, and a model of the user's own."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ switches = pytest.mark.parametrize(("name", "settings"), SWITCHES, ids=lambda ea
 
 
 @switches
-def test_scores_do_not_depend_on_padding_or_on_the_batch(sample_config: Callable[..., Any], name: str, settings: Any):
+def test_scores_do_not_depend_on_padding_or_on_the_batch(sample_config: Any, name: str, settings: Any):
     model = build(sample_config, name, **settings).double()
     items, lengths = histories(LENGTHS, width=12)
     together = model(items, lengths)
@@ -32,7 +31,7 @@ def test_scores_do_not_depend_on_padding_or_on_the_batch(sample_config: Callable
 
 
 @switches
-def test_encoding_does_not_read_the_embedding_of_padding(sample_config: Callable[..., Any], name: str, settings: Any):
+def test_encoding_does_not_read_the_embedding_of_padding(sample_config: Any, name: str, settings: Any):
     model = build(sample_config, name, **settings).double()
     items, lengths = histories(LENGTHS, width=12)
     before = model(items, lengths)
@@ -42,9 +41,7 @@ def test_encoding_does_not_read_the_embedding_of_padding(sample_config: Callable
 
 
 @switches
-def test_the_last_item_alone_gives_what_all_positions_give_there(
-    sample_config: Callable[..., Any], name: str, settings: Any
-):
+def test_the_last_item_alone_gives_what_all_positions_give_there(sample_config: Any, name: str, settings: Any):
     model = build(sample_config, name, **settings).double()
     items, lengths = histories(LENGTHS, width=12)
     hidden = model.embed(items)
@@ -53,9 +50,7 @@ def test_the_last_item_alone_gives_what_all_positions_give_there(
 
 
 @switches
-def test_chunks_give_the_loss_and_gradients_of_the_padded_batch(
-    sample_config: Callable[..., Any], name: str, settings: Any
-):
+def test_chunks_give_the_loss_and_gradients_of_the_padded_batch(sample_config: Any, name: str, settings: Any):
     items, lengths = histories(LENGTHS, width=12)
     results = []
     for ratio in (float("inf"), 1.25, 1.0):
@@ -72,9 +67,7 @@ def test_chunks_give_the_loss_and_gradients_of_the_padded_batch(
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_batch_too_large_to_keep_gives_the_same_loss_and_gradients(
-    sample_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, name: str
-):
+def test_a_batch_too_large_to_keep_gives_the_same_loss_and_gradients(sample_config: Any, monkeypatch: Any, name: str):
     """Chunks are cut to a number of positions and encoded again in the backward pass, dropout included."""
     calls, checkpoint = [], chunks.checkpoint
 
@@ -101,7 +94,7 @@ def test_a_batch_too_large_to_keep_gives_the_same_loss_and_gradients(
 
 
 @switches
-def test_every_switch_trains(sample_config: Callable[..., Any], name: str, settings: Any):
+def test_every_switch_trains(sample_config: Any, name: str, settings: Any):
     model = build(sample_config, name, **settings).train()
     items, lengths = histories(LENGTHS, width=12)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -142,7 +135,7 @@ CHANGES = [
         ({"gate_dropout": 1}, ["gate_dropout", "1"]),
     ],
 )
-def test_an_impossible_switch_is_refused(sample_config: Callable[..., Any], settings: Any, words: list[str]):
+def test_an_impossible_switch_is_refused(sample_config: Any, settings: Any, words: list[str]):
     with pytest.raises(UserError) as caught:
         sample_config("SIGMA", **settings)
     assert all(word in str(caught.value) for word in words)
@@ -150,7 +143,7 @@ def test_an_impossible_switch_is_refused(sample_config: Callable[..., Any], sett
 
 @pytest.mark.parametrize("form", ["paper", "released"])
 @pytest.mark.parametrize(("changed", "base"), CHANGES, ids=str)
-def test_every_switch_changes_the_output(sample_config: Callable[..., Any], form: str, changed: Any, base: Any):
+def test_every_switch_changes_the_output(sample_config: Any, form: str, changed: Any, base: Any):
     items, lengths = histories(LENGTHS, width=12)
     settings = {"form": form, **base}
     if changed == {"form": "paper"}:
@@ -161,7 +154,7 @@ def test_every_switch_changes_the_output(sample_config: Callable[..., Any], form
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_saved_model_gives_the_same_scores(sample_config: Callable[..., Any], name: str, tmp_path: Any):
+def test_a_saved_model_gives_the_same_scores(sample_config: Any, name: str, tmp_path: Any):
     model, other = (build(sample_config, name, seed=seed) for seed in (0, 1))
     items, lengths = histories(LENGTHS, width=12)
     scores = model.full_sort_predict(batch(items, lengths))
@@ -172,7 +165,7 @@ def test_a_saved_model_gives_the_same_scores(sample_config: Callable[..., Any], 
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_predict_is_the_score_of_one_item_among_all(sample_config: Callable[..., Any], name: str):
+def test_predict_is_the_score_of_one_item_among_all(sample_config: Any, name: str):
     model = build(sample_config, name)
     rows = batch(*histories(LENGTHS, width=12))
     everything = model.full_sort_predict(rows)
@@ -183,7 +176,7 @@ def test_predict_is_the_score_of_one_item_among_all(sample_config: Callable[...,
 
 @pytest.mark.parametrize("loss_type", ["CE", "BPR", "BCE"])
 @pytest.mark.parametrize("name", OURS)
-def test_losses_are_those_of_the_scores(sample_config: Callable[..., Any], name: str, loss_type: str):
+def test_losses_are_those_of_the_scores(sample_config: Any, name: str, loss_type: str):
     model = build(sample_config, name, loss_type=loss_type).double()
     rows = batch(*histories(LENGTHS, width=12))
     scores = model.full_sort_predict(rows)
@@ -226,7 +219,7 @@ class OwnEncode(OwnLayers):
 
 
 @pytest.mark.parametrize("kind", [OwnLayers, OwnEncode])
-def test_a_model_of_ones_own_is_read_at_the_last_item(sample_config: Callable[..., Any], kind: type):
+def test_a_model_of_ones_own_is_read_at_the_last_item(sample_config: Any, kind: type):
     model = kind(sample_config("Mamba4Rec", **SMALL), Items()).double().eval()
     items, lengths = histories(LENGTHS, width=len(LENGTHS))  # B = L: a wrong shape would broadcast
     lengths = lengths.clamp(max=len(LENGTHS))

@@ -81,7 +81,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
     ids=["nproc", "sequence", "torchrun"],
 )
 def test_two_processes_give_the_metrics_of_one(
-    tmp_path: Path, alone: Callable[..., Path], program: list[str], more: dict[str, Any], here: dict[str, Any]
+    tmp_path: Path, alone: Any, program: list[str], more: dict[str, Any], here: dict[str, Any]
 ):
     process = start(program, tmp_path, **more, **here)
     out, err = process.communicate(timeout=120)
@@ -102,7 +102,7 @@ def test_two_processes_give_the_metrics_of_one(
     }
 
 
-def test_two_machines_make_a_group(tmp_path: Path, alone: Callable[..., Path]):
+def test_two_machines_make_a_group(tmp_path: Path, alone: Any):
     """What torchrun sets on two machines: both processes here."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -154,7 +154,7 @@ def test_an_error_in_two_processes_is_one_line(tmp_path: Path):
     assert "Traceback" not in err
 
 
-def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: Any):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match=r"gpu_id .* process 1 has none, got '0'"):
         join({"device": torch.device("cuda"), "gpu_id": "0"})

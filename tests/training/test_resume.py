@@ -52,7 +52,7 @@ def refusal(folder: Path, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one(start: Callable[..., Path], stop_after: int):
+def test_a_resumed_run_equals_an_uninterrupted_one(start: Any, stop_after: int):
     folder = start(stop_after=stop_after)
     resume(folder)
     assert outcome(folder) == outcome(start())
@@ -61,7 +61,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(start: Callable[..., Path], s
 
 
 @pytest.mark.parametrize("model", [model for model in NINE if model != "Mamba4Rec"])
-def test_every_model_is_resumed_to_the_last_bit(start: Callable[..., Path], model: str):
+def test_every_model_is_resumed_to_the_last_bit(start: Any, model: str):
     folder = start(model, stop_after=1)
     resume(folder)
     assert outcome(folder) == outcome(start(model))
@@ -79,7 +79,7 @@ def test_every_model_is_resumed_to_the_last_bit(start: Callable[..., Path], mode
     ],
     ids=str,
 )
-def test_every_way_to_train_is_resumed_to_the_last_bit(start: Callable[..., Path], settings: dict[str, Any]):
+def test_every_way_to_train_is_resumed_to_the_last_bit(start: Any, settings: dict[str, Any]):
     folder = start(stop_after=1, **settings)
     resume(folder)
     assert outcome(folder) == outcome(start(**settings))
@@ -93,7 +93,7 @@ def test_kills_at_random_moments_lose_nothing():
     assert int(re.search(r"(\d+) kills, 0 failures", done.stdout)[1]) >= 20
 
 
-def test_a_complete_run_gives_its_result_without_training(start: Callable[..., Path], monkeypatch: Any):
+def test_a_complete_run_gives_its_result_without_training(start: Any, monkeypatch: Any):
     folder = start()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr("recbole_sigma.quick_start._start", None)
@@ -102,13 +102,13 @@ def test_a_complete_run_gives_its_result_without_training(start: Callable[..., P
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Callable[..., Path]):
+def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Any):
     folder = start()
     assert refusal(folder, epochs=9).startswith(f"epochs: {folder} is finished")
     assert resume(folder, {"epochs": 3, "threads": 2}).folder == folder
 
 
-def test_an_interrupted_run_can_be_given_more_epochs(start: Callable[..., Path]):
+def test_an_interrupted_run_can_be_given_more_epochs(start: Any):
     folder = start(stop_after=2, epochs=3)
     resume(folder, {"epochs": 5})
     longer = outcome(folder)
@@ -116,7 +116,7 @@ def test_an_interrupted_run_can_be_given_more_epochs(start: Callable[..., Path])
     assert Config("Mamba4Rec", "ml-100k", config_files=[folder / "config.yaml"])["epochs"] == 5
 
 
-def test_settings_that_decide_the_numbers_are_refused(start: Callable[..., Path]):
+def test_settings_that_decide_the_numbers_are_refused(start: Any):
     folder = start(stop_after=1)
     assert "learning_rate is 0.001 in" in refusal(folder, learning_rate=0.01)
     assert "model is 'Mamba4Rec' in" in refusal(folder, model="SIGMA")
@@ -150,7 +150,7 @@ def test_other_data_are_refused(tmp_path: Path, write_inter: Any, start: Any, ch
     assert re.search(says, refusal(Path(str(interrupt.value))))
 
 
-def test_a_folder_that_another_process_trains_in_is_refused(start: Callable[..., Path]):
+def test_a_folder_that_another_process_trains_in_is_refused(start: Any):
     folder = start(stop_after=1)
     with RunFolder(folder).locked():
         assert refusal(folder).startswith(f"{folder}: another process trains in this directory")
@@ -162,9 +162,7 @@ FILES = ("state.pt", "model.safetensors", "items.json", "config.yaml", "result.j
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["pickle", "torch.save"])
-def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(
-    start: Callable[..., Path], tmp_path: Path, name: str, how: str
-):
+def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(start: Any, tmp_path: Path, name: str, how: str):
     folder = start(stop_after=2, learning_rate=1e-12)  # the first epoch stays the best: its weights are read
     write = pickle.dumps if how == "pickle" else None
     with (folder / name).open("wb") as file:
@@ -179,7 +177,7 @@ def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(
 
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
 @pytest.mark.parametrize("how", ["empty", "cut", "changed", "text"])
-def test_a_damaged_file_is_refused(start: Callable[..., Path], name: str, how: str):
+def test_a_damaged_file_is_refused(start: Any, name: str, how: str):
     folder = start(stop_after=1)
     path = folder / name
     content = path.read_bytes()
@@ -191,13 +189,13 @@ def test_a_damaged_file_is_refused(start: Callable[..., Path], name: str, how: s
     assert "\n" not in str(error.value)
 
 
-def test_a_state_of_another_run_is_refused_with_the_difference(start: Callable[..., Path]):
+def test_a_state_of_another_run_is_refused_with_the_difference(start: Any):
     folder, other = start(stop_after=1), start(stop_after=1, hidden_size=8)
     shutil.copy(other / "state.pt", folder)
     assert re.search(r"state.pt: .*hidden_size was 8, is 16$", refusal(folder))
 
 
-def test_a_state_of_another_version_is_refused(start: Callable[..., Path]):
+def test_a_state_of_another_version_is_refused(start: Any):
     folder = start(stop_after=1)
     content = torch.load(folder / "state.pt", weights_only=True)
     torch.save({**content, "format": 99}, folder / "state.pt")
@@ -205,7 +203,7 @@ def test_a_state_of_another_version_is_refused(start: Callable[..., Path]):
     assert said.startswith(f"{folder / 'state.pt'}: ") and "99" in said
 
 
-def test_weights_of_other_shapes_are_refused_with_the_difference(start: Callable[..., Path]):
+def test_weights_of_other_shapes_are_refused_with_the_difference(start: Any):
     folder = start(stop_after=1)
     state = RunFolder(folder).load_state()
     state["model"]["extra"] = torch.zeros(1)
@@ -215,7 +213,7 @@ def test_weights_of_other_shapes_are_refused_with_the_difference(start: Callable
     assert str(folder / "state.pt") in said and '"extra"' in said and '"item_embedding.weight"' in said
 
 
-def test_weights_can_be_read_by_safetensors_alone(start: Callable[..., Path], tmp_path: Path):
+def test_weights_can_be_read_by_safetensors_alone(start: Any, tmp_path: Path):
     folder = start()
     theirs = load_file(folder / "model.safetensors")
     ours = RunFolder(folder).load_weights()
@@ -250,7 +248,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
         assert len(list(csv.DictReader(file))) >= 6
 
 
-def test_a_full_disk_leaves_the_state_before(start: Callable[..., Path]):
+def test_a_full_disk_leaves_the_state_before(start: Any):
     folder = start(stop_after=1)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events")}
 

@@ -50,7 +50,7 @@ def spread_out(network: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("model", NINE)
-def test_how_evaluation_is_cut_up_changes_no_metric(trainer: Any, model: str, monkeypatch: pytest.MonkeyPatch):
+def test_how_evaluation_is_cut_up_changes_no_metric(trainer: Any, model: str, monkeypatch: Any):
     own_chunks = model not in ("BERT4Rec", "FEARec")
     cases = [{}, {"eval_batch_size": 1}, {"eval_batch_size": 7}, {"eval_batch_size": 4096}, {"threads": 2}]
     cases += [{"length_ratio": 1.0}, {"length_ratio": 1000.0}] if own_chunks else []
@@ -127,7 +127,7 @@ def test_scaled_losses_are_unscaled_before_gradients_are_clipped(trainer: Any, c
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-6)
 
 
-def test_full_precision_decides_and_the_first_best_epoch_wins(trainer: Any, monkeypatch: pytest.MonkeyPatch):
+def test_full_precision_decides_and_the_first_best_epoch_wins(trainer: Any, monkeypatch: Any):
     scores = iter([0.20001, 0.20003, 0.20003, 0.20002])
     made, (train, valid, _) = trainer(epochs=4)
     monkeypatch.setattr("recbole_sigma.training.trainer.metrics_of_ranks", lambda *_: {"ndcg@10": next(scores)})
