@@ -1,6 +1,6 @@
 """Tiny data sets, written where a test can see every line."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,12 @@ def sample_config() -> Callable[..., Config]:
 
 
 @pytest.fixture
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+def full_precision() -> Iterator[None]:
     """Float32 is float32 on CUDA: TF32 is off."""
-    for library in (torch.backends.cuda.matmul, torch.backends.cudnn):
-        monkeypatch.setattr(library, "allow_tf32", False)
+    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in switches]
+    for each in switches:
+        each.allow_tf32 = False
+    yield
+    for each, kept in zip(switches, before, strict=True):
+        each.allow_tf32 = kept
