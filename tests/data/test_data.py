@@ -74,7 +74,7 @@ def test_the_943_test_items_of_ml_100k_are_those_of_the_raw_integers_but_149_in_
     last = {}
     for line in ML_100K.read_text().splitlines()[1:]:
         user, item, _, time = line.split("\t")
-        last[user] = max(last.get(user, (0, None)), (int(time), item), key=lambda each: each[0])
+        last[user] = max((int(time), item), last.get(user, (0, None)), key=lambda each: each[0])
     inter = {"inter": ["user_id", "item_id", "timestamp"]}
     dataset = create_dataset(Config(GRU4Rec, "ml-100k", settings={"use_gpu": False, "load_col": inter, **changed}))
     found = {user: target for user, _, target in readable(dataset.build()[2])}

@@ -40,9 +40,8 @@ def options(**settings: Any) -> list[str]:
     return [f"--{name}={value}" for name, value in settings.items()]
 
 
-def train_command(*arguments: str, **settings: Any) -> list[str]:
-    program = [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "train"]
-    return [*program, *arguments, *options(**settings)]
+def train_command(**settings: Any) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "train", *options(**settings)]
 
 
 class Malicious:

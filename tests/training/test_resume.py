@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from recbole_sigma.config.config import Config
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.training.checkpoint import Checkpoint
-from tests.helpers.runs import NINE, SIZES, TINY, Malicious, environment, stopping
+from tests.helpers.runs import NINE, SIZES, TINY, Malicious, environment, stopping, train_command
 from tests.kill import outcome
 
 
@@ -30,14 +31,14 @@ from tests.kill import outcome
 def start(tmp_path: Path) -> Callable[..., Path]:
     """`start(model, stop_after=n, setting=value, ...)` -> a run directory, interrupted by Ctrl-C after n epochs."""
 
-    def start(model: str = "Mamba4Rec", stop_after: int | None = None, **settings: Any) -> Path:
+    def start(
+        model: str = "Mamba4Rec", stop_after: int | None = None, dataset: str = "ml-100k", **settings: Any
+    ) -> Path:
         given = {**TINY, **SIZES.get(model, {}), "checkpoint_dir": str(tmp_path / "saved"), **settings}
-        given["user_inter_num_interval"] = TINY["user_inter_num_interval"]
         if stop_after is None:
-            return run(model, "ml-100k", settings=given).folder
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as interrupt:
-            patch.setattr(Checkpoint, "on_epoch_end", stopping(stop_after))
-            run(model, "ml-100k", settings=given)
+            return run(model, dataset, settings=given).folder
+        with pytest.raises(Interrupted) as interrupt, patch.object(Checkpoint, "on_epoch_end", stopping(stop_after)):
+            run(model, dataset, settings=given)
         return Path(str(interrupt.value))
 
     return start
@@ -141,13 +142,9 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path):
 def test_other_data_are_refused(tmp_path: Path, write_inter: Any, start: Any, change: Any, says: str):
     rows = [f"u{user}\ti{(user + step) % 6}\t{step}" for user in range(4) for step in range(6)]
     file = write_inter([row.split("\t") for row in rows])
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as interrupt:
-        patch.setattr(Checkpoint, "on_epoch_end", stopping(1))
-        settings = {key: value for key, value in TINY.items() if key != "user_inter_num_interval"}
-        settings |= {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
-        run("Mamba4Rec", "tiny", settings=settings)
+    folder = start(stop_after=1, dataset="tiny", data_path=str(tmp_path))
     file.write_text("\n".join([file.read_text().splitlines()[0], *change(rows)]) + "\n")
-    assert re.search(says, refusal(Path(str(interrupt.value))))
+    assert re.search(says, refusal(folder))
 
 
 def test_a_folder_that_another_process_trains_in_is_refused(start: Any):
@@ -223,16 +220,11 @@ def test_weights_can_be_read_by_safetensors_alone(start: Any, tmp_path: Path):
         RunFolder(folder).load_weights()
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "train", *arguments]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
-    settings = {**TINY, "epochs": 1000, "stopping_step": 1000, "state": "INFO", "checkpoint_dir": str(tmp_path)}
-    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    settings = {**TINY, "epochs": 1000, "stopping_step": 1000, "state": "INFO", "checkpoint_dir": tmp_path}
     process = subprocess.Popen(
-        command("--model=GRU4Rec", *arguments), stderr=subprocess.PIPE, text=True, env=environment(),
+        train_command(model="GRU4Rec", **settings), stderr=subprocess.PIPE, text=True, env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the suite is a background job
     )  # fmt: skip
     for line in process.stderr:
@@ -257,7 +249,7 @@ def test_a_full_disk_leaves_the_state_before(start: Any):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     done = subprocess.run(
-        command(f"--resume={folder}"), capture_output=True, text=True, env=environment(), preexec_fn=tiny_disk
+        train_command(resume=folder), capture_output=True, text=True, env=environment(), preexec_fn=tiny_disk
     )
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
@@ -268,11 +260,7 @@ def test_a_full_disk_leaves_the_state_before(start: Any):
 
 
 def test_runs_that_start_together_have_a_folder_each(tmp_path: Path):
-    settings = {**TINY, "epochs": 1, "checkpoint_dir": str(tmp_path)}
-    arguments = [f"--{key}={value}" for key, value in settings.items()]
-    runs = [
-        subprocess.Popen(command("--model=GRU4Rec", *arguments), stdout=subprocess.PIPE, text=True, env=environment())
-        for _ in range(3)
-    ]
+    command = train_command(model="GRU4Rec", **{**TINY, "epochs": 1, "checkpoint_dir": tmp_path})
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) for _ in range(3)]
     folders = {process.communicate()[0].splitlines()[-1] for process in runs}
     assert len(folders) == 3 == len(list(tmp_path.iterdir()))
