@@ -45,9 +45,6 @@ def assert_same_batches(ours, recboles):
         assert_same(batch, expected)
 
 
-# --- on the device ----------------------------------------------------------------------------------------------------
-
-
 def test_batches_are_put_together_on_the_device(sample_config):
     """Meta tensors stand in for a GPU's: an operation that also met one of the CPU would fail."""
     config = sample_config("SIGMA")
@@ -77,17 +74,11 @@ def test_batches_stay_on_the_cpu_if_negatives_or_masks_are_drawn_there(sample_co
         assert train.dataset.inter_feat.device.type == "cpu"
 
 
-# --- as RecBole -------------------------------------------------------------------------------------------------------
-
-
 def test_recbole_order_is_recbole_s_own_sample_by_sample_on_ml_100k():
     given = {
-        "use_gpu": False,
-        "time_order": "recbole",
-        "normalize_all": False,
-        "train_batch_size": 5000,
+        "use_gpu": False, "time_order": "recbole", "normalize_all": False, "train_batch_size": 5000,
         "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]},
-    }
+    }  # fmt: skip
     ours = loaders(Config(GRU4Rec, "ml-100k", settings=given))
     config = Config(GRU4Rec, "ml-100k", settings=given)
     recboles = recbole_preparation(config, SequentialDataset(config))
@@ -143,11 +134,7 @@ def test_recbole_s_own_models_train_and_evaluate(write_inter, read_tiny, tmp_pat
     trainer = Trainer(dataset.config, model(dataset.config, train.dataset))
     _, valid_result = trainer.fit(train, valid, saved=False, show_progress=False)
     test_result = trainer.evaluate(test, load_best_model=False)
-    assert 0 <= valid_result["ndcg@10"] <= 1
-    assert 0 <= test_result["ndcg@10"] <= 1
-
-
-# --- random numbers ---------------------------------------------------------------------------------------------------
+    assert all(0 <= result["ndcg@10"] <= 1 for result in (valid_result, test_result))
 
 
 @pytest.mark.parametrize(("rows", "size"), [(10, 3), (9, 3), (1, 4), (0, 4)])
@@ -176,10 +163,7 @@ def test_the_same_seed_gives_the_same_epochs_negatives_included(sample_config):
 
 @pytest.mark.parametrize("done", [0, 1, 3])
 def test_a_loader_continues_from_the_state_of_another(sample_config, done):
-    def fresh():
-        return loaders(sample_config(train_batch_size=2, loss_type="BPR"))[0]
-
-    first, second = fresh(), fresh()
+    first, second = (loaders(sample_config(train_batch_size=2, loss_type="BPR"))[0] for _ in range(2))
     for _ in range(done):
         batches_of(first)
     state = first.state()
@@ -188,8 +172,8 @@ def test_a_loader_continues_from_the_state_of_another(sample_config, done):
 
 
 def test_worker_processes_do_not_change_the_batches(sample_config):
-    alone = loaders(sample_config(train_batch_size=2, loss_type="BPR"))[0]
-    helped = loaders(sample_config(train_batch_size=2, loss_type="BPR", worker=2))[0]
+    given = {"train_batch_size": 2, "loss_type": "BPR"}
+    alone, helped = (loaders(sample_config(worker=worker, **given))[0] for worker in (0, 2))
     assert [batches_of(alone) for _ in range(2)] == [batches_of(helped) for _ in range(2)]
 
 
@@ -227,8 +211,6 @@ def test_one_item_leaves_no_negative(write_inter, read_tiny):
     with pytest.raises(UserError, match=r"train_neg_sample_args: .* one item"):
         data_preparation(dataset.config, dataset)
 
-
-# --- memory -----------------------------------------------------------------------------------------------------------
 
 MEASURE = """
 import sys

@@ -1,12 +1,15 @@
 """Small models and batches for tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_sigma.errors import UserError
 from recbole_sigma.registry import find_model
 
 OURS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec")
@@ -16,47 +19,24 @@ SMALL_SSM = {"d_state": 4, "d_conv": 3}
 
 # Every setting that changes a model.
 SWITCHES = [
-    ("SIGMA", {}),
-    ("SIGMA", {"form": "paper"}),
-    ("SIGMA", {"form": "released"}),
-    ("SIGMA", {"form": "paper", "flip": "padded"}),
-    ("SIGMA", {"form": "released", "flip": "padded"}),
-    ("SIGMA", {"r": 0}),
-    ("SIGMA", {"r": 3}),
-    ("SIGMA", {"form": "paper", "share_mamba": False}),
-    ("SIGMA", {"share_mamba": False}),
-    ("SIGMA", {"partial_flip": False}),
-    ("SIGMA", {"form": "paper", "partial_flip": False}),
-    ("SIGMA", {"ds_gate": False}),
-    ("SIGMA", {"form": "paper", "ds_gate": False}),
-    ("SIGMA", {"fe_gru": False}),
-    ("SIGMA", {"form": "paper", "fe_gru": False}),
-    ("SIGMA", {"fe_conv": "conv"}),
-    ("SIGMA", {"fe_conv": "residual"}),
-    ("SIGMA", {"fe_conv": "none"}),
-    ("SIGMA", {"ssm_init": "published"}),
-    ("SIGMA", {"num_layers": 2}),
-    ("SIGMA", {"form": "paper", "num_layers": 2}),
-    ("SIGMA", {"mixing": "gated"}),
-    ("SIGMA", {"mixing": "attention"}),
-    ("SIGMA", {"form": "paper", "mixing": "gated"}),
+    ("SIGMA", {}), ("SIGMA", {"form": "paper"}), ("SIGMA", {"form": "released"}),
+    ("SIGMA", {"form": "paper", "flip": "padded"}), ("SIGMA", {"form": "released", "flip": "padded"}),
+    ("SIGMA", {"r": 0}), ("SIGMA", {"r": 3}),
+    ("SIGMA", {"form": "paper", "share_mamba": False}), ("SIGMA", {"share_mamba": False}),
+    ("SIGMA", {"partial_flip": False}), ("SIGMA", {"form": "paper", "partial_flip": False}),
+    ("SIGMA", {"ds_gate": False}), ("SIGMA", {"form": "paper", "ds_gate": False}),
+    ("SIGMA", {"fe_gru": False}), ("SIGMA", {"form": "paper", "fe_gru": False}),
+    ("SIGMA", {"fe_conv": "conv"}), ("SIGMA", {"fe_conv": "residual"}), ("SIGMA", {"fe_conv": "none"}),
+    ("SIGMA", {"ssm_init": "published"}), ("SIGMA", {"num_layers": 2}), ("SIGMA", {"form": "paper", "num_layers": 2}),
+    ("SIGMA", {"mixing": "gated"}), ("SIGMA", {"mixing": "attention"}), ("SIGMA", {"form": "paper", "mixing": "gated"}),
     ("SIGMA", {"loss_type": "BPR"}),
-    ("Mamba4Rec", {}),
-    ("Mamba4Rec", {"ssm_init": "published"}),
-    ("Mamba4Rec", {"num_layers": 3}),
+    ("Mamba4Rec", {}), ("Mamba4Rec", {"ssm_init": "published"}), ("Mamba4Rec", {"num_layers": 3}),
     ("Mamba4Rec", {"loss_type": "BPR"}),
-    ("ECHO", {}),
-    ("ECHO", {"ssm_init": "mamba"}),
-    ("ECHO", {"num_layers": 2}),
-    ("ECHO", {"loss_type": "BPR"}),
-    ("RecMamba", {}),
-    ("RecMamba", {"ssm_init": "published"}),
-    ("RecMamba", {"loss_type": "BPR"}),
+    ("ECHO", {}), ("ECHO", {"ssm_init": "mamba"}), ("ECHO", {"num_layers": 2}), ("ECHO", {"loss_type": "BPR"}),
+    ("RecMamba", {}), ("RecMamba", {"ssm_init": "published"}), ("RecMamba", {"loss_type": "BPR"}),
     ("RecMamba", {"loss_type": "BCE"}),
-    ("LinRec", {}),
-    ("LinRec", {"num_layers": 1, "n_heads": 4}),
-    ("LinRec", {"loss_type": "BPR"}),
-]
+    ("LinRec", {}), ("LinRec", {"num_layers": 1, "n_heads": 4}), ("LinRec", {"loss_type": "BPR"}),
+]  # fmt: skip
 
 
 class Items:
@@ -86,3 +66,19 @@ def batch(items: Tensor, lengths: Tensor, seed: int = 1) -> Interaction:
     generator = torch.Generator().manual_seed(seed)
     positive, negative = torch.randint(1, N_ITEMS, (2, len(items)), generator=generator)
     return Interaction({"item_id_list": items, "item_length": lengths, "item_id": positive, "neg_item_id": negative})
+
+
+def loss_and_gradients(model: torch.nn.Module, rows: Interaction) -> dict[str, Tensor]:
+    loss = model.calculate_loss(rows)
+    loss.backward()
+    gradients = {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
+    return {"loss": loss.detach(), **gradients}
+
+
+@contextmanager
+def refused(*words: str, error: type[Exception] = UserError) -> Iterator[None]:
+    """An error of one line that names all `words`."""
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    assert all(word in message for word in words) and "\n" not in message, message

@@ -1,6 +1,7 @@
 """Small runs for tests: their settings, and how to interrupt one."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,26 +9,13 @@ from typing import Any
 from recbole_sigma.training.checkpoint import Checkpoint
 from tests.helpers.models import OURS
 
-SMALL = {
-    "MAX_ITEM_LIST_LENGTH": 10,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
-    "user_inter_num_interval": "[0,40]",
-}
-TINY = {
-    "MAX_ITEM_LIST_LENGTH": 8,
-    "hidden_size": 16,
-    "epochs": 3,
-    "threads": 1,
-    "user_inter_num_interval": "[0,25]",
-    "use_gpu": False,
-    "show_progress": False,
-    "state": "ERROR",
-}
+ON_CPU = {"use_gpu": False, "show_progress": False, "threads": 1}
+SMALL = {**ON_CPU, "MAX_ITEM_LIST_LENGTH": 10, "user_inter_num_interval": "[0,40]"}
+FEWER_USERS = {"user_inter_num_interval": "[0,25]"}
+TINY = {**ON_CPU, **FEWER_USERS, "MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "epochs": 3, "state": "ERROR"}
 OUR_SIZE = {"hidden_size": 16, "d_state": 4}
 SIZES = {name: {"hidden_size": 16} for name in ("LinRec", "SASRec", "GRU4Rec")}
-SIZES |= {name: {"hidden_size": 16, "user_inter_num_interval": "[0,25]"} for name in ("BERT4Rec", "FEARec")}
+SIZES |= {name: {"hidden_size": 16, **FEWER_USERS} for name in ("BERT4Rec", "FEARec")}
 NINE = (*OURS, "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
 
 
@@ -46,6 +34,14 @@ def stopping(epochs: int) -> Callable[..., None]:
             raise KeyboardInterrupt
 
     return saved
+
+
+def options(**settings: Any) -> list[str]:
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+def train_command(**settings: Any) -> list[str]:
+    return [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "train", *options(**settings)]
 
 
 class Malicious:

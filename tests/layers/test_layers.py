@@ -110,7 +110,7 @@ def slow_linrec(layer: LinRecLayer, x: np.ndarray) -> np.ndarray:
     ],
 )
 def test_a_layer_is_its_papers_equations(
-    sample_config: Callable[..., Any], name: str, slow: Callable[..., Any], settings: dict[str, Any]
+    sample_config: Any, name: str, slow: Callable[..., Any], settings: dict[str, Any]
 ):
     model = build(sample_config, name, **({"r": 2} if name == "SIGMA" else {}), **settings).double()
     with torch.no_grad():  # larger than at initialisation, so that every branch counts
@@ -132,9 +132,7 @@ def test_a_layer_is_its_papers_equations(
         ("LinRec", lambda items, positions: np.array([slow_norm(each) for each in items + positions])),
     ],
 )
-def test_positions_are_counted_from_the_oldest_item(
-    sample_config: Callable[..., Any], name: str, slow: Callable[..., Any]
-):
+def test_positions_are_counted_from_the_oldest_item(sample_config: Any, name: str, slow: Callable[..., Any]):
     model = build(sample_config, name).double()
     items, _ = histories([9], width=9)
     table, positions = (each.weight.detach().numpy() for each in (model.item_embedding, model.position_embedding))

@@ -4,10 +4,11 @@ ml-100k without its longer histories, `time_order: recbole`, the same seed, one 
 the last bit. Metrics are equal to RecBole's 4 decimals.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,20 +21,16 @@ from recbole.utils import init_seed
 from recbole_sigma.config.config import Config
 from recbole_sigma.quick_start import run
 from recbole_sigma.registry import find_model
+from tests.helpers.runs import ON_CPU
+from tests.ops.operations import threads
 
 # RecBole sorts tensors with NumPy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
 
 SHARED = {
-    "time_order": "recbole",
-    "user_inter_num_interval": "[0,24]",
-    "MAX_ITEM_LIST_LENGTH": 10,
-    "train_batch_size": 500,
-    "hidden_size": 16,
-    "use_gpu": False,
-    "show_progress": False,
-    "threads": 1,
-}
+    **ON_CPU, "time_order": "recbole", "user_inter_num_interval": "[0,24]", "MAX_ITEM_LIST_LENGTH": 10,
+    "train_batch_size": 500, "hidden_size": 16,
+}  # fmt: skip
 MODELS: dict[str, dict[str, Any]] = {
     "GRU4Rec": {"epochs": 3},
     "BERT4Rec": {"epochs": 2, "inner_size": 16},
@@ -52,18 +49,16 @@ class Result(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _in_an_empty_folder_on_one_thread(tmp_path: Path, monkeypatch: Any) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)  # RecBole writes logs and checkpoints
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield
 
 
 @contextmanager
 def recorded_losses(kind: type) -> Iterator[list[float]]:
     """Every value that `calculate_loss` of a model class returns."""
-    original: Callable[..., torch.Tensor] = kind.calculate_loss
+    original = kind.calculate_loss
     losses: list[float] = []
 
     def calculate_loss(self: Any, interaction: Any) -> torch.Tensor:
@@ -71,17 +66,15 @@ def recorded_losses(kind: type) -> Iterator[list[float]]:
         losses.append(loss.item())
         return loss
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "calculate_loss", calculate_loss)
+    with patch.object(kind, "calculate_loss", calculate_loss):
         yield losses
 
 
 def our_run(name: str, **settings: Any) -> Result:
     with recorded_losses(find_model(name)) as losses:
         done = run(name, "ml-100k", settings={**SHARED, **settings})
-    return Result(
-        losses, *({key: round(value, 4) for key, value in split.items()} for split in (done.valid, done.test))
-    )
+    valid, test = ({key: round(value, 4) for key, value in split.items()} for split in (done.valid, done.test))
+    return Result(losses, valid, test)
 
 
 def recboles_run(name: str, **settings: Any) -> Result:

@@ -10,7 +10,7 @@ Float32 is float32 here: TF32 is off, as is dropout unless a test says otherwise
 import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def built(name: str, settings: Any, sample_config: Any, use_gpu: bool) -> tuple[
     if name not in RECBOLES:
         model = build(sample_config, name, use_gpu=use_gpu, **settings)
         return without_dropout(model), batch(*histories(LENGTHS, width=12))
-    given = {**TINY, "hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "use_gpu": use_gpu}
+    given = {**TINY, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "use_gpu": use_gpu}
     config = Config(name, "ml-100k", settings={**given, **settings})
     train, _, _ = data_preparation(config, create_dataset(config))
     torch.manual_seed(0)
@@ -130,7 +130,7 @@ class _CtrlC:
         raise KeyboardInterrupt
 
 
-def interrupted(trained: Callable[..., Path], model: str, **settings: Any) -> Path:
+def interrupted(trained: Any, model: str, **settings: Any) -> Path:
     """The directory of a run that was interrupted after its first epoch."""
     with pytest.raises(Interrupted) as caught:
         trained(model, callbacks=[_CtrlC()], **settings)
@@ -158,7 +158,7 @@ def served_ranks(folder: Path, use_gpu: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("trained_on", ["cpu", "gpu"])
 @pytest.mark.parametrize("model", models(("SIGMA", "Mamba4Rec", "LinRec", "GRU4Rec", "SASRec")))
-def test_a_run_serves_on_the_other_device(trained: Callable[..., Path], model: str, trained_on: str):
+def test_a_run_serves_on_the_other_device(trained: Any, model: str, trained_on: str):
     """The ranks of 99.9 % of ml-100k's 943 users, on both splits, are the same. (Fewer users without a GPU.)"""
     on_gpu = trained_on == "gpu" and GPU
     users = "[0,inf)" if GPU else "[0,25]"
@@ -171,7 +171,7 @@ def test_a_run_serves_on_the_other_device(trained: Callable[..., Path], model: s
 
 
 @pytest.mark.parametrize("model", models(("SIGMA", "LinRec", "GRU4Rec", "BERT4Rec")))
-def test_a_resumed_run_is_that_of_an_uninterrupted_one(trained: Callable[..., Path], model: str):
+def test_a_resumed_run_is_that_of_an_uninterrupted_one(trained: Any, model: str):
     """Dropout is on: the GPU's generator is restored, too. CUDA adds in any order, hence not to the last bit."""
     uninterrupted = losses(trained(model))
     folder = interrupted(trained, model)
@@ -181,7 +181,7 @@ def test_a_resumed_run_is_that_of_an_uninterrupted_one(trained: Callable[..., Pa
 
 @needs_scan
 @pytest.mark.parametrize(("first", "then"), [(True, False), (False, True)])
-def test_a_run_is_resumed_on_the_other_device(trained: Callable[..., Path], first: bool, then: bool):
+def test_a_run_is_resumed_on_the_other_device(trained: Any, first: bool, then: bool):
     folder = interrupted(trained, "SIGMA", use_gpu=first and GPU)
     resume(folder, {"use_gpu": then and GPU})
     per_epoch = losses(folder)
@@ -190,7 +190,7 @@ def test_a_run_is_resumed_on_the_other_device(trained: Callable[..., Path], firs
 
 @pytest.mark.parametrize("enable_scaler", [True, False])
 @pytest.mark.parametrize("model", models(("SIGMA", "Mamba4Rec", "LinRec", "GRU4Rec", "SASRec")))
-def test_mixed_precision_trains(trained: Callable[..., Path], model: str, enable_scaler: bool):
+def test_mixed_precision_trains(trained: Any, model: str, enable_scaler: bool):
     folder = trained(model, enable_amp=True, enable_scaler=enable_scaler, learning_rate=0.003)
     per_epoch = losses(folder)
     assert all(map(math.isfinite, per_epoch)) and per_epoch[-1] < per_epoch[0]
@@ -198,7 +198,7 @@ def test_mixed_precision_trains(trained: Callable[..., Path], model: str, enable
 
 
 @needs_scan
-def test_a_result_names_the_device_and_the_peak_memory(trained: Callable[..., Path]):
+def test_a_result_names_the_device_and_the_peak_memory(trained: Any):
     sizes = {"hidden_size": 128, "train_batch_size": 4096}, {"train_batch_size": 64}
     folders = [trained("SIGMA", epochs=1, **size) for size in sizes]
     large, small = (json.loads((folder / "result.json").read_text()) for folder in folders)
@@ -211,7 +211,7 @@ def test_a_result_names_the_device_and_the_peak_memory(trained: Callable[..., Pa
 
 @needs_two
 @pytest.mark.parametrize("model", models(("GRU4Rec", "Mamba4Rec")))
-def test_two_gpus_give_the_losses_of_one(tmp_path: Path, trained: Callable[..., Path], model: str):
+def test_two_gpus_give_the_losses_of_one(tmp_path: Path, trained: Any, model: str):
     one = losses(trained(model, dropout_prob=0.0))
     more = {**SIZES.get(model, OUR_SIZE), "model": model, "nproc": 2, "gpu_id": "0,1", "use_gpu": True, "threads": 1}
     process = test_distributed.start(test_distributed.TRAIN, tmp_path / "two", **more)

@@ -77,8 +77,7 @@ def test_the_path_for_cuda_without_causal_conv1d_is_torchs_convolution(monkeypat
 
 
 @pytest.mark.parametrize(
-    ("channels", "width", "takes"),
-    [(16, 4, True), (16, 2, True), (16, 1, False), (16, 5, False), (20, 4, False)],
+    ("channels", "width", "takes"), [(16, 4, True), (16, 2, True), (16, 1, False), (16, 5, False), (20, 4, False)]
 )
 def test_causal_conv1d_gets_what_it_takes_in_its_own_layout_and_torch_the_rest(monkeypatch, channels, width, takes):
     def stand_in(x, weight, bias, activation):

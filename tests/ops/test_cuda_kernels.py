@@ -85,9 +85,7 @@ def test_gru_is_the_recurrence(bias: bool, dtype: torch.dtype, bound: float):
 
 @DTYPES
 @pytest.mark.parametrize("kept_scores", [softmax.KEPT_SCORES, 1000])
-def test_softmax_loss_is_cross_entropy(
-    monkeypatch: pytest.MonkeyPatch, kept_scores: int, dtype: torch.dtype, bound: float
-):
+def test_softmax_loss_is_cross_entropy(monkeypatch: Any, kept_scores: int, dtype: torch.dtype, bound: float):
     monkeypatch.setattr(softmax, "KEPT_SCORES", kept_scores)  # with the smaller one, blocks are computed twice
     draw = torch.Generator().manual_seed(0)
     tensors = {"hidden": torch.randn(50, 16, generator=draw), "weight": torch.randn(300, 16, generator=draw) / 4}
@@ -115,9 +113,6 @@ def test_values_in_the_padding_have_no_effect(name: str):
         results.append([y, *(leaf.grad for leaf in leaves.values())])
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
     assert not results[0][0].cpu()[beyond[..., 0]].any()
-
-
-# --- mamba-ssm's own block -------------------------------------------------------------------------------------------
 
 
 @needs_mamba_ssm

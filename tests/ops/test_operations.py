@@ -11,13 +11,7 @@ import torch
 
 import recbole_sigma.ops as ops
 from recbole_sigma.ops.cpu.gru import recurrence_cpu
-from tests.ops.operations import (
-    OPERATIONS,
-    assert_all_close,
-    gru_arguments,
-    outputs_and_gradients,
-    threads,
-)
+from tests.ops.operations import OPERATIONS, assert_all_close, gru_arguments, outputs_and_gradients, threads
 
 each_operation = pytest.mark.parametrize("name", OPERATIONS)
 LENGTHS = [4, 9, 0, 1, 9, 6, 3]

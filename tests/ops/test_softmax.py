@@ -9,7 +9,7 @@ from recbole_sigma.ops.softmax import _recomputed_loss, softmax_loss
 
 @pytest.mark.parametrize("n_rows", [1, 5, 60, 300])
 @pytest.mark.parametrize("loss", [softmax_loss, _recomputed_loss])  # the second one on CUDA and under autocast
-def test_softmax_loss_is_cross_entropy_over_all_items(loss, n_rows: int, monkeypatch: pytest.MonkeyPatch):
+def test_softmax_loss_is_cross_entropy_over_all_items(loss, n_rows, monkeypatch):
     """With one block of rows, and with several."""
     monkeypatch.setattr("recbole_sigma.ops.softmax.BLOCK_SCORES", 1000)
     monkeypatch.setattr("recbole_sigma.ops.softmax.KEPT_SCORES", 500)

@@ -23,22 +23,19 @@ from recbole_sigma.data.loaders import BatchSampler
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import Ranks
 from recbole_sigma.training.distributed import Group, join
-from tests.helpers.runs import environment
+from tests.helpers import runs
+from tests.helpers.runs import environment, options, train_command
 
 ROOT = Path(__file__).parents[2]
-TINY = {
-    "dataset": "ml-100k", "MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "epochs": 3, "threads": 1,
-    "user_inter_num_interval": "[0,25]", "use_gpu": False, "show_progress": False, "dropout_prob": 0.0,
-}  # fmt: skip
+TINY = {**runs.TINY, "state": "INFO", "dataset": "ml-100k", "dropout_prob": 0.0}
 TRAIN = ["-m", "recbole_sigma.cli", "train"]
 
 
 def start(
     program: list[str], folder: Path, variables: dict[str, str] | None = None, **more: Any
 ) -> subprocess.Popen[str]:
-    arguments = [f"--{key}={value}" for key, value in {**TINY, "checkpoint_dir": folder, **more}.items()]
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", *program, *arguments],
+        [sys.executable, "-W", "ignore", *program, *options(**{**TINY, "checkpoint_dir": folder, **more})],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
         env={**environment(), **(variables or {})},
     )  # fmt: skip
@@ -60,8 +57,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def run(**more: Any) -> Path:
         folder = tmp_path_factory.mktemp("alone")
-        arguments = [f"--{key}={value}" for key, value in {**TINY, "checkpoint_dir": folder, **more}.items()]
-        assert cli.main(["train", *arguments]) == 0
+        assert cli.main(["train", *options(**{**TINY, "checkpoint_dir": folder, **more})]) == 0
         return only_run(folder)
 
     return run
@@ -81,7 +77,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
     ids=["nproc", "sequence", "torchrun"],
 )
 def test_two_processes_give_the_metrics_of_one(
-    tmp_path: Path, alone: Callable[..., Path], program: list[str], more: dict[str, Any], here: dict[str, Any]
+    tmp_path: Path, alone: Any, program: list[str], more: dict[str, Any], here: dict[str, Any]
 ):
     process = start(program, tmp_path, **more, **here)
     out, err = process.communicate(timeout=120)
@@ -97,12 +93,11 @@ def test_two_processes_give_the_metrics_of_one(
         np.testing.assert_array_equal(theirs.user, ours.user)
         assert np.mean(theirs.rank == ours.rank) > 0.95  # others differ by rounding
     assert [each["processes"] for each in results] == [1, 2]
-    assert {path.name for path in one.iterdir() if "events" not in path.name} == {
-        path.name for path in two.iterdir() if "events" not in path.name
-    }
+    files = [{path.name for path in run.iterdir() if "events" not in path.name} for run in (one, two)]
+    assert files[0] == files[1]
 
 
-def test_two_machines_make_a_group(tmp_path: Path, alone: Callable[..., Path]):
+def test_two_machines_make_a_group(tmp_path: Path, alone: Any):
     """What torchrun sets on two machines: both processes here."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -131,9 +126,8 @@ def test_a_killed_process_stops_the_run_and_it_can_be_resumed(tmp_path: Path):
 
     before = len(losses(folder))
     again = subprocess.run(
-        [sys.executable, "-W", "ignore", *TRAIN, f"--resume={folder}", f"--epochs={before + 2}"],
-        capture_output=True, text=True, env=environment(), cwd=ROOT,
-    )  # fmt: skip
+        train_command(resume=folder, epochs=before + 2), capture_output=True, text=True, env=environment()
+    )
     assert again.returncode == 0, again.stderr
     assert len(losses(folder)) == before + 2
     assert json.loads((folder / "result.json").read_text())["processes"] == 2
@@ -154,7 +148,7 @@ def test_an_error_in_two_processes_is_one_line(tmp_path: Path):
     assert "Traceback" not in err
 
 
-def test_fewer_gpus_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch):
+def test_fewer_gpus_than_processes_are_refused(monkeypatch: Any):
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match=r"gpu_id .* process 1 has none, got '0'"):
         join({"device": torch.device("cuda"), "gpu_id": "0"})

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from recbole_sigma.config.config import Config
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.training.checkpoint import Checkpoint
-from tests.helpers.runs import NINE, SIZES, TINY, Malicious, environment, stopping
+from tests.helpers.runs import NINE, SIZES, TINY, Malicious, environment, stopping, train_command
 from tests.kill import outcome
 
 
@@ -30,14 +31,14 @@ from tests.kill import outcome
 def start(tmp_path: Path) -> Callable[..., Path]:
     """`start(model, stop_after=n, setting=value, ...)` -> a run directory, interrupted by Ctrl-C after n epochs."""
 
-    def start(model: str = "Mamba4Rec", stop_after: int | None = None, **settings: Any) -> Path:
+    def start(
+        model: str = "Mamba4Rec", stop_after: int | None = None, dataset: str = "ml-100k", **settings: Any
+    ) -> Path:
         given = {**TINY, **SIZES.get(model, {}), "checkpoint_dir": str(tmp_path / "saved"), **settings}
-        given["user_inter_num_interval"] = TINY["user_inter_num_interval"]
         if stop_after is None:
-            return run(model, "ml-100k", settings=given).folder
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as interrupt:
-            patch.setattr(Checkpoint, "on_epoch_end", stopping(stop_after))
-            run(model, "ml-100k", settings=given)
+            return run(model, dataset, settings=given).folder
+        with pytest.raises(Interrupted) as interrupt, patch.object(Checkpoint, "on_epoch_end", stopping(stop_after)):
+            run(model, dataset, settings=given)
         return Path(str(interrupt.value))
 
     return start
@@ -52,7 +53,7 @@ def refusal(folder: Path, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one(start: Callable[..., Path], stop_after: int):
+def test_a_resumed_run_equals_an_uninterrupted_one(start: Any, stop_after: int):
     folder = start(stop_after=stop_after)
     resume(folder)
     assert outcome(folder) == outcome(start())
@@ -61,7 +62,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(start: Callable[..., Path], s
 
 
 @pytest.mark.parametrize("model", [model for model in NINE if model != "Mamba4Rec"])
-def test_every_model_is_resumed_to_the_last_bit(start: Callable[..., Path], model: str):
+def test_every_model_is_resumed_to_the_last_bit(start: Any, model: str):
     folder = start(model, stop_after=1)
     resume(folder)
     assert outcome(folder) == outcome(start(model))
@@ -79,7 +80,7 @@ def test_every_model_is_resumed_to_the_last_bit(start: Callable[..., Path], mode
     ],
     ids=str,
 )
-def test_every_way_to_train_is_resumed_to_the_last_bit(start: Callable[..., Path], settings: dict[str, Any]):
+def test_every_way_to_train_is_resumed_to_the_last_bit(start: Any, settings: dict[str, Any]):
     folder = start(stop_after=1, **settings)
     resume(folder)
     assert outcome(folder) == outcome(start(**settings))
@@ -93,7 +94,7 @@ def test_kills_at_random_moments_lose_nothing():
     assert int(re.search(r"(\d+) kills, 0 failures", done.stdout)[1]) >= 20
 
 
-def test_a_complete_run_gives_its_result_without_training(start: Callable[..., Path], monkeypatch: Any):
+def test_a_complete_run_gives_its_result_without_training(start: Any, monkeypatch: Any):
     folder = start()
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr("recbole_sigma.quick_start._start", None)
@@ -102,13 +103,13 @@ def test_a_complete_run_gives_its_result_without_training(start: Callable[..., P
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Callable[..., Path]):
+def test_a_complete_run_whose_test_was_seen_is_not_trained_longer(start: Any):
     folder = start()
     assert refusal(folder, epochs=9).startswith(f"epochs: {folder} is finished")
     assert resume(folder, {"epochs": 3, "threads": 2}).folder == folder
 
 
-def test_an_interrupted_run_can_be_given_more_epochs(start: Callable[..., Path]):
+def test_an_interrupted_run_can_be_given_more_epochs(start: Any):
     folder = start(stop_after=2, epochs=3)
     resume(folder, {"epochs": 5})
     longer = outcome(folder)
@@ -116,7 +117,7 @@ def test_an_interrupted_run_can_be_given_more_epochs(start: Callable[..., Path])
     assert Config("Mamba4Rec", "ml-100k", config_files=[folder / "config.yaml"])["epochs"] == 5
 
 
-def test_settings_that_decide_the_numbers_are_refused(start: Callable[..., Path]):
+def test_settings_that_decide_the_numbers_are_refused(start: Any):
     folder = start(stop_after=1)
     assert "learning_rate is 0.001 in" in refusal(folder, learning_rate=0.01)
     assert "model is 'Mamba4Rec' in" in refusal(folder, model="SIGMA")
@@ -141,16 +142,12 @@ def test_a_folder_that_is_none_is_refused(tmp_path: Path):
 def test_other_data_are_refused(tmp_path: Path, write_inter: Any, start: Any, change: Any, says: str):
     rows = [f"u{user}\ti{(user + step) % 6}\t{step}" for user in range(4) for step in range(6)]
     file = write_inter([row.split("\t") for row in rows])
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted) as interrupt:
-        patch.setattr(Checkpoint, "on_epoch_end", stopping(1))
-        settings = {key: value for key, value in TINY.items() if key != "user_inter_num_interval"}
-        settings |= {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
-        run("Mamba4Rec", "tiny", settings=settings)
+    folder = start(stop_after=1, dataset="tiny", data_path=str(tmp_path))
     file.write_text("\n".join([file.read_text().splitlines()[0], *change(rows)]) + "\n")
-    assert re.search(says, refusal(Path(str(interrupt.value))))
+    assert re.search(says, refusal(folder))
 
 
-def test_a_folder_that_another_process_trains_in_is_refused(start: Callable[..., Path]):
+def test_a_folder_that_another_process_trains_in_is_refused(start: Any):
     folder = start(stop_after=1)
     with RunFolder(folder).locked():
         assert refusal(folder).startswith(f"{folder}: another process trains in this directory")
@@ -162,9 +159,7 @@ FILES = ("state.pt", "model.safetensors", "items.json", "config.yaml", "result.j
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("how", ["pickle", "torch.save"])
-def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(
-    start: Callable[..., Path], tmp_path: Path, name: str, how: str
-):
+def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(start: Any, tmp_path: Path, name: str, how: str):
     folder = start(stop_after=2, learning_rate=1e-12)  # the first epoch stays the best: its weights are read
     write = pickle.dumps if how == "pickle" else None
     with (folder / name).open("wb") as file:
@@ -179,7 +174,7 @@ def test_a_pickle_under_the_name_of_a_file_of_ours_is_not_run(
 
 @pytest.mark.parametrize("name", ["state.pt", "model.safetensors"])
 @pytest.mark.parametrize("how", ["empty", "cut", "changed", "text"])
-def test_a_damaged_file_is_refused(start: Callable[..., Path], name: str, how: str):
+def test_a_damaged_file_is_refused(start: Any, name: str, how: str):
     folder = start(stop_after=1)
     path = folder / name
     content = path.read_bytes()
@@ -191,13 +186,13 @@ def test_a_damaged_file_is_refused(start: Callable[..., Path], name: str, how: s
     assert "\n" not in str(error.value)
 
 
-def test_a_state_of_another_run_is_refused_with_the_difference(start: Callable[..., Path]):
+def test_a_state_of_another_run_is_refused_with_the_difference(start: Any):
     folder, other = start(stop_after=1), start(stop_after=1, hidden_size=8)
     shutil.copy(other / "state.pt", folder)
     assert re.search(r"state.pt: .*hidden_size was 8, is 16$", refusal(folder))
 
 
-def test_a_state_of_another_version_is_refused(start: Callable[..., Path]):
+def test_a_state_of_another_version_is_refused(start: Any):
     folder = start(stop_after=1)
     content = torch.load(folder / "state.pt", weights_only=True)
     torch.save({**content, "format": 99}, folder / "state.pt")
@@ -205,7 +200,7 @@ def test_a_state_of_another_version_is_refused(start: Callable[..., Path]):
     assert said.startswith(f"{folder / 'state.pt'}: ") and "99" in said
 
 
-def test_weights_of_other_shapes_are_refused_with_the_difference(start: Callable[..., Path]):
+def test_weights_of_other_shapes_are_refused_with_the_difference(start: Any):
     folder = start(stop_after=1)
     state = RunFolder(folder).load_state()
     state["model"]["extra"] = torch.zeros(1)
@@ -215,7 +210,7 @@ def test_weights_of_other_shapes_are_refused_with_the_difference(start: Callable
     assert str(folder / "state.pt") in said and '"extra"' in said and '"item_embedding.weight"' in said
 
 
-def test_weights_can_be_read_by_safetensors_alone(start: Callable[..., Path], tmp_path: Path):
+def test_weights_can_be_read_by_safetensors_alone(start: Any, tmp_path: Path):
     folder = start()
     theirs = load_file(folder / "model.safetensors")
     ours = RunFolder(folder).load_weights()
@@ -225,16 +220,11 @@ def test_weights_can_be_read_by_safetensors_alone(start: Callable[..., Path], tm
         RunFolder(folder).load_weights()
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "train", *arguments]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
-    settings = {**TINY, "epochs": 1000, "stopping_step": 1000, "state": "INFO", "checkpoint_dir": str(tmp_path)}
-    arguments = [f"--{key}={value}" for key, value in settings.items()]
+    settings = {**TINY, "epochs": 1000, "stopping_step": 1000, "state": "INFO", "checkpoint_dir": tmp_path}
     process = subprocess.Popen(
-        command("--model=GRU4Rec", *arguments), stderr=subprocess.PIPE, text=True, env=environment(),
+        train_command(model="GRU4Rec", **settings), stderr=subprocess.PIPE, text=True, env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the suite is a background job
     )  # fmt: skip
     for line in process.stderr:
@@ -250,7 +240,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, number: signal.Signals):
         assert len(list(csv.DictReader(file))) >= 6
 
 
-def test_a_full_disk_leaves_the_state_before(start: Callable[..., Path]):
+def test_a_full_disk_leaves_the_state_before(start: Any):
     folder = start(stop_after=1)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith("events")}
 
@@ -259,7 +249,7 @@ def test_a_full_disk_leaves_the_state_before(start: Callable[..., Path]):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     done = subprocess.run(
-        command(f"--resume={folder}"), capture_output=True, text=True, env=environment(), preexec_fn=tiny_disk
+        train_command(resume=folder), capture_output=True, text=True, env=environment(), preexec_fn=tiny_disk
     )
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
@@ -270,11 +260,7 @@ def test_a_full_disk_leaves_the_state_before(start: Callable[..., Path]):
 
 
 def test_runs_that_start_together_have_a_folder_each(tmp_path: Path):
-    settings = {**TINY, "epochs": 1, "checkpoint_dir": str(tmp_path)}
-    arguments = [f"--{key}={value}" for key, value in settings.items()]
-    runs = [
-        subprocess.Popen(command("--model=GRU4Rec", *arguments), stdout=subprocess.PIPE, text=True, env=environment())
-        for _ in range(3)
-    ]
+    command = train_command(model="GRU4Rec", **{**TINY, "epochs": 1, "checkpoint_dir": tmp_path})
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) for _ in range(3)]
     folders = {process.communicate()[0].splitlines()[-1] for process in runs}
     assert len(folders) == 3 == len(list(tmp_path.iterdir()))
