@@ -18,8 +18,8 @@ from recbole.data.interaction import Interaction
 
 from recbole_sigma.layers.mamba import Mamba
 
-Script = Callable[[str], ModuleType]  # the fixtures of these names
-Call = Callable[..., Any]
+Script = Callable[[str], ModuleType]  # the fixture `script`; call and contestant; epoch
+Call = Racer = Callable[..., Any]
 Epoch = Callable[..., dict[str, Any]]
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -72,7 +72,7 @@ def epoch(call: Call, data_path: str, tmp_path: Path) -> Callable[..., dict[str,
 
 
 @pytest.fixture
-def contestant(script: Script, data_path: str) -> Callable[..., Any]:
+def contestant(script: Script, data_path: str) -> Racer:
     """`contestant(name, setting=value, ...)` -> a Contestant on the tiny data."""
 
     def make(name: str, **settings: Any) -> Any:
@@ -223,7 +223,7 @@ def test_the_purpose_of_a_kernel_follows_from_its_name(script: Script) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGMA", "Mamba4Rec"])
-def test_a_released_design_learns_from_all_its_parameters(name: str, contestant: Callable[..., Any]) -> None:
+def test_a_released_design_learns_from_all_its_parameters(name: str, contestant: Racer) -> None:
     rival = contestant(f"released:{name}")
     batch = next(rival.batches)
     loss = rival.model.calculate_loss(batch)
@@ -233,9 +233,7 @@ def test_a_released_design_learns_from_all_its_parameters(name: str, contestant:
     assert rival.model.full_sort_predict(batch).shape == (len(batch), rival.model.n_items)
 
 
-def test_the_released_design_computes_padding_and_ours_does_not(
-    contestant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_released_design_computes_padding_and_ours_does_not(contestant: Racer, monkeypatch: Any) -> None:
     positions: list[int] = []
     scan = Mamba._scan
 
@@ -256,9 +254,7 @@ def test_the_released_design_computes_padding_and_ours_does_not(
 
 
 @pytest.mark.parametrize(("name", "layers"), [("SIGMA", 1), ("SIGMA", 2), ("Mamba4Rec", 1)])
-def test_a_released_design_scores_as_our_model_of_the_same_weights(
-    name: str, layers: int, contestant: Callable[..., Any]
-) -> None:
+def test_a_released_design_scores_as_our_model_of_the_same_weights(name: str, layers: int, contestant: Racer) -> None:
     settings = {"num_layers": layers}
     settings |= {"form": "released", "flip": "padded", "fe_conv": "conv"} if name == "SIGMA" else {}
     ours, rival = contestant(name, **settings), contestant(f"released:{name}", **settings)

@@ -140,9 +140,7 @@ def test_an_extension_that_does_not_compute_the_scan_is_found(
     assert checks["scan on CUDA"]["fix"] and checks["convolution on CUDA"]["works"] is True
 
 
-def test_a_missing_package_and_a_cache_that_cannot_be_written_are_shown(
-    monkeypatch: pytest.MonkeyPatch, shown: Shown
-) -> None:
+def test_a_missing_package_and_a_cache_that_cannot_be_written_are_shown(monkeypatch: Any, shown: Shown) -> None:
     def refused(function: Any) -> Any:
         raise RuntimeError("cannot cache function: no locator available")
 
