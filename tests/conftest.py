@@ -8,6 +8,7 @@ import pytest
 import torch
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 
+from recbole_sigma import cli
 from recbole_sigma.config.config import Config
 from recbole_sigma.data import SequenceDataset, create_dataset
 
@@ -55,6 +56,20 @@ def sample_config() -> Callable[..., Config]:
         return Config(model, "sample", settings={"data_path": str(folder), "use_gpu": False, **settings})
 
     return make
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`refused(argument, ..., names=[text, ...])` -> the one line with which `recbole-sigma` ends, with status 2."""
+
+    def line(*arguments: str, names: Iterable[str] = ()) -> str:
+        assert cli.main(arguments) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith("recbole-sigma: error: ") and shown.err.count("\n") == 1 and len(shown.err) < 1000
+        assert shown.out == "" and all(each in shown.err for each in names), shown.err
+        return shown.err
+
+    return line
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ from recbole.data.interaction import Interaction
 
 from recbole_sigma.layers.mamba import Mamba
 
+Script = Callable[[str], ModuleType]  # the fixture `script`; call and contestant; epoch
+Call = Racer = Callable[..., Any]
+Epoch = Callable[..., dict[str, Any]]
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LENGTH, ITEMS, BATCH = 10, 20, 64
 SMALL_DATA = ("--limit=600", "--items=30", "--tokens=40", "--steps=1", "--rounds=1", "--threads=1")
@@ -38,7 +42,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def call(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def call(script: Script, monkeypatch: pytest.MonkeyPatch) -> Call:
     """`call(name, option, ...)` -> what `main` of a script returns."""
 
     def main(name: str, *options: str) -> Any:
@@ -56,7 +60,7 @@ def data_path(write_inter: Callable[..., Path]) -> str:
 
 
 @pytest.fixture
-def epoch(call: Callable[..., Any], data_path: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def epoch(call: Call, data_path: str, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """`epoch(option, ...)` -> the JSON file that the script writes."""
 
     def main(*options: str) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def epoch(call: Callable[..., Any], data_path: str, tmp_path: Path) -> Callable[
 
 
 @pytest.fixture
-def contestant(script: Callable[[str], ModuleType], data_path: str) -> Callable[..., Any]:
+def contestant(script: Script, data_path: str) -> Racer:
     """`contestant(name, setting=value, ...)` -> a Contestant on the tiny data."""
 
     def make(name: str, **settings: Any) -> Any:
@@ -87,18 +91,16 @@ def test_the_files_that_makefile_and_on_gpu_name_exist() -> None:
     assert [name for name in named if not (BENCHMARKS.parent / name).exists()] == []
 
 
-def test_every_operation_is_compared_with_a_rival(call: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_operation_is_compared_with_a_rival(call: Call, capsys: Any) -> None:
     shapes = {"scan": "2x12x4x2", "convolution": "2x5x8", "gru": "3x4x8", "softmax": "4x9x8"}
     for operation, shape in shapes.items():
         call("operations", operation, f"--shapes={shape}", "--rounds=1", "--seconds=0.001", "--threads=1")
         table = capsys.readouterr().out.split(f"{operation} {shape}")[1].splitlines()[2:]
         ours, *others = (float(row.split()[-1]) for row in table)
-        assert ours == 1
-        assert others
-        assert min(others) > 0
+        assert ours == 1 and others and min(others) > 0
 
 
-def test_each_stage_of_a_data_set_is_measured(script: Callable[[str], ModuleType], tmp_path: Path) -> None:
+def test_each_stage_of_a_data_set_is_measured(script: Script, tmp_path: Path) -> None:
     data = script("data")
     data.write_synthetic(tmp_path, 1000)
     seconds = {part: data.measure(part, tmp_path) for part in data.PARTS}
@@ -118,9 +120,7 @@ def test_attention_takes_the_memory_of_its_copies() -> None:
     assert figures["steps"] == 1
 
 
-def test_a_small_race_over_lengths_gives_table_csv_and_plot(
-    call: Callable[..., Any], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_small_race_over_lengths_gives_table_csv_and_plot(call: Call, capsys: Any, tmp_path: Path) -> None:
     figures, plot = tmp_path / "length.csv", tmp_path / "length.png"
     options = (f"--csv={figures}", f"--plot={plot}", "--models=SIGMA,Mamba4Rec:sequence,SASRec", "--lengths=20")
     assert call("length", *SMALL_DATA, *options) == 0
@@ -128,8 +128,7 @@ def test_a_small_race_over_lengths_gives_table_csv_and_plot(
     cells = [[cell.strip() for cell in row[1:-1]] for row in table[2:]]
     assert [cell[:3] for cell in cells] == [["20", "2", name] for name in ("SIGMA", "Mamba4Rec:sequence", "SASRec")]
     assert cells[2][5:] == ["100.0%", "100.0%"]
-    with figures.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(figures.read_text().splitlines()))
     assert [row["train_mode"] for row in rows] == ["prefix", "sequence", "prefix"]
     assert all(float(row["seconds"]) > 0 and not row["failure"] for row in rows)
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -146,7 +145,7 @@ def test_a_small_race_over_lengths_gives_table_csv_and_plot(
     ],
 )  # fmt: skip
 def test_the_table_shows_which_limit_a_model_exceeds(
-    options: tuple[str, ...], shown: str, call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...], shown: str, call: Call, capsys: Any
 ) -> None:
     assert call("length", "--models=SASRec", *SMALL_DATA, *options) == 0
     assert shown in capsys.readouterr().out
@@ -166,20 +165,17 @@ def test_the_table_shows_which_limit_a_model_exceeds(
     ],
 )
 def test_a_mistake_is_named_before_anything_is_measured(
-    name: str, option: str, reasons: tuple[str, ...], call: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    name: str, option: str, reasons: tuple[str, ...], call: Call, capsys: Any
 ) -> None:
     try:
         status = call(name, option, *(QUICK if name == "epoch" else ()))
     except SystemExit as error:
         status = error.code
-    assert status == 2
     said = capsys.readouterr().err
-    assert all(reason in said for reason in reasons)
+    assert status == 2 and all(reason in said for reason in reasons)
 
 
-def test_the_race_measures_all_and_records_its_conditions(
-    epoch: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_race_measures_all_and_records_its_conditions(epoch: Epoch, capsys: Any) -> None:
     rivals = ["released:SIGMA", "released:Mamba4Rec", "recbole:SASRec"]
     models = ",".join(["SIGMA", "SASRec", "Mamba4Rec:sequence", *rivals])
     results = epoch(f"--models={models}", "--rival=released:SIGMA", "--epochs=1", "--length_ratio=1.25,100")
@@ -187,8 +183,7 @@ def test_the_race_measures_all_and_records_its_conditions(
     assert [each["label"] for each in results["contestants"]] == [*ours, "Mamba4Rec:sequence", *rivals]
     for each in results["contestants"]:
         seconds = each["step_seconds"] + each["epoch_seconds"] + each["inference_seconds"]
-        assert len(seconds) == 3
-        assert all(0 < one < math.inf for one in seconds)
+        assert len(seconds) == 3 and all(0 < one < math.inf for one in seconds)
         assert each["training_mb"] is None  # measured on CUDA only
     assert len(results["data"]["sha256"]) == 64
     assert torch.__version__.startswith(results["versions"]["torch"])  # PyPI leaves +cu130 out
@@ -202,9 +197,7 @@ def test_the_race_measures_all_and_records_its_conditions(
 
 
 @pytest.mark.parametrize("model", ["SIGMA", "released:SIGMA", "recbole:SASRec"])
-def test_the_profile_shows_stages_purposes_and_operators(
-    model: str, epoch: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_profile_shows_stages_purposes_and_operators(model: str, epoch: Epoch, capsys: Any) -> None:
     results = epoch(f"--profile={model}")
     assert list(results["stages_ms"]) == [
         "data", "to the device", "encoder, forward", "softmax, both ways", "encoder, backward", "optimiser",
@@ -218,7 +211,7 @@ def test_the_profile_shows_stages_purposes_and_operators(
     assert "encoder, backward" in capsys.readouterr().out
 
 
-def test_the_purpose_of_a_kernel_follows_from_its_name(script: Callable[[str], ModuleType]) -> None:
+def test_the_purpose_of_a_kernel_follows_from_its_name(script: Script) -> None:
     purpose_of = script("where_time_goes").purpose_of
     assert purpose_of("void selective_scan_bwd_kernel<Selective_Scan_bwd_kernel_traits<32, 4>>") == "scan"
     assert purpose_of("void causal_conv1d_fwd_kernel<Causal_conv1d_fwd_kernel_traits<128, 4>>") == "convolution"
@@ -230,20 +223,17 @@ def test_the_purpose_of_a_kernel_follows_from_its_name(script: Callable[[str], M
 
 
 @pytest.mark.parametrize("name", ["SIGMA", "Mamba4Rec"])
-def test_a_released_design_learns_from_all_its_parameters(name: str, contestant: Callable[..., Any]) -> None:
+def test_a_released_design_learns_from_all_its_parameters(name: str, contestant: Racer) -> None:
     rival = contestant(f"released:{name}")
     batch = next(rival.batches)
     loss = rival.model.calculate_loss(batch)
-    assert torch.isfinite(loss)
     assert loss.item() == pytest.approx(math.log(ITEMS + 1), rel=0.2)
     loss.backward()
     assert all(each.grad is not None and each.grad.isfinite().all() for each in rival.model.parameters())
     assert rival.model.full_sort_predict(batch).shape == (len(batch), rival.model.n_items)
 
 
-def test_the_released_design_computes_padding_and_ours_does_not(
-    contestant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_released_design_computes_padding_and_ours_does_not(contestant: Racer, monkeypatch: Any) -> None:
     positions: list[int] = []
     scan = Mamba._scan
 
@@ -264,9 +254,7 @@ def test_the_released_design_computes_padding_and_ours_does_not(
 
 
 @pytest.mark.parametrize(("name", "layers"), [("SIGMA", 1), ("SIGMA", 2), ("Mamba4Rec", 1)])
-def test_a_released_design_scores_as_our_model_of_the_same_weights(
-    name: str, layers: int, contestant: Callable[..., Any]
-) -> None:
+def test_a_released_design_scores_as_our_model_of_the_same_weights(name: str, layers: int, contestant: Racer) -> None:
     settings = {"num_layers": layers}
     settings |= {"form": "released", "flip": "padded", "fe_conv": "conv"} if name == "SIGMA" else {}
     ours, rival = contestant(name, **settings), contestant(f"released:{name}", **settings)

@@ -17,6 +17,7 @@ from recbole_sigma.model.gru4rec import GRU4Rec
 from recbole_sigma.model.sigma import SIGMA
 from recbole_sigma.registry import build_model, find_model, model_name, model_names, n_parameters, source_digest
 
+Module = Callable[[str, str], Path]  # the fixture `module`
 OWN = """
 from recbole_sigma.model.sequence import SequenceModel
 
@@ -29,7 +30,7 @@ class Other:
 
 
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
     """`module(name, text)` writes a module into the working directory; those that a test imports are forgotten."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -45,7 +46,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         del sys.modules[name]
 
 
-def test_a_short_name_is_that_of_our_class_else_of_recboles(module: Callable[[str, str], Path]) -> None:
+def test_a_short_name_is_that_of_our_class_else_of_recboles(module: Module) -> None:
     assert find_model("SIGMA") is SIGMA and find_model("GRU4Rec") is GRU4Rec and find_model("STAMP") is STAMP
     assert len(set(model_names())) == len(model_names())
     assert [model_name(find_model(name)) for name in model_names()] == model_names()
@@ -73,9 +74,7 @@ def test_a_short_name_is_that_of_our_class_else_of_recboles(module: Callable[[st
         (dict, ["dict", "SequentialRecommender"]),
     ],
 )
-def test_what_is_no_model_is_refused_by_name(
-    module: Callable[[str, str], Path], model: str | type, named: list[str]
-) -> None:
+def test_what_is_no_model_is_refused_by_name(module: Module, model: str | type, named: list[str]) -> None:
     module("own", OWN)
     module("fails", "\n1 / 0")
     module("exits", "\nraise SystemExit(3)")
@@ -95,7 +94,7 @@ def test_a_class_of_a_script_or_a_function_has_no_name_for_another_process() -> 
             model_name(cls, importable=True)
 
 
-def test_the_digest_follows_the_source_of_a_class_and_of_its_bases(module: Callable[[str, str], Path]) -> None:
+def test_the_digest_follows_the_source_of_a_class_and_of_its_bases(module: Module) -> None:
     file = module("base_models", OWN)
     digest = source_digest(find_model("base_models:Mine"))
     assert digest == hashlib.sha256(OWN.encode()).hexdigest()

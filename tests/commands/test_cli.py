@@ -1,8 +1,11 @@
 """The command line as a user meets it: exit statuses, lines of error, how arguments are read."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,17 +18,21 @@ from recbole_sigma.commands import options
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.values import Given
+from recbole_sigma.errors import Interrupted
 from recbole_sigma.registry import model_names
+from tests.helpers.runs import environment
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "run_recbole_sigma.py"
+Failing = Callable[[BaseException], int]  # the fixture `failing`
+Refused = Callable[..., str]  # the fixture `refused`
+Calls = list[dict[str, Any]]  # the fixture `runs`
 COMMANDS = ("train", "models", "compare", "experiment", "tune", "report", "env")
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """What `train` hands to `run`, which trains nothing here."""
-    calls: list[dict[str, Any]] = []
+    calls: Calls = []
 
     def run(model: str, dataset: str, config_files: Any = (), settings: Any = None) -> SimpleNamespace:
         calls.append({"model": model, "dataset": dataset, "config_files": config_files, "settings": settings})
@@ -38,7 +45,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[BaseException], int]:
+def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Failing:
     """`failing(error)` -> the exit status of a `train` in an empty directory that raises it."""
 
     def main(error: BaseException) -> int:
@@ -52,28 +59,28 @@ def failing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[BaseEx
     return main
 
 
-def command(*args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def command(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, cwd=cwd, check=False, env=environment
+        [sys.executable, *args], capture_output=True, text=True, cwd=ROOT, check=False, env=environment()
     )
 
 
 # --- arguments
 
 
-def test_train_without_arguments_is_sigma_on_the_bundled_data(runs: list[dict[str, Any]]) -> None:
+def test_train_alone_is_sigma_on_ml_100k_and_prints_a_table_and_the_run_directory(runs: Calls, capsys: Any) -> None:
     assert cli.main(["train"]) == 0
     assert runs == [{"model": "SIGMA", "dataset": "ml-100k", "config_files": [], "settings": {}}]
+    rows = ["valid test", "HR@10 0.0986 0.0761", "NDCG@10 0.0597 0.0452", "MRR@10 0.0478 0.0358", "saved/SIGMA-ml-100k"]
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == rows
 
 
 @pytest.mark.parametrize("sign", ["=", " "])
-def test_every_other_argument_is_a_setting(sign: str, runs: list[dict[str, Any]]) -> None:
-    line = "--model=GRU4Rec|--dataset=ml-100k|--epochs=3|--topk=[5,10]|--use_gpu=False|--weight_decay=-1|--wandb_project=a b"
+def test_every_other_argument_is_a_setting(sign: str, runs: Calls) -> None:
+    line = "--model=GRU4Rec|--dataset=ml-100k|--epochs=3|--topk=[5,10]|--use_gpu=False|--gpu_id=-1|--wandb_project=a b"
     assert cli.main(["train", *line.replace("=", "|" if sign == " " else "=").split("|")]) == 0
-    assert (runs[0]["model"], runs[0]["dataset"]) == ("GRU4Rec", "ml-100k")
-    given = {"epochs": 3, "topk": [5, 10], "use_gpu": False, "weight_decay": -1, "wandb_project": "a b"}
-    assert runs[0]["settings"] == given
+    given = {"epochs": 3, "topk": [5, 10], "use_gpu": False, "gpu_id": -1, "wandb_project": "a b"}
+    assert runs == [{"model": "GRU4Rec", "dataset": "ml-100k", "config_files": [], "settings": given}]
 
 
 def test_a_setting_before_a_positional_argument_or_a_flag_keeps_its_own_value() -> None:
@@ -87,7 +94,7 @@ def test_a_setting_before_a_positional_argument_or_a_flag_keeps_its_own_value() 
 
 @pytest.mark.parametrize("separator", [",", " ", ", "])
 def test_config_files_come_in_one_argument_and_may_name_the_model(
-    separator: str, runs: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    separator: str, runs: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("dataset/a").mkdir(parents=True)
@@ -101,33 +108,18 @@ def test_config_files_come_in_one_argument_and_may_name_the_model(
 
 
 def test_a_class_that_only_a_file_names_is_not_imported_until_the_command_line_names_it(
-    runs: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Calls, refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("harmful.py").write_text("open('touched', 'w')")
     Path("a.yaml").write_text("epochs: 1\nmodel: harmful:Model\n")
-    assert cli.main(["train", "--config_files=a.yaml"]) == 2
-    said = capsys.readouterr().err
-    assert "a.yaml:2" in said and "--model=harmful:Model" in said and not Path("touched").exists()
+    refused("train", "--config_files=a.yaml", names=["a.yaml:2", "--model=harmful:Model"])
+    assert not Path("touched").exists()
     assert cli.main(["train", "--config_files=a.yaml", "--model=harmful:Model"]) == 0
     assert runs[0]["model"] == "harmful:Model"
 
 
-def test_the_result_is_a_table_and_the_run_directory_last(
-    runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main(["train"])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows == [
-        ["valid", "test"],
-        ["HR@10", "0.0986", "0.0761"],
-        ["NDCG@10", "0.0597", "0.0452"],
-        ["MRR@10", "0.0478", "0.0358"],
-        ["saved/SIGMA-ml-100k"],
-    ]
-
-
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_and_version(capsys: Any) -> None:
     for args in (["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)):
         assert cli.main(args) == 0
         shown = capsys.readouterr()
@@ -151,22 +143,15 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--config_files=/dev/zero"], ["/dev/zero", "65536"]),
         (["train", "--resume=x", "--config_files=a.yaml"], ["--config_files", "config.yaml"]),
         (["train", "--learnin_rate=1"], ["'learnin_rate'", "'learning_rate'"]),
-        (["train", "--" + "k" * 10**6 + "=1"], ["kkkkk"]),
-        (["train", "--a\nb"], [r"--a\nb"]),
         (["train", "--wandb_project=\udcff"], [r"--wandb_project=\udcff", "UTF-8"]),
         (["env", "--jsn"], ["--jsn"]),
         (["trane"], ["'trane'", "'train'", *COMMANDS]),
         ([], [*COMMANDS]),
     ],
 )
-def test_a_mistake_ends_with_2_and_one_line(
-    args: list[str], named: list[str], runs: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(args) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("recbole-sigma: error: ") and shown.err.count("\n") == 1 and len(shown.err) < 1000
-    assert all(each in shown.err for each in named), shown.err
-    assert (shown.out, runs) == ("", [])
+def test_a_mistake_ends_with_2_and_one_line(args: list[str], named: list[str], runs: Calls, refused: Refused) -> None:
+    refused(*args, names=named)
+    assert runs == []
 
 
 def test_no_setting_that_config_knows_is_refused_early() -> None:
@@ -201,3 +186,88 @@ def test_a_mistake_in_the_arguments_is_reported_before_torch_and_recbole_are_imp
     statuses = f"{{cli.main(args) for args in {commands}}}"
     code = f"import sys, recbole_sigma.cli as cli; print({statuses}, {{'torch', 'recbole'}} & {{*sys.modules}})"
     assert command("-c", code).stdout.split() == ["{2}", "set()"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [("--model=SIGMMA", ["'SIGMMA'", "'SIGMA'"]), ("--dataset=ml100k", ["dataset/ml100k", "'ml-100k'"])],
+)
+def test_the_script_in_a_checkout_reports_a_mistake_in_one_line(argument: str, named: list[str]) -> None:
+    done = command(str(ROOT / "run_recbole_sigma.py"), argument)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert all(each in done.stderr for each in named)
+
+
+# --- what else ends a command
+
+
+@pytest.mark.parametrize("run_directory", ["", "saved/SIGMA-ml-100k", "missing"])
+def test_a_bug_is_one_line_and_a_file_with_the_traceback(
+    run_directory: str, failing: Failing, tmp_path: Path, capsys: Any
+) -> None:
+    error = ZeroDivisionError("one\ntwo")
+    (tmp_path / "saved" / "SIGMA-ml-100k").mkdir(parents=True)
+    if run_directory:
+        error.run_directory = Path(run_directory)  # type: ignore[attr-defined]
+    assert failing(error) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("recbole-sigma: error: ") and said.count("\n") == 1 and "ZeroDivisionError: one two" in said
+    files = list(tmp_path.rglob("*.txt"))
+    if run_directory == "missing":  # nowhere to write: the line says where it happened
+        assert files == [] and re.search(r"test_cli.py:\d+|test_cli.py, line \d+", said)
+        return
+    (file,) = files
+    assert file.parent == tmp_path / run_directory and str(Path(run_directory) / file.name) in said
+    assert "Traceback" in file.read_text() and "ZeroDivisionError: one\ntwo" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "named"),
+    [
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+        (Interrupted("saved/x"), 130, ["interrupted", "--resume=saved/x"]),
+        (MemoryError("no room"), 2, ["memory", "no room", "train_batch_size"]),
+    ],
+)
+def test_interrupts_and_memory_that_runs_out_have_a_line_and_a_status(
+    error: BaseException, status: int, named: list[str], failing: Failing, tmp_path: Path, capsys: Any
+) -> None:
+    assert failing(error) == status
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and all(each in said for each in named) and list(tmp_path.iterdir()) == []
+
+
+def test_a_terminated_command_ends_like_an_interrupted_one(tmp_path: Path) -> None:
+    code = """
+import time
+from recbole_sigma import cli, quick_start
+quick_start.run = lambda *args, **kwargs: (print("here", flush=True), time.sleep(60))
+raise SystemExit(cli.main(["train"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        _, said = process.communicate()
+    assert (process.returncode, said) == (130, "recbole-sigma: interrupted\n") and time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs pipes of the POSIX kind")
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    code = """
+import sys
+from types import SimpleNamespace
+from recbole_sigma import cli, quick_start
+result = SimpleNamespace(folder="x", valid={f"hit@{k}": 0.0 for k in range(9999)}, best_epoch=1)
+result.test = result.valid
+quick_start.run = lambda *args, **kwargs: result
+sys.exit(cli.main(["train"]))
+"""
+    read, write = os.pipe()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        os.close(write)
+        os.close(read)
+        _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (141, b"")

@@ -15,11 +15,12 @@ from recbole_sigma.commands import env
 from recbole_sigma.ops import cuda, selective_scan_reference
 from recbole_sigma.ops.cpu import compiler
 
+Shown = Callable[..., tuple[dict[str, Any], dict[str, Any]]]  # the fixture `shown`
 MISSING = "ModuleNotFoundError: No module named 'selective_scan_cuda'"
 
 
 @pytest.fixture
-def shown(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[dict[str, Any], dict[str, Any]]]:
+def shown(capsys: pytest.CaptureFixture[str]) -> Shown:
     """What `recbole-sigma env` prints, and its checks by their names."""
 
     def read(*arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -64,9 +65,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return pretend
 
 
-def test_without_a_gpu_the_reason_is_shown_and_the_cpu_works(
-    monkeypatch: pytest.MonkeyPatch, shown: Callable[..., Any]
-) -> None:
+def test_without_a_gpu_the_reason_is_shown_and_the_cpu_works(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch, "__version__", "2.13.0+cpu")
@@ -80,9 +79,7 @@ def test_without_a_gpu_the_reason_is_shown_and_the_cpu_works(
         }  # fmt: skip
 
 
-def test_a_cuda_build_without_a_driver_gives_torchs_reason(
-    monkeypatch: pytest.MonkeyPatch, shown: Callable[..., Any]
-) -> None:
+def test_a_cuda_build_without_a_driver_gives_torchs_reason(monkeypatch: pytest.MonkeyPatch, shown: Shown) -> None:
     def init() -> None:
         raise RuntimeError("Found no NVIDIA driver\n  on your system.")
 
@@ -93,9 +90,7 @@ def test_a_cuda_build_without_a_driver_gives_torchs_reason(
     assert shown()[0]["no_gpu"] == "Found no NVIDIA driver on your system. (CUDA_VISIBLE_DEVICES is '')"
 
 
-def test_a_gpu_whose_kernels_are_right_and_json_says_the_same(
-    gpu: Callable[..., None], shown: Callable[..., Any]
-) -> None:
+def test_a_gpu_whose_kernels_are_right_and_json_says_the_same(gpu: Callable[..., None], shown: Shown) -> None:
     gpu()
     machine, checks = shown()
     assert machine["gpus"] == [{"name": "NVIDIA Pretended", "memory_gib": 139.0, "capability": "9.0"}]
@@ -106,9 +101,7 @@ def test_a_gpu_whose_kernels_are_right_and_json_says_the_same(
     assert shown("--json")[0] == machine
 
 
-def test_a_gpu_without_the_extension_says_why_and_gives_the_command(
-    gpu: Callable[..., None], shown: Callable[..., Any]
-) -> None:
+def test_a_gpu_without_the_extension_says_why_and_gives_the_command(gpu: Callable[..., None], shown: Shown) -> None:
     gpu(missing=MISSING, convolution="ImportError: undefined symbol:\n  _ZN3c10")
     scan, convolution = (shown()[1][f"{name} on CUDA"] for name in ("scan", "convolution"))
     assert scan["works"] is False and MISSING in scan["says"]
@@ -120,42 +113,34 @@ def test_a_gpu_without_the_extension_says_why_and_gives_the_command(
         assert variable in cuda.INSTALL
 
 
-def wrong_results(*tensors: Tensor, lengths: Tensor) -> Tensor:
-    return 1.01 * selective_scan_reference(*tensors, lengths=lengths)
+def wrong(value: float, gradient: float) -> Callable[..., Tensor]:
+    """A scan whose values and whose last input's gradient are multiplied."""
 
+    def scan(*tensors: Tensor, lengths: Tensor) -> Tensor:
+        tensors[-1].register_hook(lambda right: right * gradient)
+        return value * selective_scan_reference(*tensors, lengths=lengths)
 
-def nan_results(*tensors: Tensor, lengths: Tensor) -> Tensor:
-    return float("nan") * selective_scan_reference(*tensors, lengths=lengths)
-
-
-def wrong_gradients(*tensors: Tensor, lengths: Tensor) -> Tensor:
-    tensors[-1].register_hook(torch.zeros_like)
-    return selective_scan_reference(*tensors, lengths=lengths)
-
-
-def nan_gradients(*tensors: Tensor, lengths: Tensor) -> Tensor:
-    tensors[-1].register_hook(lambda gradient: gradient * float("nan"))
-    return selective_scan_reference(*tensors, lengths=lengths)
+    return scan
 
 
 def for_another_chip(*tensors: Tensor, lengths: Tensor) -> Tensor:
     raise RuntimeError("CUDA error: no kernel image is available\n for execution on the device")
 
 
-@pytest.mark.parametrize("scan", [wrong_results, nan_results, wrong_gradients, nan_gradients, for_another_chip])
+@pytest.mark.parametrize(
+    "scan", [wrong(1.01, 1), wrong(float("nan"), 1), wrong(1, 0), wrong(1, float("nan")), for_another_chip]
+)
 def test_an_extension_that_does_not_compute_the_scan_is_found(
-    gpu: Callable[..., None], shown: Callable[..., Any], scan: Callable[..., Tensor]
+    gpu: Callable[..., None], shown: Shown, scan: Callable[..., Tensor]
 ) -> None:
     gpu(scan=scan)
     _, checks = shown()
-    wrong = "no kernel image is available for execution" if scan is for_another_chip else "WRONG"
-    assert checks["scan on CUDA"]["works"] is False and wrong in checks["scan on CUDA"]["says"]
+    said = "no kernel image is available for execution" if scan is for_another_chip else "WRONG"
+    assert checks["scan on CUDA"]["works"] is False and said in checks["scan on CUDA"]["says"]
     assert checks["scan on CUDA"]["fix"] and checks["convolution on CUDA"]["works"] is True
 
 
-def test_a_missing_package_and_a_cache_that_cannot_be_written_are_shown(
-    monkeypatch: pytest.MonkeyPatch, shown: Callable[..., Any]
-) -> None:
+def test_a_missing_package_and_a_cache_that_cannot_be_written_are_shown(monkeypatch: Any, shown: Shown) -> None:
     def refused(function: Any) -> Any:
         raise RuntimeError("cannot cache function: no locator available")
 

@@ -34,6 +34,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
 SECONDS = 60  # of a case, on a machine that is busy with other tests
 ADDRESS_SPACE = 3 * 2**30  # bytes beyond what the process has before the first case
 PREFIX = "recbole-sigma: error: "
+Refusal = Callable[..., str]  # the fixture `refusal`
 RUN_DIRECTORY = re.compile(r"[\w-]+-.*-\d{8}-\d{6}-[0-9a-f]{6}")
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 ROWS = [f"u{n % 3}\ti{n % 7}\t{n}" for n in range(20)]
@@ -178,7 +179,7 @@ def test_any_run_directory_is_resumed_right_or_refused_in_one_line(case: Case) -
 
 
 @pytest.fixture
-def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
     """`refusal(model, setting=value, ..., files={name: text})` -> the line of error of a `train` on the tiny data."""
 
     def train(model: str = "Mamba4Rec", /, files: dict[str, str] | None = None, **given: Any) -> str:
@@ -219,9 +220,7 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         ({"model": "os:system"}, ["base.yaml", "os:system"]),
     ],
 )
-def test_a_wrong_setting_is_refused_before_it_does_harm(
-    refusal: Callable[..., str], given: dict[str, Any], named: list[str]
-) -> None:
+def test_a_wrong_setting_is_refused_before_it_does_harm(refusal: Refusal, given: dict[str, Any], named: Any) -> None:
     said = refusal(**given)
     assert all(each in said for each in [next(iter(given)), *named]), said
 
@@ -240,13 +239,13 @@ def test_a_wrong_setting_is_refused_before_it_does_harm(
     ],
 )
 def test_a_wrong_file_is_refused_with_file_and_line(
-    refusal: Callable[..., str], name: str, header: str, rows: list[str], named: list[str]
+    refusal: Refusal, name: str, header: str, rows: list[str], named: list[str]
 ) -> None:
     said = refusal(files={name: "\n".join([header, *rows, ""])})
     assert all(each in said for each in named), said
 
 
-def test_masking_needs_an_item_outside_the_history(refusal: Callable[..., str]) -> None:
+def test_masking_needs_an_item_outside_the_history(refusal: Refusal) -> None:
     rows = [f"u{n % 3}\ti{n // 3 % 4}\t{n}" for n in range(24)]
     said = refusal("BERT4Rec", files={"tiny.inter": "\n".join([HEADER, *rows, ""])})
     assert "transform" in said and "u0" in said

@@ -1,6 +1,8 @@
 """`recbole-sigma models`."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import yaml
@@ -42,9 +44,7 @@ def test_parameters_are_those_of_the_model_on_any_number_of_items(capsys: pytest
 
 
 @pytest.mark.parametrize("name", sorted(ARXIV))
-def test_a_page_has_every_setting_with_its_meaning_and_the_default_of_a_run(
-    name: str, capsys: pytest.CaptureFixture[str]
-):
+def test_a_page_has_every_setting_with_its_meaning_and_the_default_of_a_run(name: str, capsys: Any):
     assert cli.main(["models", name]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 100 and ARXIV[name] in shown
@@ -63,17 +63,10 @@ def test_a_page_has_every_setting_with_its_meaning_and_the_default_of_a_run(
     [
         (["sigma"], ["'sigma'", "'SIGMA'", "ECHO"]),
         (["Caser"], ["'Caser'", "SASRec"]),
-        (["S" * 10**6], ["SSSS"]),
         (["--items=0"], ["--items", "0", "from 1"]),
-        (["--items=many"], ["--items", "'many'"]),
         (["--items=1000000000000000000"], ["--items", "1,000,000,000,000"]),
         (["SIGMA", "--epochs=3"], ["--epochs", "NAME", "--items"]),
     ],
 )
-def test_mistakes_end_with_one_line_and_status_2(
-    arguments: list[str], named: list[str], capsys: pytest.CaptureFixture[str]
-):
-    assert cli.main(["models", *arguments]) == 2
-    shown = capsys.readouterr()
-    assert all(each in shown.err for each in named) and not shown.out
-    assert shown.err.count("\n") == 1 and len(shown.err) < 1000
+def test_mistakes_end_with_one_line_and_status_2(arguments: list[str], named: list[str], refused: Callable[..., str]):
+    refused("models", *arguments, names=named)

@@ -27,31 +27,23 @@ def config(model: str | type = "GRU4Rec", dataset: str = "ml-100k", **settings: 
     return Config(model, dataset, settings=settings)
 
 
-def write_yaml(folder: Path, text: str, name: str = "given.yaml") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
 # --- where values come from
 
 
 def test_our_protocol_wins_over_recboles_defaults() -> None:
     made = config()
-    assert made["eval_args"]["split"] == {"LS": "valid_and_test"}
-    assert made["eval_args"]["order"] == "TO"
-    assert made["eval_args"]["mode"] == {"valid": "full", "test": "full"}
+    protocol = {"split": {"LS": "valid_and_test"}, "order": "TO", "mode": {"valid": "full", "test": "full"}}
+    assert {key: made["eval_args"][key] for key in protocol} == protocol
     assert made["metrics"] == ["Hit", "NDCG", "MRR"]
     assert (made["valid_metric"], made["topk"], made["seed"]) == ("NDCG@10", [10], 2020)
     assert made["hidden_size"] == 128, "RecBole's own value for its own model"
 
 
-def test_settings_win_over_files_and_later_files_over_earlier_and_the_command_line_is_not_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_win_over_files_later_files_over_earlier_and_argv_is_unread(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["notebook", "--epochs=7", "--nonsense", "x"])
-    first = write_yaml(tmp_path, "epochs: 1\nseed: 1\nlearning_rate: 1e-3\n", "first.yaml")
-    second = write_yaml(tmp_path, "seed: 2\nlearning_rate: 2e-3\n", "second.yaml")
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("epochs: 1\nseed: 1\nlearning_rate: 1e-3\n")
+    second.write_text("seed: 2\nlearning_rate: 2e-3\n")
     made = Config("GRU4Rec", "ml-100k", config_files=[first, str(second)], settings={"learning_rate": 3e-3})
     assert (made["epochs"], made["seed"], made["learning_rate"]) == (1, 2, 3e-3)
 
@@ -88,17 +80,16 @@ def test_settings_repeat_the_config_with_the_directory_that_was_given(tmp_path: 
     (tmp_path / "mine").mkdir()
     given: dict[str, Any] = {"loss_type": "BPR", "n_layers": 3, "learning_rate": 1e-4, "eval_args": {"mode": "full"}}
     made = config("SASRec", "mine", data_path=str(tmp_path), use_gpu=False, **given)
-    dumped = write_yaml(tmp_path, yaml.safe_dump(made.settings()))
-    again = Config("SASRec", "mine", config_files=[dumped])
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump(made.settings()))
+    again = Config("SASRec", "mine", config_files=[tmp_path / "given.yaml"])
     assert again.final_config_dict == made.final_config_dict and again.settings() == made.settings()
     assert (made["data_path"], made.settings()["data_path"]) == (str(tmp_path / "mine"), str(tmp_path))
 
 
 def test_values_of_numpy_and_paths_become_plain(tmp_path: Path) -> None:
-    made = config(seed=np.int64(3), learning_rate=np.float32(0.5), topk=(5, 10), checkpoint_dir=tmp_path)
-    settings = made.settings()
-    assert (settings["seed"], settings["learning_rate"], settings["topk"]) == (3, 0.5, [5, 10])
-    assert settings["checkpoint_dir"] == str(tmp_path)
+    given = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "topk": (5, 10), "checkpoint_dir": tmp_path}
+    settings = config(**given).settings()
+    assert [settings[key] for key in given] == [3, 0.5, [5, 10], str(tmp_path)]
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
 
 
@@ -138,7 +129,6 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"learnin_rate": 0.1}, ["'learnin_rate'", "'learning_rate'"]),
         ({"max_item_list_length": 9}, ["'max_item_list_length'", "'MAX_ITEM_LIST_LENGTH'"]),
         ({"qqqq": 1}, ["unknown setting 'qqqq'"]),
         ({"MODEL_TYPE": 1}, ["unknown setting 'MODEL_TYPE'"]),
@@ -151,10 +141,7 @@ def test_gpu_id_counts_the_gpus_that_torch_sees(monkeypatch: pytest.MonkeyPatch)
         ({"ITEM_ID_FIELD": "user_id"}, ["USER_ID_FIELD", "ITEM_ID_FIELD", "'user_id'"]),
         ({"model": "SASRec", "n_heads": 3}, ["n_heads", "hidden_size, 64", "got 3"]),
         ({"model": WithChoices, "loss_type": "BPR"}, ["loss_type", "CE", "'BPR'"]),
-        *(
-            ({"dataset": name}, ["dataset", "directory", "100 bytes"])
-            for name in ("", ".", "../tiny", "a\nb", "d" * 5000)
-        ),
+        *(({"dataset": name}, ["dataset", "directory", "100 bytes"]) for name in ("", "a\nb", "d" * 5000)),
     ],
 )
 def test_a_wrong_setting_is_one_line(settings: dict[str, Any], words: list[str]) -> None:
@@ -177,13 +164,12 @@ def test_a_closed_interval_may_be_written_as_the_list_that_it_is_in_yaml(interva
 def own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """`own_model(yaml)` -> the name of a class in a module that has `yaml` beside it as its defaults."""
     monkeypatch.syspath_prepend(tmp_path)
-    write_yaml(
-        tmp_path, "from recbole_sigma.model.mamba4rec import Mamba4Rec\nclass Mine(Mamba4Rec): ...", "own_models.py"
-    )
+    code = "from recbole_sigma.model.mamba4rec import Mamba4Rec\nclass Mine(Mamba4Rec): ..."
+    (tmp_path / "own_models.py").write_text(code)
     monkeypatch.delitem(sys.modules, "own_models", raising=False)
 
     def write(text: str) -> str:
-        write_yaml(tmp_path, text, "Mine.yaml")
+        (tmp_path / "Mine.yaml").write_text(text)
         return "own_models:Mine"
 
     return write
@@ -218,17 +204,15 @@ def test_an_unknown_data_set_is_one_line_with_its_path_and_the_nearest_name(tmp_
     (tmp_path / "amazon-beauty").mkdir()
     with pytest.raises(UserError) as caught:
         config(dataset="amazon-beaty", data_path=str(tmp_path))
-    for words in ("'amazon-beaty'", repr(str(tmp_path / "amazon-beaty")), "'amazon-beauty'"):
-        assert words in str(caught.value)
+    named = ("'amazon-beaty'", repr(str(tmp_path / "amazon-beaty")), "'amazon-beauty'")
+    assert all(each in str(caught.value) for each in named)
     with pytest.raises(UserError, match=r"did you mean 'ml-100k'\?$"):
         config(dataset="ml100k")
     with pytest.raises(UserError, match=r"--data_path"):
         config(dataset="zzz", data_path=str(tmp_path / "none"))
 
 
-def test_the_directory_of_a_data_set_is_in_data_path_and_ml_100k_is_recboles_copy_unless_it_is_there(
-    tmp_path: Path,
-) -> None:
+def test_a_data_set_is_a_directory_in_data_path_and_ml_100k_else_recboles_copy(tmp_path: Path) -> None:
     made = Config("GRU4Rec", "gone", settings={"data_path": str(tmp_path)}, need_data=False)
     assert made["data_path"] == str(tmp_path / "gone"), "of a checkpoint without its data"
     assert Path(config(data_path=str(tmp_path))["data_path"], "ml-100k.inter").is_file()

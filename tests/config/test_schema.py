@@ -52,15 +52,8 @@ def test_roles_say_what_determines_a_run_and_what_may_change_or_be_tuned() -> No
     assert {name for name in SCHEMA if role(name) == "machine"} == MACHINE | TORCHRUN
     assert {name for name in SCHEMA if role(name) == "location"} == LOCATION
     protocol = {"model", "eval_args", "metrics", "topk", "valid_metric", "time_order", "repeatable"}
-    data = {
-        "dataset",
-        "load_col",
-        "val_interval",
-        "user_inter_num_interval",
-        "rm_dup_inter",
-        "USER_ID_FIELD",
-        "TIME_FIELD",
-    }
+    data = {"dataset", "load_col", "val_interval", "user_inter_num_interval", "rm_dup_inter"}
+    data |= {"USER_ID_FIELD", "TIME_FIELD"}
     assert ({*map(role, protocol)}, {*map(role, data)}) == ({"protocol"}, {"data"}), "and so they cannot be tuned"
     assert role("of_a_model_of_the_users_own") == "model"
     changeable = {name for name in SCHEMA if may_change(name)} - TORCHRUN
@@ -75,9 +68,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(s
 
 
 @given(st.sampled_from(NAMES), VALUES, st.sampled_from([None, 1, 0.5, "a", [1], [], {}, True]))
-def test_any_value_is_allowed_or_refused_in_one_line_that_names_the_setting(
-    name: str, value: Any, default: Any
-) -> None:
+def test_any_value_is_allowed_or_refused_in_one_line_that_names_it(name: str, value: Any, default: Any) -> None:
     try:
         check(name, Given(value), default, {})
     except UserError as error:

@@ -19,18 +19,7 @@ READ = [
     ("[10, 20]", [10, 20]), ("['a','b']", ["a", "b"]), ("{'a': 'uniform', 'b': 1}", {"a": "uniform", "b": 1}),
     ("{<<: 1}", {"<<": 1}), ("'5'", "5"),
 ]  # fmt: skip
-TEXT = [
-    "[0,inf)",
-    "a=b",
-    "010",
-    "1_000",
-    "10:20",
-    "2024-01-01",
-    "1e",
-    "=",
-    "9" * 5000,
-    "__import__('os').system('true')",
-]
+TEXT = ["[0,inf)", "a=b", "010", "1_000", "10:20", "2024-01-01", "1e", "=", "9" * 5000, "__import__('os').getcwd()"]
 
 
 def is_plain(value: Any) -> bool:
@@ -62,15 +51,12 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(s
 @given(VALUES)
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.mktemp("back") / "value.yaml"
-    path.write_text(yaml.safe_dump({"key": value}), encoding="utf-8")
-    assert read_config_files([path])["key"].value == value
-    path.write_text(dump_settings({"key": value}), encoding="utf-8")
-    assert read_config_files([path])["key"].value == value
+    for dump in (yaml.safe_dump, dump_settings):
+        path.write_text(dump({"key": value}), encoding="utf-8")
+        assert read_config_files([path])["key"].value == value
 
 
-@pytest.mark.parametrize(
-    "text", ["1e3", "0E0", "010", "12:30", "2024-01-01", "yes", "~", "=", "<<", "-", ".5", "a\n", ""]
-)
+@pytest.mark.parametrize("text", ["1e3", "0E0", "010", "12:30", "2024-01-01", "yes", "~", "=", "<<", ".5", "a\n", ""])
 def test_text_that_looks_like_something_else_is_read_back(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.yaml"
     settings = {"wandb_project": text, "topk": [10**18 - 1, 1e-300], "val_interval": {text: [text]}}
@@ -91,11 +77,7 @@ def test_text_that_looks_like_something_else_is_read_back(tmp_path: Path, text: 
         (["--x=" + "[" * 5000], "--x: .*too deep"),
         (["--x=\ud800"], "UTF-8"),
         ([r'--x="\ud800"'], "--x: .*character"),
-        (["--x=!!python/object/apply:os.system ['true']"], "--x: .*plain values"),
-        (["--x=!!python/name:os.system"], "--x: .*plain values"),
-        (["--x=!x 1"], "--x: .*plain values"),
-        (["--x=&a [*a]"], "--x: .*plain values"),
-        (["--x=*a"], "--x: .*plain values"),
+        *(([f"--x={text}"], "--x: .*plain values") for text in ("!x 1", "&a [*a]", "*a", "!!python/name:os.system")),
     ],
 )
 def test_a_malformed_argument_is_one_line(args: list[str], words: str) -> None:
@@ -113,8 +95,7 @@ def test_a_malformed_argument_is_one_line(args: list[str], words: str) -> None:
         ("epochs: 1\nepochs: 2\n", 2, "'epochs' is given twice.*line 1"),
         ("true: 1\nTrue: 2\n", 2, "True is given twice.*line 1"),
         ("a: 1\nb: !!python/name:os.system\n", 2, "plain values"),
-        ("- 1\n", 1, "'name: value'"),
-        ("just text\n", 1, "'name: value'"),
+        *((text, 1, "'name: value'") for text in ("- 1\n", "just text\n")),
         ("1: 2\n", 1, "'1'"),
         ("? [a]\n: 1\n", 1, "unhashable key"),
         ("a: 1\n---\nb: 2\n", 2, "single document"),

@@ -20,13 +20,12 @@ MODELS = {"SIGMA": {"r": 2, "d_state": 2}, "GRU4Rec": {"embedding_size": 8}, "BE
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RecordedRun]:
     """A run of each of MODELS on 8 users of 5 to 12 items among 20; items have titles."""
     folder = tmp_path_factory.mktemp("case")
-    rows = [f"u{user}\t{item}\t{step}" for user in range(8) for step, item in enumerate(items_of(user))]
     data = folder / "data" / "tiny"
     data.mkdir(parents=True)
-    header = "user_id:token\titem_id:token\ttimestamp:float"
-    (data / "tiny.inter").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    rows = [f"u{user}\t{item}\t{step}" for user in range(8) for step, item in enumerate(items_of(user))]
+    (data / "tiny.inter").write_text("\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows, ""]))
     titles = [f"i{item}\tred\t{f'The <{item}>' if item < 19 else ''}" for item in range(20)]
-    (data / "tiny.item").write_text("\n".join(["item_id:token\tcolour:token\tmovie_title:token_seq", *titles]) + "\n")
+    (data / "tiny.item").write_text("\n".join(["item_id:token\tcolour:token\tmovie_title:token_seq", *titles, ""]))
     for model, own in MODELS.items():
         settings = {**SMALL, **own, "data_path": str(folder / "data"), "checkpoint_dir": str(folder / "saved")}
         run(model, "tiny", settings=settings)
@@ -72,24 +71,19 @@ def test_items_are_shown_by_their_titles(runs: list[RecordedRun], case: CaseStud
     assert max(map(len, lines)) <= WIDTH
 
 
-def test_the_command_shows_the_case(runs: list[RecordedRun], capsys: Any):
+def test_the_command_shows_the_case(runs: list[RecordedRun], capsys: Any, refused: Any):
     folder = runs[0].folder
     assert folder
     assert main(["report", str(folder.parent), "--case-study=u7"]) == 0
     assert "user u7 of tiny" in capsys.readouterr().out
-    assert main(["report", str(folder.parent), "--case-study=u77"]) == 2
-    error = capsys.readouterr().err
-    assert all(each in error for each in ("tiny", "'u77'", "did you mean 'u7'?"))
+    refused("report", str(folder.parent), "--case-study=u77", names=["tiny", "'u77'", "did you mean 'u7'?"])
 
 
-def test_a_user_is_checked_before_anything_is_trained(runs: list[RecordedRun]):
+def test_a_user_without_data_or_a_finished_run_is_refused(runs: list[RecordedRun]):
     tested = load_run(runs[0].folder, use_gpu=False).test.dataset
     check_user({"tiny": tested}, "u7")
     with pytest.raises(UserError, match="tiny has no user 'nobody'"):
         check_user({"tiny": tested}, "nobody")
-
-
-def test_without_a_finished_run_there_is_no_case():
     with pytest.raises(UserError, match=r"u7.* no finished run"):
         case_study([RecordedRun("A", "SIGMA", "tiny", 1, problem="failed")], "u7")
 

@@ -48,8 +48,7 @@ def test_a_directory_given_twice_is_one_run(tmp_path: Path):
 
 
 def test_unfinished_runs_are_kept_with_their_reason(tmp_path: Path):
-    folder = write_run(tmp_path, "SIGMA", RANKS)
-    (folder / "result.json").unlink()
+    (write_run(tmp_path, "SIGMA", RANKS) / "result.json").unlink()
     begin_run(tmp_path / "GRU4Rec-x", "GRU4Rec")
     prepared = begin_run(tmp_path / "0123456789abcdef", "Mamba4Rec", seed=7)
     (prepared / "config.yaml").rename(prepared / "settings.yaml")

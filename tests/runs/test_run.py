@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,32 +11,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recbole
 import torch
 import yaml
 from recbole.evaluator import Collector, Evaluator
 from safetensors.torch import load_file
 
-import recbole_sigma.training.trainer
 from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.metrics import metrics_of_ranks
 from recbole_sigma.evaluation.ranks import Ranks
-from recbole_sigma.quick_start import RunResult, run
+from recbole_sigma.quick_start import run
 from recbole_sigma.registry import find_model
 from recbole_sigma.runs.files import write_file
 from recbole_sigma.runs.folder import RunFolder
+from recbole_sigma.runs.result import RunResult
+from recbole_sigma.training.trainer import SequenceTrainer
 from tests.helpers.models import OURS
-from tests.helpers.runs import NINE, OUR_SIZE, SIZES, SMALL
+from tests.helpers.runs import NINE, OUR_SIZE, SIZES, SMALL, environment
 
-FILES = {"config.yaml", "items.json", "metrics.csv", "model.safetensors", "state.pt"}
-FILES |= {"ranks-test.npz", "ranks-valid.npz"}
+FILES = "config.yaml items.json metrics.csv model.safetensors ranks-test.npz ranks-valid.npz result.json state.pt"
+SmallRun = Callable[..., RunResult]  # the fixture `small_run`
 KEYS = "model dataset seed protocol epochs best_epoch valid test n_parameters seconds_per_epoch samples_per_second"
 KEYS += " eval_seconds peak_memory_mb device backend versions command"
 
 
 @pytest.fixture
-def small_run(tmp_path: Path) -> Callable[..., RunResult]:
+def small_run(tmp_path: Path) -> SmallRun:
     """`small_run(model, setting=value, ...)`: two epochs on the users of ml-100k with the shortest histories."""
 
     def start(model: str = "SIGMA", **settings: Any) -> RunResult:
@@ -54,7 +55,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*_: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(recbole_sigma.training.trainer.SequenceTrainer, "fit", fit)
+    monkeypatch.setattr(SequenceTrainer, "fit", fit)
 
 
 def result_of(run_result: RunResult) -> dict[str, Any]:
@@ -62,11 +63,11 @@ def result_of(run_result: RunResult) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("model", NINE)
-def test_a_run_leaves_all_that_it_promises(small_run: Callable[..., RunResult], model: str):
+def test_a_run_leaves_all_that_it_promises(small_run: SmallRun, model: str):
     done = small_run(model)
     names = {path.name for path in done.folder.iterdir()}
     events = {name for name in names if name.startswith("events.out.tfevents")}
-    assert events and names - events == FILES | {"result.json"}
+    assert events and names - events == set(FILES.split())
     assert re.fullmatch(rf"{model}-ml-100k-\d{{8}}-\d{{6}}-[0-9a-f]{{6}}", done.folder.name)
 
     result = result_of(done)
@@ -83,7 +84,7 @@ def test_a_run_leaves_all_that_it_promises(small_run: Callable[..., RunResult], 
     assert float(best["ndcg@10"]) == result["valid"]["ndcg@10"] and int(best["epoch"]) == result["best_epoch"]
 
 
-def test_metrics_of_a_run_equal_those_of_recboles_evaluator(small_run: Callable[..., RunResult]):
+def test_metrics_of_a_run_equal_those_of_recboles_evaluator(small_run: SmallRun):
     done = small_run("Mamba4Rec")
     config = Config("Mamba4Rec", "ml-100k", config_files=[done.folder / "config.yaml"])
     train, _, test = data_preparation(config, create_dataset(config))
@@ -100,9 +101,7 @@ def test_metrics_of_a_run_equal_those_of_recboles_evaluator(small_run: Callable[
 
 
 @pytest.mark.parametrize("model", ["Mamba4Rec", "GRU4Rec"])
-def test_ranks_do_not_depend_on_how_many_scores_are_held_together(
-    small_run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch, model: str
-):
+def test_ranks_do_not_depend_on_how_many_scores_are_held_together(small_run: SmallRun, monkeypatch: Any, model: str):
     at_once = small_run(model, epochs=1)
     monkeypatch.setattr("recbole_sigma.training.trainer.SCORES_TOGETHER", 7 * 1683)  # 7 rows of ml-100k's items
     in_slices = small_run(model, epochs=1)
@@ -112,9 +111,7 @@ def test_ranks_do_not_depend_on_how_many_scores_are_held_together(
 
 @pytest.mark.parametrize("model", ["Mamba4Rec", "RecMamba"])
 @pytest.mark.parametrize("loss_type", ["CE", "BCE"])
-def test_sequence_mode_trains_on_as_many_samples_and_learns(
-    small_run: Callable[..., RunResult], model: str, loss_type: str
-):
+def test_sequence_mode_trains_on_as_many_samples_and_learns(small_run: SmallRun, model: str, loss_type: str):
     settings = {"train_batch_size": 256, "epochs": 4, "loss_type": loss_type}
     done = {mode: small_run(model, train_mode=mode, **settings) for mode in ("prefix", "sequence")}
     results = {mode: result_of(each) for mode, each in done.items()}
@@ -124,11 +121,9 @@ def test_sequence_mode_trains_on_as_many_samples_and_learns(
     assert losses[-1] < 0.99 * losses[0]
 
 
-def test_ranks_name_the_targets_and_full_history_lengths_of_the_data(small_run: Callable[..., RunResult]):
+def test_ranks_name_the_targets_and_full_history_lengths_of_the_data(small_run: SmallRun):
     done = small_run("Mamba4Rec", epochs=1)
     ranks = Ranks.load(done.folder / "ranks-test.npz")
-    import recbole
-
     file = Path(recbole.__file__).parent / "dataset_example" / "ml-100k" / "ml-100k.inter"
     histories: dict[str, list[tuple[int, int, str]]] = {}
     for number, line in enumerate(file.read_text().splitlines()[1:]):
@@ -140,7 +135,7 @@ def test_ranks_name_the_targets_and_full_history_lengths_of_the_data(small_run: 
 
 
 @pytest.mark.parametrize("model", OURS)
-def test_the_same_seed_and_threads_repeat_a_run_bit_for_bit(small_run: Callable[..., RunResult], model: str):
+def test_the_same_seed_and_threads_repeat_a_run_bit_for_bit(small_run: SmallRun, model: str):
     short = {"threads": 2, "epochs": 1, "user_inter_num_interval": "[0,25]"}
     first, second, other = (small_run(model, **short, seed=seed) for seed in (1, 1, 2))
     assert first.folder != second.folder
@@ -150,35 +145,29 @@ def test_the_same_seed_and_threads_repeat_a_run_bit_for_bit(small_run: Callable[
     assert not torch.equal(weights["item_embedding.weight"], different["item_embedding.weight"])
 
 
-def test_a_runs_config_file_repeats_it(small_run: Callable[..., RunResult]):
+def test_a_runs_config_file_repeats_it(small_run: SmallRun):
     first = small_run("Mamba4Rec", learning_rate=0.005, epochs=1)
     settings = yaml.safe_load((first.folder / "config.yaml").read_text())
     second = run(settings["model"], settings["dataset"], config_files=[first.folder / "config.yaml"])
     assert second.test == first.test and second.valid == first.valid
 
 
-def test_test_data_is_ranked_once_and_after_training(
-    small_run: Callable[..., RunResult], monkeypatch: pytest.MonkeyPatch
-):
+def test_test_data_is_ranked_once_and_after_training(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
-    original = recbole_sigma.training.trainer.SequenceTrainer.ranks
-
-    def ranks(self: Any, loader: Any, what: str) -> Any:
-        seen.append(what)
-        return original(self, loader, what)
-
-    monkeypatch.setattr(recbole_sigma.training.trainer.SequenceTrainer, "ranks", ranks)
+    ranks = SequenceTrainer.ranks
+    monkeypatch.setattr(
+        SequenceTrainer, "ranks", lambda self, loader, what: seen.append(what) or ranks(self, loader, what)
+    )
     small_run("Mamba4Rec", epochs=3)
     assert seen == ["validation, epoch 0", "validation, epoch 1", "validation, epoch 2", "valid", "test"]
 
 
-def test_training_stops_when_validation_no_longer_improves(small_run: Callable[..., RunResult]):
-    done = small_run("Mamba4Rec", epochs=30, stopping_step=1, learning_rate=0.05)
-    result = result_of(done)
+def test_training_stops_when_validation_no_longer_improves(small_run: SmallRun):
+    result = result_of(small_run("Mamba4Rec", epochs=30, stopping_step=1, learning_rate=0.05))
     assert result["epochs"] == result["best_epoch"] + 3 < 30
 
 
-def test_a_score_that_is_nan_ends_the_run_with_an_error(small_run: Callable[..., RunResult], monkeypatch: Any):
+def test_a_score_that_is_nan_ends_the_run_with_an_error(small_run: SmallRun, monkeypatch: Any):
     original = find_model("Mamba4Rec").full_sort_predict
 
     def poisoned(self: Any, batch: Any) -> torch.Tensor:
@@ -187,17 +176,16 @@ def test_a_score_that_is_nan_ends_the_run_with_an_error(small_run: Callable[...,
         return scores
 
     monkeypatch.setattr(find_model("Mamba4Rec"), "full_sort_predict", poisoned)
-    with pytest.raises(
-        UserError, match=r"validation, epoch 0, batch 0: row 0 .* NaN or infinite: try a lower learning_rate"
-    ):
+    with pytest.raises(UserError, match=r"validation, epoch 0, batch 0: row 0 .* NaN or infinite.* learning_rate"):
         small_run("Mamba4Rec")
 
 
-def test_a_loss_that_is_nan_ends_the_run_with_an_error(small_run: Callable[..., RunResult], monkeypatch: Any):
-    monkeypatch.setattr(
-        find_model("Mamba4Rec"), "calculate_loss", lambda self, batch: self.item_embedding.weight.sum() * float("nan")
-    )
-    with pytest.raises(UserError, match="the loss is nan in epoch 0, batch 0: try a lower learning_rate"):
+def test_a_loss_that_is_nan_ends_the_run_with_an_error(small_run: SmallRun, monkeypatch: Any):
+    def loss(self: Any, batch: Any) -> torch.Tensor:
+        return self.item_embedding.weight.sum() * float("nan")
+
+    monkeypatch.setattr(find_model("Mamba4Rec"), "calculate_loss", loss)
+    with pytest.raises(UserError, match=r"loss is nan in epoch 0, batch 0.* learning_rate"):
         small_run("Mamba4Rec")
 
 
@@ -207,12 +195,7 @@ def test_data_without_enough_history_is_refused(no_training: None, tmp_path: Pat
         run("Mamba4Rec", "tiny", settings={"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")})
 
 
-def test_a_metric_that_ranks_do_not_give_is_refused(no_training: None, small_run: Callable[..., RunResult]):
-    with pytest.raises(UserError, match=r"metrics .* got 'Precision'"):
-        small_run("Mamba4Rec", metrics=["NDCG", "Precision"])
-
-
-def test_evaluation_every_other_epoch_leaves_blanks_between(small_run: Callable[..., RunResult]):
+def test_evaluation_every_other_epoch_leaves_blanks_between(small_run: SmallRun):
     done = small_run("Mamba4Rec", epochs=3, eval_step=2)
     rows = list(csv.DictReader((done.folder / "metrics.csv").open()))
     assert [bool(row["ndcg@10"]) for row in rows] == [False, True, True]
@@ -251,13 +234,11 @@ def test_a_file_appears_complete_or_not_at_all(tmp_path: Path):
 def test_the_command_line_prints_both_columns_and_the_folder_last(tmp_path: Path):
     arguments = [f"--{key}={value}" for key, value in {**SMALL, **OUR_SIZE}.items()]
     command = [sys.executable, "-m", "recbole_sigma.cli", "train", "--model=Mamba4Rec", "--epochs=1", *arguments]
-    done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["valid", "test"]
-    assert [line.split()[0] for line in lines[2:5]] == ["HR@10", "NDCG@10", "MRR@10"]
+    assert [line.split()[0] for line in lines[1:-1]] == ["HR@10", "NDCG@10", "MRR@10"]
     result = json.loads((tmp_path / lines[-1] / "result.json").read_text())
-    assert lines[3].split()[1:] == [f"{result[part]['ndcg@10']:.4f}" for part in ("valid", "test")]
+    assert lines[2].split()[1:] == [f"{result[part]['ndcg@10']:.4f}" for part in ("valid", "test")]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]  # no log folders of RecBole's
