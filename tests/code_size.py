@@ -8,7 +8,13 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMITS = {"code lines": 5_400, "functions": 600, "lines of the package with templates": 9_000}
+LIMITS = {
+    "code lines": 5_400,
+    "functions": 600,
+    "lines of the package with templates": 9_000,
+    "lines of tests": 8_600,
+    "lines of benchmarks": 1_300,
+}
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT,
     tokenize.ENDMARKER,

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from code_size import LIMITS, numbers
+
 ROOT = Path(__file__).parents[1]
 
 USE = """
@@ -154,3 +156,7 @@ def test_a_training_run_needs_few_modules() -> None:
     ours = {name for name in done.stdout.split() if f"{name}.".startswith("recbole_sigma.")}
     needed = {name for name in ours if not name.startswith(("recbole_sigma.layers", "recbole_sigma.ops"))}
     assert "recbole_sigma.quick_start" in needed and len(needed) <= 26, sorted(needed)
+
+
+def test_package_tests_and_benchmarks_stay_small() -> None:
+    assert {name: size for name, size in numbers().items() if size > LIMITS.get(name, size)} == {}
