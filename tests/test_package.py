@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from code_size import LIMITS, numbers
 
 ROOT = Path(__file__).parents[1]
