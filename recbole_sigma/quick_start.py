@@ -6,6 +6,7 @@ What trains is imported after settings and data have been accepted.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
@@ -17,7 +18,7 @@ from recbole.utils import init_seed
 
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import identity, may_change
-from recbole_sigma.config.values import read_config_file
+from recbole_sigma.config.values import dump_settings, read_config_file
 from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.errors import Interrupted, UserError, one_line, out_of_memory
 from recbole_sigma.evaluation.metrics import metrics_of_ranks
@@ -25,7 +26,7 @@ from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.ops.cuda import MOST_STATES
 from recbole_sigma.registry import build_model, find_model
-from recbole_sigma.runs.files import read_json
+from recbole_sigma.runs.files import json_text, read_json, write_text
 from recbole_sigma.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def _start(config: Config, callbacks: Sequence[Callback], test: bool, folder: Pa
     """Train in this process, in as many as `nproc` says, or as one of those that torchrun has started."""
     from recbole_sigma.training import distributed
 
-    if distributed.started_by_torchrun():
+    if os.environ.keys() >= distributed.VARIABLES:
         return _train(config, distributed.join(config), callbacks, test, folder)
     if config["nproc"] > 1:
         arguments = config.model_class, config.dataset, config.settings(), test, folder
@@ -122,11 +123,8 @@ def _start(config: Config, callbacks: Sequence[Callback], test: bool, folder: Pa
 
 
 def _train_in_worker(model: type, dataset: str, settings: dict[str, Any], test: bool, folder: Path | None) -> RunResult:
-    """In a process that `launch` has started."""
-    from recbole_sigma.training import distributed
-
-    config = Config(model, dataset, settings=settings)
-    return _train(config, distributed.join(config), (), test, folder)
+    """In a process that `launch` has started, which sets torchrun's variables."""
+    return _start(Config(model, dataset, settings=settings), (), test, folder)
 
 
 def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bool, resumed: Path | None) -> RunResult:
@@ -163,7 +161,8 @@ def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bo
                     folder.write_ranks(split, ranks.arrays())
             if group.first:
                 content = result_content(config, metadata, trainer.summary(), metrics)
-                folder.write_result({**content, "backend": backend, **checkpoint.times()})
+                content |= {"backend": backend, **checkpoint.times()}
+                write_text(folder.path / "result.json", json_text(content))  # last: now the run is complete
     return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics.get("test", {}))
 
 
@@ -197,10 +196,7 @@ def _prepare(config: Config, group: Group) -> str:
 
 @contextmanager
 def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) -> Iterator[RunFolder]:
-    """The run directory for all processes, made or checked and locked by the first.
-
-    Ctrl-C and disk errors become messages that name it; the lock is released at the end.
-    """
+    """The run directory for all processes, made or checked, and locked, by the first; Ctrl-C and errors name it."""
     items = [str(token) for token in data.dataset.field2id_token[data.dataset.iid_field]]
     path = resumed
     if group.first and path is None:
@@ -213,7 +209,7 @@ def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) 
         with folder.locked():
             if resumed:
                 folder.check_items(items)
-                folder.write_config(config.settings())
+                write_text(folder.path / "config.yaml", dump_settings(config.settings()))
             group.announce(folder.path)
             yield folder
     except KeyboardInterrupt:

@@ -96,10 +96,7 @@ def _is_bundled(cls: type) -> bool:
 
 
 def build_model(config: Any, dataset: Any) -> nn.Module:
-    """The model of `config`, with initial weights, on its device.
-
-    Raises UserError where one of RecBole's models refuses its settings or data, such as a column that S3Rec needs.
-    """
+    """The model of `config`, new, on its device; UserError where one of RecBole's refuses its settings or data."""
     try:
         model: nn.Module = config.model_class(config, dataset)
     except (ValueError, KeyError, NotImplementedError, AssertionError) as error:

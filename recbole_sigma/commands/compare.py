@@ -55,10 +55,7 @@ def take_options(settings: dict[str, Any]) -> dict[str, Any]:
 def run_and_report(
     experiment: "Experiment", jobs: int, engine: str, out: Path | None, groups: bool = False, user: str | None = None
 ) -> None:
-    """Train what is missing, write the reports, print the summary and the page's name.
-
-    With `groups`, results also by the length of users' histories; with `user`, also that user's history and lists.
-    """
+    """Train what is missing, write reports, print summary and page; also by user `groups`, and the `user`'s lists."""
     from recbole_sigma.evaluation.groups import BOUNDS
     from recbole_sigma.experiment.pool import run_all
     from recbole_sigma.report.render import check_report, report_of, summary, write_report

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from recbole_sigma.commands import options
-from recbole_sigma.errors import UserError, one_line
+from recbole_sigma.errors import one_line
 
 OPTIONAL = ("ray", "hyperopt")  # packages that `tune` and `--engine=ray` use
 
@@ -29,9 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """Print what a run would find on this machine."""
     parser = options.command_parser(__doc__)
     parser.add_argument("--json", action="store_true", help="as JSON")
-    args, settings = options.parse(parser, argv)
-    if settings:
-        raise UserError(f"env takes --json, got --{next(iter(settings))}")
+    args, _ = options.parse(parser, argv, no_settings="env takes --json")
     machine = inspect_machine()
     if args.json:
         print(json.dumps(machine, indent=2))

@@ -26,11 +26,11 @@ def command_parser(help_text: str | None) -> Parser:
     return Parser(usage=usage, description=description, epilog=epilog, formatter_class=raw, allow_abbrev=False)
 
 
-def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+def parse(parser: Parser, argv: Sequence[str], no_settings: str = "") -> tuple[argparse.Namespace, dict[str, Any]]:
     """The parser's own options, and every other `--name=value` or `--name value` as a setting.
 
     Settings are joined to their values before argparse sees them: it would take the `1` of `--epochs 1` for a
-    positional argument. Options that take no value (`--groups`) stay alone.
+    positional argument. Options that take no value (`--groups`) stay alone. `no_settings` begins the UserError for one.
     """
     flags = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}
     joined: list[str] = []
@@ -42,7 +42,10 @@ def parse(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, dict
             argument = f"{argument}={left.pop(0)}"
         joined.append(argument)
     known, rest = parser.parse_known_intermixed_args(joined)
-    return known, parse_overrides(rest)
+    settings = parse_overrides(rest)
+    if no_settings and settings:
+        raise UserError(f"{no_settings}, got --{next(iter(settings))}")
+    return known, settings
 
 
 def name(settings: dict[str, Any], key: str, default: str) -> str:

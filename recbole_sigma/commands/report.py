@@ -33,9 +33,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
     parser.add_argument("--case-study", metavar="USER", help="a user's history, each model's list (terminal, md, html)")
     parser.add_argument("--model", metavar="CLASS", help="package.module:Class of yours that a case study may import")
-    args, settings = options.parse(parser, argv)
-    if settings:
-        raise UserError(f"report takes run directories and the options of --help, got --{next(iter(settings))}")
+    args, _ = options.parse(parser, argv, no_settings="report takes run directories and the options of --help")
     form = args.format or (args.out.suffix.lstrip(".") if args.out else None)
     if form not in (*_FORMATS, None):
         name = "--format" if args.format else f"--out={args.out}: the ending"

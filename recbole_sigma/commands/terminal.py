@@ -6,10 +6,7 @@ WIDTH = 100  # characters, where output is not a terminal
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """A table for `print`: text on the left, integers (12,345) and floats (0.1235) on the right.
-
-    As wide as the terminal; where output is not one, at most WIDTH characters and without colours.
-    """
+    """A table for `print`: text left, 12,345 and 0.1235 right; without a terminal at most WIDTH and no colours."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,7 +1,4 @@
-"""What each setting may be and what it is for, from `properties/schema.yaml`, which explains its keywords.
-
-Light to import: jsonschema is imported when a value is checked.
-"""
+"""What each setting may be and is for, by `properties/schema.yaml`; jsonschema is imported when a value is checked."""
 
 import json
 import math
@@ -64,10 +61,9 @@ def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any
     """
     value = given.value
     schema = dict(_schemas().get(name) or _schema_of_default(default))
-    reason = schema.get("unsupported")
-    if reason and value == default:
-        return
-    if reason:
+    if reason := schema.get("unsupported"):
+        if value == default:
+            return
         instead = "" if default is None else f", or write {_shown(default)}"
         raise given.error(f"{name}: {_shown(value)} is not supported: {reason}; leave it out{instead}")
     if name in choices:

@@ -32,10 +32,7 @@ SECONDS_TO_STOP = 30  # for the files of the current epoch
 
 
 def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool = True) -> RunResult:
-    """Complete the run that `directory/settings.yaml` describes: return its result, resume it, or train it.
-
-    Waits while another process is at the same run, so that nothing is trained twice. Everything else is as in `run`.
-    """
+    """Complete the run of `directory/settings.yaml`, else as `run`: nothing is trained twice, also by two processes."""
     directory = Path(directory).absolute()
     file = directory / "settings.yaml"
     settings = {key: given.value for key, given in read_config_file(file).items()}

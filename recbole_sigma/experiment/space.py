@@ -62,11 +62,10 @@ class Parameter:
         """The setting's value for a sample: of a choice its element, otherwise a number (quniform: a multiple of q)."""
         if self.kind == "choice":
             return self.values[int(sample)]
-        number = float(sample)
-        if self.kind == "quniform":
-            number = round(number / self.values[2]) * self.values[2]
-            return int(number) if number.is_integer() else number
-        return number
+        if self.kind != "quniform":
+            return float(sample)
+        number = round(float(sample) / self.values[2]) * self.values[2]
+        return int(number) if number.is_integer() else number
 
     def sample(self, value: Any) -> Any:
         """The sample of a value, which may have been written as JSON. Raises ValueError if there is none."""
@@ -107,8 +106,7 @@ class Space:
 
         expressions = {}
         for parameter in self.parameters:
-            choice = parameter.kind == "choice"
-            arguments = [list(range(len(parameter.values)))] if choice else parameter.values
+            arguments = [[*range(len(parameter.values))]] if parameter.kind == "choice" else parameter.values
             expressions[parameter.name] = getattr(hp, parameter.kind)(parameter.name, *arguments)
         return expressions
 
@@ -119,10 +117,7 @@ class Space:
         return math.prod(len(parameter.values) for parameter in self.parameters)
 
     def points(self, n: int, seed: int) -> list[dict[str, Any]]:
-        """Samples of `n` different settings of a finite space, in random order: the first few are a fair selection.
-
-        A larger `n` begins with those of a smaller one.
-        """
+        """Samples of `n` different settings of a finite space, in random order; a larger `n` begins with the same."""
         shape = [len(parameter.values) for parameter in self.parameters]
         names = [parameter.name for parameter in self.parameters]
         numbers = random.Random(seed).sample(range(math.prod(shape)), n)
@@ -182,10 +177,7 @@ def _parse_values(kind: str, text: str) -> tuple[Any, ...]:
 
 
 def check_space(space: Space, base: "Config") -> None:
-    """Raise a UserError, with file and line, for a setting that may not be tuned, and a value that is wrong for it.
-
-    `base` is the configuration that the trials share.
-    """
+    """UserError, with file and line, for a setting that may not be tuned, or a wrong value; trials share `base`."""
     known = base.settings()
     for parameter in space.parameters:
         name, origin = parameter.name, parameter.origin

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +27,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Every arm on every data set with every seed; all arms share `settings`.
-
-    Raises UserError for an arm or a data set that is given twice, and for what `check_early` finds.
-    """
+    """Each arm on each data set with each seed. UserError for one given twice, and for what `check_early` finds."""
 
     name: str
     title: str
     arms: Sequence[Arm]
     datasets: Sequence[str]
     seeds: Sequence[int]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Any]  # of all arms
 
     def __post_init__(self) -> None:
         for what, labels in (("arms", [arm.label for arm in self.arms]), ("datasets", self.datasets)):
@@ -52,13 +50,11 @@ class Experiment:
         """One run per arm, data set and seed; all arms of a seed come before the next seed. Raises UserError."""
         from recbole_sigma.config.config import Config
 
-        for seed in self.seeds:
-            for dataset in self.datasets:
-                for arm in self.arms:
-                    settings = {**self.settings, **arm.settings, "seed": seed}
-                    with _named(arm):
-                        config = Config(arm.model, dataset, settings=settings)
-                    yield arm, config
+        for seed, dataset, arm in product(self.seeds, self.datasets, self.arms):
+            settings = {**self.settings, **arm.settings, "seed": seed}
+            with _named(arm):
+                config = Config(arm.model, dataset, settings=settings)
+            yield arm, config
 
 
 @contextmanager
@@ -86,10 +82,7 @@ def names() -> list[str]:
 def read_experiment(
     name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = (), settings: Mapping[str, Any] | None = None
 ) -> Experiment:
-    """Read an experiment of properties/experiment/, or a YAML file such as those.
-
-    `datasets` and `seeds` replace those of the file, `settings` are for all arms. Raises UserError with file and line.
-    """
+    """Read an experiment of properties/experiment/, or a YAML file; arguments win. UserError with file and line."""
     file = properties_path() / "experiment" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         file = Path(name)

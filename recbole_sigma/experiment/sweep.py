@@ -94,10 +94,7 @@ class Sweep:
         return max(done, key=self.score)
 
     def record(self, values: Mapping[str, Any], error: str = "", running: bool = False) -> Trial:
-        """Note that a trial starts (`running`) or is finished, and write the files.
-
-        A trial that is neither running nor complete, and has no error, was stopped by the scheduler.
-        """
+        """Write that a trial starts (`running`) or ends: complete, with `error`, or stopped by the scheduler."""
         trial = self._read(values, "failed" if error else self.trial(values).status, error)
         if not running and trial.status == "unfinished" and trial.valid:
             trial = replace(trial, status="stopped")

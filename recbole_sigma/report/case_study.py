@@ -45,10 +45,7 @@ class CaseStudy:
 
 
 def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy:
-    """The top-k lists of each label's first finished run on one data set, on the CPU.
-
-    Raises UserError for a user that is not tested, for data that is not that of the runs, and if no run is finished.
-    """
+    """The top-k lists of each label's first finished run, on CPU; UserError for no run, untested user, other data."""
     chosen: dict[str, RecordedRun] = {}
     for run in runs:
         if run.complete:

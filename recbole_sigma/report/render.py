@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from recbole_sigma.report.plots import Plot
 
 WIDTH = 100  # columns of the summary
+_SPECIAL = re.compile(r"[\\`*|<>\[\]]")  # in Markdown
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "†": r"$^{\dagger}$", "*": r"$^{*}$",
@@ -55,14 +56,6 @@ class _Style:
         return mean + deviation + self.escape(value.mark)
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", text).replace("\n", " ")
-
-
-def _html(text: str) -> str:
-    return html.escape(text).replace("\n", "<br>")
-
-
 def _latex(text: str) -> str:
     escaped = "".join(_LATEX.get(letter, letter) for letter in text)
     return r"\shortstack[r]{" + escaped.replace("\n", r"\\") + "}" if "\n" in text else escaped
@@ -70,8 +63,10 @@ def _latex(text: str) -> str:
 
 _STYLES = {
     "terminal": _Style(str, "-", "•{}", "{}", "±{}"),
-    "md": _Style(_markdown, "—", "**{}**", "<u>{}</u>", " ± {}"),
-    "html": _Style(_html, "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>"),
+    "md": _Style(lambda text: _SPECIAL.sub(r"\\\g<0>", text).replace("\n", " "), "—", "**{}**", "<u>{}</u>", " ± {}"),
+    "html": _Style(
+        lambda text: html.escape(text).replace("\n", "<br>"), "—", "<b>{}</b>", "<u>{}</u>", " <small>± {}</small>"
+    ),
     "tex": _Style(_latex, "--", r"\textbf{{{}}}", r"\underline{{{}}}", r"{{\tiny\,$\pm$ {}}}"),
 }
 

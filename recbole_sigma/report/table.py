@@ -107,10 +107,7 @@ class Report:
 
 
 def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = ()) -> Table:
-    """The table of runs on one data set, metrics at `k`; with `bounds` also by user groups.
-
-    Raises UserError for runs that are not comparable: other data, protocol or users.
-    """
+    """The table of runs on one data set, at `k`, by groups for `bounds`; UserError for other data, protocol, users."""
     _check_protocol([run for run in runs if run.complete])
     labels = dict.fromkeys(run.label for run in runs)
     rows = tuple(_row(label, [run for run in runs if run.label == label]) for label in labels)
@@ -196,10 +193,7 @@ def _check_users(split: str, evaluated: Sequence[tuple[RecordedRun, Ranks]]) -> 
 
 
 def _significance(gains: Mapping[str, Mapping[int, np.ndarray]]) -> Significance:
-    """Test the best row against each other: gains of the test users, (users,), by label and seed.
-
-    Over users, a user's gain is the mean over the row's seeds.
-    """
+    """Test the best row against each other, by gains (users,) of each label and seed; over users, of means of seeds."""
     users = {label: np.mean(list(by_seed.values()), axis=0) for label, by_seed in gains.items()}
     best = max(users, key=lambda label: round(float(users[label].mean()), _DIGITS))
     by_users, by_seeds = {}, {}

@@ -76,10 +76,6 @@ class RunFolder:
                 counts = f"{len(saved) - 1} items, the data {len(items) - 1}"
                 raise UserError(f"{file}: has {counts}; item {index} is {before!r}, in the data {now!r}")
 
-    def write_config(self, settings: Mapping[str, Any]) -> None:
-        """config.yaml"""
-        files.write_text(self.path / "config.yaml", dump_settings(settings))
-
     def write_epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
         """metrics.csv, a row per epoch."""
         files.write_text(self.path / "metrics.csv", files.csv_text(rows))
@@ -92,10 +88,6 @@ class RunFolder:
                 np.savez_compressed(file, allow_pickle=False, **arrays)
 
         files.write_file(self.path / f"ranks-{split}.npz", write)
-
-    def write_result(self, content: Mapping[str, Any]) -> None:
-        """result.json; the run is complete when it is there. Raises ValueError for NaN."""
-        files.write_text(self.path / "result.json", files.json_text(content))
 
     def save_weights(self, state: Mapping[str, Tensor]) -> None:
         """model.safetensors"""

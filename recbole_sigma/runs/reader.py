@@ -182,9 +182,7 @@ class LoadedRun:
 
     config: Any
     model: Any
-    train: Any
-    valid: Any
-    test: Any
+    test: Any  # the loader
 
 
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
@@ -214,7 +212,7 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
         raise UserError(f"{directory.weights}: not the weights of {run.model}: {one_line(error)}") from None
-    return LoadedRun(config, network.eval(), data.train, data.valid, data.test)
+    return LoadedRun(config, network.eval(), data.test)
 
 
 def _run_directories(path: Path) -> Iterator[Path]:

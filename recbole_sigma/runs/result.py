@@ -28,10 +28,7 @@ def data_metadata(dataset: Any) -> dict[str, Any]:
 def result_content(
     config: Any, metadata: dict[str, Any], summary: dict[str, Any], metrics: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """The content of result.json, with `data_metadata` and the trainer's summary.
-
-    `metrics` are those of the best epoch by split: `valid` and, unless the run is a trial of a sweep, `test`.
-    """
+    """The content of result.json; `metrics` of the best epoch are by split, without `test` for a trial of a sweep."""
     content = {
         "model": config.settings()["model"],
         "dataset": {"name": config.dataset, **metadata},

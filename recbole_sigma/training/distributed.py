@@ -78,11 +78,7 @@ class Group:
 
 
 ALONE = Group()
-
-
-def started_by_torchrun() -> bool:
-    """Whether torchrun, `launch`, or whatever sets the same variables has started this process as one of several."""
-    return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
+VARIABLES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # as torchrun sets them
 
 
 def join(config: Any) -> Group:

@@ -195,10 +195,7 @@ class SequenceTrainer:
         return tqdm(batches, desc=f"{what:>12}", ncols=100, leave=False, disable=not self.show_progress)
 
     def summary(self) -> dict[str, Any]:
-        """What result.json says of the training: epochs, size, medians of seconds over epochs, and peak memory.
-
-        Memory is that of the device (CUDA), or the peak of this process (CPU), in MB.
-        """
+        """For result.json: size, medians of seconds over epochs, peak MB of the device (CUDA) or this process (CPU)."""
         per_epoch = float(np.median([row["train_seconds"] for row in self.rows]))
         per_evaluation = float(np.median([row["eval_seconds"] for row in self.rows if "eval_seconds" in row]))
         if self.device.type == "cuda":
