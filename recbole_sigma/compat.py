@@ -8,6 +8,7 @@ kmeans_pytorch), and pickled objects, which `torch.load` refuses since torch 2.6
 import importlib
 import sys
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,10 @@ from recbole.utils import FeatureType
 _NUMPY_NAMES = {"bool": np.bool_, "float": np.float64, "long": np.int_, "str": np.str_}
 _SINE = "recbole.model.sequential_recommender.sine"
 
-_applied = False
 
-
+@cache
 def apply() -> None:
     """Apply every patch; a second call does nothing."""
-    global _applied
-    if _applied:
-        return
     _restore_numpy_names()
     # NumPy 2.0 dropped `np.float_`, `np.complex_` and `np.unicode_`, which RecBole's method reads for every Config.
     RecBoleConfig.compatibility_settings = lambda self: _restore_numpy_names()
@@ -45,7 +42,6 @@ def apply() -> None:
     enabled_before = torch.is_anomaly_enabled() and _SINE not in sys.modules
     importlib.import_module(_SINE)
     torch.autograd.set_detect_anomaly(enabled_before)
-    _applied = True
 
 
 def _restore_numpy_names() -> None:
@@ -94,9 +90,7 @@ class _Table(pd.DataFrame):
     def _constructor(self) -> type["_Table"]:
         return _Table
 
-    @property
-    def _constructor_sliced(self) -> type[_Column]:
-        return _Column
+    _constructor_sliced = _Column
 
 
 class _PandasForRecBole:

@@ -1,7 +1,7 @@
 """Samples of a sequential data set as index ranges over flat arrays; a row is padded only when it is asked for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,10 +19,7 @@ Rows = int | slice | list[int] | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class FlatHistories:
-    """All interactions, those of each user one after another in time order.
-
-    User u owns `user_start[u]:user_start[u + 1]`.
-    """
+    """All interactions by (user, time): user u owns `user_start[u]:user_start[u + 1]`."""
 
     columns: dict[str, Tensor]  # (interactions, ...) each
     user_start: np.ndarray  # (users + 1,)
@@ -39,6 +36,7 @@ class FlatHistories:
         return self._copies[name, device]
 
 
+@dataclass(eq=False, repr=False)
 class Prefixes:
     """The samples of one split; to RecBole's code it looks like the Interaction that `inter_feat` would be.
 
@@ -49,14 +47,12 @@ class Prefixes:
     field and its list, padded to `max_length`, as RecBole's own models expect. It is put together on `device`.
     """
 
-    device = torch.device("cpu")
-
-    def __init__(self, flat: FlatHistories, targets: np.ndarray, max_length: int, any_length: bool) -> None:
-        self.flat = flat
-        self.targets = targets
-        self.max_length = max_length
-        self.any_length = any_length
-        self._dropped: frozenset[str] = frozenset()
+    flat: FlatHistories
+    targets: np.ndarray
+    max_length: int
+    any_length: bool
+    device: torch.device = field(default=torch.device("cpu"))
+    _dropped: frozenset[str] = frozenset()
 
     def ranges(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Start and stop of the histories of `rows`, both (n,); the target is at stop."""
@@ -71,9 +67,7 @@ class Prefixes:
 
     def select(self, chosen: np.ndarray) -> "Prefixes":
         """The samples where `chosen` (n,) bool holds, over the same flat arrays."""
-        split = Prefixes(self.flat, self.targets[chosen], self.max_length, self.any_length)
-        split._dropped, split.device = self._dropped, self.device
-        return split
+        return replace(self, targets=self.targets[chosen])
 
     def batch(self, rows: Rows) -> Interaction:
         """`rows` as tensors on `device`, padded on the right with 0."""
@@ -81,14 +75,14 @@ class Prefixes:
         width = int((ranges[1] - ranges[0]).max(initial=1)) if self.any_length else self.max_length
         start, stop = torch.from_numpy(ranges).to(self.device)  # all that a batch sends there
         length = stop - start
-        where, padding = _positions(start, length, width)
+        where, padding = positions(start, length, width)
         plain = [self.flat.user, self.flat.item] if self.any_length else self.flat.columns
         fields = {name: self.flat.column(name, self.device)[stop] for name in plain if name not in self._dropped}
         if LIST_LENGTH not in self._dropped:
             fields[LIST_LENGTH] = length
         for name, listed in self._list_fields().items():
             if not self.any_length or listed == self.flat.item:
-                fields[name] = _gather(self.flat.column(listed, self.device), where, padding)
+                fields[name] = gather(self.flat.column(listed, self.device), where, padding)
         return Interaction(fields)
 
     @property
@@ -154,13 +148,13 @@ class HistoryColumn:
         """The history of one sample (max_length, ...) for an int, otherwise those of several (n, max_length, ...)."""
         samples = self._prefixes
         start, stop = map(torch.from_numpy, samples.ranges(rows))
-        where, padding = _positions(start, stop - start, samples.max_length)
-        histories = _gather(samples.flat.columns[self._field], where, padding)
+        where, padding = positions(start, stop - start, samples.max_length)
+        histories = gather(samples.flat.columns[self._field], where, padding)
         several = isinstance(rows, slice | list) or np.asarray(rows).ndim > 0
         return histories if several else histories[0]
 
 
-def _positions(start: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def positions(start: Tensor, length: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Positions of histories in the flat arrays, 0 where there is none, and where that is: (n,) twice -> (n, width)"""
     if start.device.type != "cpu":
         return _positions_on_device(start, length, width)
@@ -176,7 +170,7 @@ def _positions_on_device(start: Tensor, length: Tensor, width: int) -> tuple[Ten
     return (start[:, None] + step).masked_fill_(padding, 0), padding
 
 
-def _gather(column: Tensor, where: Tensor, padding: Tensor) -> Tensor:
+def gather(column: Tensor, where: Tensor, padding: Tensor) -> Tensor:
     """(interactions, ...), (n, width), (n, width) -> (n, width, ...), zero where there is padding"""
     rows = column[where]
     rows[padding] = 0

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows
+from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows, gather, positions
 
 
 class Windows:
@@ -30,17 +30,14 @@ class Windows:
 
     def __getitem__(self, rows: Rows) -> Interaction:
         """Windows as tensors: items read (B, L), their number (B,), and targets (B, L), 0 where there is none."""
-        start, first, stop = self.start[rows], self.first_target[rows], self.stop[rows]
+        start, first, stop = (torch.from_numpy(of[rows]) for of in (self.start, self.first_target, self.stop))
         length = stop - start
-        step = np.arange(int(length.max(initial=1)))
-        padding = step >= length[:, None]
-        position = np.where(padding, 0, start[:, None] + step)
+        position, padding = positions(start, length, int(length.numpy().max(initial=1)))
         user, item, columns = self.flat.user, self.flat.item, self.flat.columns
-        read, target = columns[item][torch.from_numpy(position)], columns[item][torch.from_numpy(position + 1)]
-        read[torch.from_numpy(padding)] = 0
-        target[torch.from_numpy(padding | (position + 1 < first[:, None]))] = 0
-        fields = {user: columns[user][torch.from_numpy(start)], item: target, item + LIST_SUFFIX: read}
-        return Interaction({**fields, LIST_LENGTH: torch.from_numpy(length)})
+        target = gather(columns[item], position + 1, padding | (position + 1 < first[:, None]))
+        read = gather(columns[item], position, padding)
+        fields = {user: columns[user][start], item: target, item + LIST_SUFFIX: read}
+        return Interaction({**fields, LIST_LENGTH: length})
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.flat.columns, self.flat.item + LIST_SUFFIX, LIST_LENGTH])

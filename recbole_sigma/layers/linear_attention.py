@@ -21,10 +21,7 @@ class LinearAttention(nn.Module):
     def __init__(self, hidden_size: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size)
+        self.query, self.key, self.value, self.output = (nn.Linear(hidden_size, hidden_size) for _ in range(4))
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""

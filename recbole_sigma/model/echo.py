@@ -40,9 +40,7 @@ class GatedLinearUnit(nn.Module):
 
     def __init__(self, hidden_size: int, dropout: float) -> None:
         super().__init__()
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.gate = nn.Linear(hidden_size, hidden_size)
-        self.outer = nn.Linear(hidden_size, hidden_size)
+        self.value, self.gate, self.outer = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
 
@@ -72,7 +70,4 @@ class ECHOLayer(nn.Module):
 class ECHO(SequenceModel):
     """ECHO layers on the item embeddings."""
 
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.layers = nn.ModuleList(ECHOLayer(config) for _ in range(config["num_layers"]))
-        self.initialise()
+    layer_class = ECHOLayer

@@ -35,9 +35,5 @@ class Mamba4RecLayer(nn.Module):
 class Mamba4Rec(SequenceModel):
     """Mamba layers on the item embeddings."""
 
+    layer_class = Mamba4RecLayer
     causal = True
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.layers = nn.ModuleList(Mamba4RecLayer(config) for _ in range(config["num_layers"]))
-        self.initialise()

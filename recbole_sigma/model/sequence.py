@@ -16,12 +16,13 @@ from recbole_sigma.ops.softmax import softmax_loss
 
 
 class SequenceModel(SequentialRecommender):
-    """A model of item histories. A subclass sets `layers` and calls `initialise()`, or implements `encode`.
+    """A model of item histories. A subclass has `layer_class`, or sets `layers` and calls `initialise()`.
 
-    A layer is called as `layer(hidden, rows)`, (B, L, D) -> (B, L, D), see layers/padding.py.
+    Or it implements `encode`. A layer is called as `layer(hidden, rows)`: (B, L, D) -> (B, L, D) (layers/padding.py).
     Item sequences are (B, L), right-padded with item 0; L may differ between batches.
     """
 
+    layer_class: type[nn.Module] | None = None  # with it, `layers` are `num_layers` of it, each made from the Config
     layers: nn.ModuleList
 
     accepts_any_length = True
@@ -42,6 +43,9 @@ class SequenceModel(SequentialRecommender):
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])
         self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
         self.bpr_loss = BPRLoss()
+        if self.layer_class is not None:
+            self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config["num_layers"]))
+            self.initialise()
 
     def encode(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """All positions of the encoded history: (B, L, D), (B,) -> (B, L, D). A row depends on its own items only."""

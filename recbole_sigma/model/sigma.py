@@ -78,6 +78,7 @@ class SIGMALayer(nn.Module):
 class SIGMA(SequenceModel):
     """SIGMA layers on the item embeddings. The settings are explained in properties/model/SIGMA.yaml."""
 
+    layer_class = SIGMALayer
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         **SequenceModel.choices,
         "form": ("paper", "released"),
@@ -85,8 +86,3 @@ class SIGMA(SequenceModel):
         "fe_conv": CONVOLUTIONS,
         "mixing": MIXINGS,
     }
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.layers = nn.ModuleList(SIGMALayer(config) for _ in range(config["num_layers"]))
-        self.initialise()

@@ -49,17 +49,9 @@ def padding(lengths: Tensor, x: Tensor) -> Tensor:
 
 
 def selective_scan_cuda(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    lengths: Tensor | None,
-) -> Tensor:
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, lengths: Tensor | None,
+) -> Tensor:  # fmt: skip
     """`recbole_sigma.ops.selective_scan` for CUDA tensors. Padding must be finite: it is computed and then masked.
 
     Raises CudaExtensionError without the extension, TypeError for float64, ValueError for more than MOST_STATES states.

@@ -61,7 +61,7 @@ def test_batches_are_put_together_on_the_device(sample_config):
 def test_batches_put_together_on_a_device_hold_the_same(sample_config, monkeypatch):
     config = sample_config("SIGMA")
     expected = [list(loader) for loader in loaders(config)]
-    monkeypatch.setattr(prefixes, "_positions", prefixes._positions_on_device)
+    monkeypatch.setattr(prefixes, "positions", prefixes._positions_on_device)
     for loader, batches in zip(loaders(config), expected, strict=True):
         assert_same_batches(list(loader), batches)
 

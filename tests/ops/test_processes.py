@@ -79,7 +79,7 @@ def test_numba_limited_to_one_thread_gives_the_same_result(monkeypatch):
 
 def test_an_error_in_a_part_reaches_the_caller():
     with threads(2), pytest.raises(ZeroDivisionError):
-        parallel.run_parts(4, lambda: lambda part: 1 // 0)
+        parallel.run_parts(4, lambda part: 1 // 0, lambda part: (part,))
 
 
 def double(x):

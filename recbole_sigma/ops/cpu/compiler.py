@@ -86,7 +86,7 @@ def by_dtype(single: Callable[..., Any], double: Callable[..., Any]) -> Callable
             return single if x == numba.types.float32 else double
 
         options: Any = {"fastmath": EXACT_ORDER, "error_model": "numpy", "forceinline": True}
-        numba.extending.overload(stub, jit_options=options)(choose)
+        numba.extending.overload(stub, jit_options=options, strict=False)(choose)  # lambdas have no annotations
         return stub
 
     return decorate

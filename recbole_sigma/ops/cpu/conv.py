@@ -1,6 +1,5 @@
 """The causal depthwise convolution on CPU as a differentiable torch function."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,7 @@ class _CausalConv1d(torch.autograd.Function):
         division = Division.of(rows, channels, x.numel() * weight.shape[1] // MULTIPLICATIONS)
         y = torch.empty(x.shape, dtype=x.dtype)
         arguments = as_rows(x), as_array(weight.T), as_array(bias), lengths, activate, y.numpy()
-
-        def start_worker() -> Callable[[int], None]:
-            out = np.empty(channels, arguments[0].dtype)
-            return lambda part: conv_forward(*division.bounds(part), *arguments, out)
-
-        run_parts(division.parts, start_worker)
+        run_parts(division.parts, conv_forward, division.bounds, arguments, y.numpy().dtype, channels)
         ctx.save_for_backward(x, weight, bias)
         ctx.lengths, ctx.activate, ctx.division = lengths, activate, division
         return y
@@ -43,12 +37,8 @@ class _CausalConv1d(torch.autograd.Function):
         grad_bias = np.zeros((division.chunks, x.shape[2]), taps.dtype)
         inputs = as_rows(x), taps, as_array(bias), ctx.lengths, ctx.activate, as_rows(grad_y)
         arguments = (*inputs, grad_x.numpy(), grad_taps, grad_bias)
-
-        def start_worker() -> Callable[[int], None]:
-            scratch = [np.zeros(shape, taps.dtype) for shape in (x.shape[2], x.shape[2], taps.shape, x.shape[2])]
-            return lambda part: conv_backward(*division.bounds(part), *arguments, *scratch)
-
-        run_parts(division.parts, start_worker)
+        scratch = x.shape[2], x.shape[2], taps.shape, x.shape[2]
+        run_parts(division.parts, conv_backward, division.bounds, arguments, taps.dtype, *scratch)
         gradients = (grad_x, torch.from_numpy(grad_taps.sum(0)).T, torch.from_numpy(grad_bias.sum(0)), None, None)
         return tuple(g if needed else None for g, needed in zip(gradients, ctx.needs_input_grad, strict=True))
 

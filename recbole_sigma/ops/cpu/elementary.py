@@ -37,24 +37,12 @@ def _exp2_single(x: Any) -> Any:
     return power * np.int32(rounded.view(np.int32) << _EXPONENT_SHIFT).view(np.float32)
 
 
-def _exp2_double(x: Any) -> Any:
-    return math.exp(x * _LN_2)
-
-
-@by_dtype(_exp2_single, _exp2_double)
+@by_dtype(_exp2_single, lambda x: math.exp(x * _LN_2))
 def exp2(x: Any) -> Any:
     """2^x for any x: 0 below the smallest normal number, infinity above the largest, NaN for NaN."""
 
 
-def _sigmoid_single(x: Any) -> Any:
-    return _ONE / (_ONE + exp2(-x * _LOG2_E))
-
-
-def _sigmoid_double(x: Any) -> Any:
-    return 1.0 / (1.0 + math.exp(-x))
-
-
-@by_dtype(_sigmoid_single, _sigmoid_double)
+@by_dtype(lambda x: _ONE / (_ONE + exp2(-x * _LOG2_E)), lambda x: 1.0 / (1.0 + math.exp(-x)))
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^-x)"""
 
@@ -68,10 +56,6 @@ def _softplus_single(x: Any) -> Any:
     return (x if x > _ZERO else _ZERO) + _TWO * s * series
 
 
-def _softplus_double(x: Any) -> Any:
-    return (x if x > 0.0 else 0.0) + math.log1p(math.exp(-abs(x)))
-
-
-@by_dtype(_softplus_single, _softplus_double)
+@by_dtype(_softplus_single, lambda x: (x if x > 0.0 else 0.0) + math.log1p(math.exp(-abs(x))))
 def softplus(x: Any) -> Any:
     """log(1 + e^x)"""

@@ -1,6 +1,5 @@
 """The recurrence of the gated recurrent unit on CPU as a differentiable torch function."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,13 +29,8 @@ class _Recurrence(torch.autograd.Function):
         hidden_n = torch.empty(rows, length if keep else 0, hidden, dtype=gates.dtype)
         transposed = as_array(F.pad(weight.T, (0, 0, 0, -hidden % UNROLL)))  # zero in the rows added
         arguments = order, lengths, as_array(gates), transposed, as_array(bias), states.numpy(), hidden_n.numpy()
-
-        def start_worker() -> Callable[[int], None]:
-            h = np.zeros((TILE, len(transposed)), transposed.dtype)
-            gates_h = np.empty((TILE, wide), transposed.dtype)
-            return lambda part: gru_forward(part, parts, *arguments, h, gates_h)
-
-        run_parts(parts, start_worker)
+        scratch = (TILE, len(transposed)), (TILE, wide)
+        run_parts(parts, gru_forward, lambda part: (part, parts), arguments, transposed.dtype, *scratch)
         if keep:
             ctx.save_for_backward(weight, states, gates, hidden_n)
             ctx.order, ctx.lengths, ctx.parts = order, lengths, parts
@@ -59,13 +53,8 @@ class _Recurrence(torch.autograd.Function):
             ctx.order, ctx.lengths, padded, states.numpy(), gates.numpy(), hidden_n.numpy(),
             as_rows(grad_states), starts, grad_x.numpy(), grad_h.numpy(), previous.numpy(), grad_bias,
         )  # fmt: skip
-
-        def start_worker() -> Callable[[int], None]:
-            carry = np.empty((TILE, hidden), padded.dtype)
-            slopes = np.zeros((TILE, len(padded)), padded.dtype)
-            return lambda part: gru_backward(part, parts, *arguments, carry, slopes)
-
-        run_parts(parts, start_worker)
+        scratch = (TILE, hidden), (TILE, len(padded))
+        run_parts(parts, gru_backward, lambda part: (part, parts), arguments, padded.dtype, *scratch)
         to_weight = grad_h.T @ previous if ctx.needs_input_grad[1] else None
         to_bias = torch.from_numpy(grad_bias.sum(0)) if ctx.needs_input_grad[2] else None
         return grad_x if ctx.needs_input_grad[0] else None, to_weight, to_bias, None, None

@@ -31,11 +31,7 @@ def _tanh_single(x: Any) -> Any:
     return x * above / below
 
 
-def _tanh_double(x: Any) -> Any:
-    return np.tanh(x)
-
-
-@by_dtype(_tanh_single, _tanh_double)
+@by_dtype(_tanh_single, lambda x: np.tanh(x))
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent, with small relative error"""
 

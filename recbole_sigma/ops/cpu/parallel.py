@@ -6,9 +6,10 @@ products. Parts depend on shapes only, never on the number of threads: results a
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -30,15 +31,18 @@ def thread_count() -> int:
     return max(1, min(torch.get_num_threads(), vars(numba.config)["NUMBA_NUM_THREADS"]))
 
 
-def run_parts(parts: int, start_worker: Callable[[], Callable[[int], None]]) -> None:
-    """Call the function that `start_worker` returns once for every number below `parts`.
+def run_parts(
+    parts: int, kernel: Callable[..., None], bounds: Callable[[int], Sequence[Any]], arguments: Sequence[Any] = (),
+    dtype: Any = np.float32, *scratch: int | tuple[int, ...],
+) -> None:  # fmt: skip
+    """Call `kernel(*bounds(part), *arguments, *scratch)` for every number below `parts`; raises what a part raised.
 
-    `start_worker` is called once in each thread and allocates its scratch memory. Raises what a part raised.
+    `scratch`: shapes of arrays of `dtype`, zero at first, which each thread allocates for itself.
     """
     pending = list(range(parts - 1, -1, -1))
 
     def work() -> None:
-        run = start_worker()
+        memory = [np.zeros(shape, dtype) for shape in scratch]
         # Denormal numbers count as zero in this thread while it works: a gradient that fades over many steps passes
         # through them, and each would cost about a hundred times as much as another number.
         flushed_before = sys.float_info.min / 2 == 0.0
@@ -49,7 +53,7 @@ def run_parts(parts: int, start_worker: Callable[[], Callable[[int], None]]) -> 
                     part = pending.pop()
                 except IndexError:
                     return
-                run(part)
+                kernel(*bounds(part), *arguments, *memory)
         finally:
             torch.set_flush_denormal(flushed_before)
 

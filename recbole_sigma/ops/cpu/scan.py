@@ -1,6 +1,5 @@
 """The selective scan on CPU as a differentiable torch function."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,18 +29,13 @@ class _SelectiveScan(torch.autograd.Function):
         y = torch.empty(u.shape, dtype=u.dtype)
         segments = max(length - 1, 0) // SEGMENT if keep else 0
         checkpoints = u.new_empty(rows, segments, states, channels)
-        dtype = checkpoints.numpy().dtype
         arguments = (
             *map(as_rows, (u, delta)), as_array((A * LOG2_E).T), *map(as_rows, (B, C)), as_array(skip),
             as_rows(u if z is None else z), as_array(bias), lengths, smooth, z is not None,
             y.numpy(), checkpoints.numpy(),
         )  # fmt: skip
-
-        def start_worker() -> Callable[[int], None]:
-            scratch = [np.empty(shape, dtype) for shape in ((states, channels), channels, channels, channels)]
-            return lambda part: scan_forward(*division.bounds(part), *arguments, *scratch)
-
-        run_parts(division.parts, start_worker)
+        scratch = (states, channels), channels, channels, channels
+        run_parts(division.parts, scan_forward, division.bounds, arguments, y.numpy().dtype, *scratch)
         if keep:
             ctx.save_for_backward(u, delta, A, B, C, skip, z, bias, checkpoints)
             ctx.lengths, ctx.smooth, ctx.division = lengths, smooth, division
@@ -66,16 +60,13 @@ class _SelectiveScan(torch.autograd.Function):
             checkpoints.numpy(), as_rows(grad_y),
             grad_u.numpy(), grad_delta.numpy(), grad_z.numpy(), grad_B, grad_C, grad_A, grad_skip, grad_bias,
         )  # fmt: skip
-        run = backward_kernel(states)
         steps = min(SEGMENT, length)
         shapes: list[tuple[int, ...]] = [(states,), (steps + 1, states), (steps, states), (states,), (states,)]
         shapes += [(channels, states), (channels,), (channels,), *[(steps, channels)] * 6]
-
-        def start_worker() -> Callable[[int], None]:
-            scratch = [np.empty(shape, dtype) for shape in shapes]
-            return lambda part: run(*division.bounds(part), part // division.chunks, *arguments, *scratch)
-
-        run_parts(division.parts, start_worker)
+        run_parts(
+            division.parts, backward_kernel(states),
+            lambda part: (*division.bounds(part), part // division.chunks), arguments, dtype, *shapes,
+        )  # fmt: skip
         to_A, to_skip, to_bias = (torch.from_numpy(partial.sum(0)) for partial in (grad_A, grad_skip, grad_bias))
         to_B, to_C = (
             torch.from_numpy(partial.sum(0) if division.blocks > 1 else partial[0]) for partial in (grad_B, grad_C)
@@ -85,17 +76,9 @@ class _SelectiveScan(torch.autograd.Function):
 
 
 def selective_scan_cpu(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    lengths: Tensor | None,
-) -> Tensor:
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, lengths: Tensor | None,
+) -> Tensor:  # fmt: skip
     """`recbole_sigma.ops.selective_scan` for arguments that it has checked; computed in float64 or else float32."""
     rows, length, channels = u.shape
     inputs = (u, delta, A, B, C, D, z, delta_bias)
