@@ -147,7 +147,6 @@ def report_complete_epochs(pipe: int) -> None:
 
 def arm(moment: str, plan: random.Random) -> None:
     """In a child: end it with SIGKILL at the `moment`, some time."""
-    from recbole_sigma.runs import files
     from recbole_sigma.training.trainer import SequenceTrainer
 
     def kill() -> None:

@@ -48,11 +48,6 @@ def test_the_sample_is_split_as_by_hand(sample_config):
     ]
 
 
-def test_recbole_order_loses_the_sample_s_times_to_float32(sample_config):
-    test = readable(create_dataset(sample_config(time_order="recbole")).build()[2])
-    assert test[0] == ("ann", ["tea", "milk", "bread", "jam"], "apple")  # the order of the lines
-
-
 def test_history_lengths_are_those_before_truncation(sample_config):
     _, _, test = create_dataset(sample_config(MAX_ITEM_LIST_LENGTH=2)).build()
     assert test.history_lengths(np.arange(3)).tolist() == [4, 3, 2]

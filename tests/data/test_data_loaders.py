@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import textwrap
 
 import numpy as np
 import pytest
@@ -239,7 +238,7 @@ def test_memory_is_that_of_the_interactions_not_of_padded_samples(tmp_path, writ
     random = np.random.default_rng(0)
     rows = np.stack([np.tile(np.arange(users), n // users), random.integers(0, 3000, n), random.permutation(n)], axis=1)
     write_inter(rows.tolist())
-    command = [sys.executable, "-c", textwrap.dedent(MEASURE), str(tmp_path)]
+    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
     samples, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
     assert int(samples) == n - users
     assert float(grown) < 120  # samples x 1000 slots x 8 bytes would be 2,280

@@ -1,4 +1,4 @@
-"""Ranks and metrics against RecBole's evaluator, by hand, and at chance."""
+"""Ranks and metrics against RecBole's evaluator, and by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,11 @@ from recbole.evaluator import Collector, Evaluator
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.metrics import metric_title, metrics_of_ranks
 from recbole_sigma.evaluation.ranks import Ranks, target_ranks
-from recbole_sigma.training.trainer import BestEpoch
 
 
 def test_rank_counts_better_items_and_leaves_padding_out():
     scores = torch.tensor([[9.0, 0.1, 0.5, 0.3], [9.0, 4.0, 2.0, 3.0]])
     assert target_ranks(scores, torch.tensor([3, 1])).tolist() == [2.0, 1.0]
-
-
-def test_each_tie_costs_half_a_rank():
-    scores = torch.tensor([[0.0, 1.0, 1.0, 1.0, 0.0]])
-    assert target_ranks(scores, torch.tensor([2])).tolist() == [2.0]
-    assert target_ranks(scores[:, :3], torch.tensor([2])).tolist() == [1.5]
-
-
-def test_constant_scores_rank_the_target_in_the_middle():
-    n_items = 1000
-    ranks = target_ranks(torch.zeros(50, n_items + 1), torch.randint(1, n_items + 1, (50,)))
-    assert ranks.tolist() == [(n_items + 1) / 2] * 50
-    assert metrics_of_ranks(ranks.numpy(), [10]) == {"hit@10": 0.0, "ndcg@10": 0.0, "mrr@10": 0.0}
 
 
 @given(st.integers(2, 30), st.integers(0, 2**31))
@@ -40,12 +26,11 @@ def test_the_rank_is_the_mean_over_all_orders_of_equal_scores(n_items: int, seed
     random = np.random.default_rng(seed)
     scores = random.integers(0, 5, n_items + 1).astype(float)
     target = int(random.integers(1, n_items + 1))
-    ranks = []
-    for _ in range(400):  # a sort that breaks ties at random
-        order = sorted(range(1, n_items + 1), key=lambda item: (-scores[item], random.random()))
-        ranks.append(order.index(target) + 1)
-    rank = target_ranks(torch.tensor(scores)[None], torch.tensor([target])).item()
-    assert abs(np.mean(ranks) - rank) < 4 * (np.std(ranks) / 20 + 1e-9)
+    places = []
+    for sign in (1, -1):  # over these two orders, equal scores have the mean place that they have over all
+        order = sorted(range(1, n_items + 1), key=lambda item: (-scores[item], sign * item))
+        places.append(order.index(target) + 1)
+    assert target_ranks(torch.tensor(scores)[None], torch.tensor([target])).item() == np.mean(places)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
@@ -101,11 +86,3 @@ def test_a_file_that_holds_no_ranks_is_refused_by_name(tmp_path: Path, wrong: An
         np.savez(path, **{**RANKS, **wrong})
     with pytest.raises(UserError, match=r"ranks-test\.npz: not a file of ranks"):
         Ranks.load(path)
-
-
-def test_of_equal_scores_the_first_epoch_is_the_best_and_patience_counts_the_others():
-    best = BestEpoch(patience=1)
-    assert [best.update(epoch, score) for epoch, score in enumerate([0.30001, 0.30002, 0.30002])] == [True, True, False]
-    assert (best.epoch, best.waited, best.exhausted) == (1, 1, False)
-    assert not best.update(3, 0.30001)
-    assert best.exhausted

@@ -68,18 +68,16 @@ def test_the_backend_on_cuda_names_what_convolves(monkeypatch, missing, name):
     assert ops.active_backend("cuda") == f"mamba-ssm 2.2, {name}"
 
 
-def test_the_path_for_cuda_without_causal_conv1d_is_torchs_convolution(monkeypatch):
-    monkeypatch.setattr(cuda, "causal_conv1d_missing", lambda: "it is not installed")
-    tensors = conv_arguments(3, 7, 5, 4)
-    lengths = torch.tensor([7, 0, 3])
-    got = cuda.causal_conv1d_cuda(**tensors, activation="silu", lengths=lengths)
-    torch.testing.assert_close(got, causal_conv1d(**tensors, lengths=lengths))
-
-
 @pytest.mark.parametrize(
-    ("channels", "width", "takes"), [(16, 4, True), (16, 2, True), (16, 1, False), (16, 5, False), (20, 4, False)]
-)
-def test_causal_conv1d_gets_what_it_takes_in_its_own_layout_and_torch_the_rest(monkeypatch, channels, width, takes):
+    ("channels", "width", "missing", "takes"),
+    [
+        (16, 4, None, True), (16, 2, None, True), (16, 1, None, False), (16, 5, None, False), (20, 4, None, False),
+        (16, 4, "it is not installed", False),
+    ],
+)  # fmt: skip
+def test_causal_conv1d_gets_what_it_takes_in_its_own_layout_and_torch_the_rest(
+    monkeypatch, channels, width, missing, takes
+):
     def stand_in(x, weight, bias, activation):
         # what its C++ code checks where channels lie next to each other
         assert x.stride(1) == 1 and x.shape[1] % 8 == x.stride(0) % 8 == x.stride(2) % 8 == 0
@@ -87,7 +85,7 @@ def test_causal_conv1d_gets_what_it_takes_in_its_own_layout_and_torch_the_rest(m
         return cuda.causal_conv1d_torch(x.transpose(1, 2), weight, bias, activation).transpose(1, 2)
 
     seen = []
-    monkeypatch.setattr(cuda, "causal_conv1d_missing", lambda: None)
+    monkeypatch.setattr(cuda, "causal_conv1d_missing", lambda: missing)
     monkeypatch.setattr(cuda, "import_module", lambda name: SimpleNamespace(causal_conv1d_fn=stand_in))
     tensors = conv_arguments(3, 7, channels, width)
     lengths = torch.tensor([7, 0, 3])

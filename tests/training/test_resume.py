@@ -52,38 +52,27 @@ def refusal(folder: Path, **settings: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 3])
-def test_a_resumed_run_equals_an_uninterrupted_one(start: Any, stop_after: int):
-    folder = start(stop_after=stop_after)
-    resume(folder)
-    assert outcome(folder) == outcome(start())
-    result = json.loads((folder / "result.json").read_text())
-    assert result["resumed_after_epochs"] == ([stop_after] if stop_after else [])
-
-
-@pytest.mark.parametrize("model", [model for model in NINE if model != "Mamba4Rec"])
-def test_every_model_is_resumed_to_the_last_bit(start: Any, model: str):
-    folder = start(model, stop_after=1)
-    resume(folder)
-    assert outcome(folder) == outcome(start(model))
-
-
 @pytest.mark.parametrize(
-    "settings",
+    ("stop_after", "settings"),
     [
-        {"train_mode": "sequence"},
-        {"loss_type": "BPR"},
-        {"learner": "adagrad", "clip_grad_norm": {"max_norm": 1.0}},
-        {"enable_amp": True, "enable_scaler": True},
-        {"eval_step": 2, "epochs": 4},
-        {"learning_rate": 0.05, "epochs": 12, "stopping_step": 1},
+        *((number, {}) for number in (0, 1, 3)),
+        *((1, {"model": model}) for model in NINE if model != "Mamba4Rec"),
+        (1, {"train_mode": "sequence"}),
+        (1, {"loss_type": "BPR"}),
+        (1, {"learner": "adagrad", "clip_grad_norm": {"max_norm": 1.0}}),
+        (1, {"enable_amp": True, "enable_scaler": True}),
+        (1, {"eval_step": 2, "epochs": 4}),
+        (1, {"learning_rate": 0.05, "epochs": 12, "stopping_step": 1}),
     ],
     ids=str,
 )
-def test_every_way_to_train_is_resumed_to_the_last_bit(start: Any, settings: dict[str, Any]):
-    folder = start(stop_after=1, **settings)
+def test_a_resumed_run_equals_an_uninterrupted_one(start: Any, stop_after: int, settings: dict[str, Any]):
+    """To the last bit, for every model and every way to train."""
+    folder = start(stop_after=stop_after, **settings)
     resume(folder)
     assert outcome(folder) == outcome(start(**settings))
+    result = json.loads((folder / "result.json").read_text())
+    assert result["resumed_after_epochs"] == ([stop_after] if stop_after else [])
 
 
 def test_kills_at_random_moments_lose_nothing():

@@ -79,7 +79,7 @@ def test_a_scorer_that_knows_nothing_hits_at_chance_level_at_most(trainer: Any):
     made.model = Constant(n_items)
     ranks = made.ranks(test, "test")
     assert set(ranks.rank) == {n_items / 2}
-    assert metrics_of_ranks(ranks.rank, [10])["hit@10"] == 0
+    assert metrics_of_ranks(ranks.rank, [10]) == {"hit@10": 0.0, "ndcg@10": 0.0, "mrr@10": 0.0}
     assert metrics_of_ranks(ranks.rank, [n_items // 2])["hit@" + str(n_items // 2)] in (0, 1)
 
 
@@ -117,10 +117,12 @@ def test_scaled_losses_are_unscaled_before_gradients_are_clipped(trainer: Any, c
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-3, atol=1e-6)
 
 
-def test_full_precision_decides_and_the_first_best_epoch_wins(trainer: Any, monkeypatch: Any):
-    scores = iter([0.20001, 0.20003, 0.20003, 0.20002])
-    made, (train, valid, _) = trainer(epochs=4)
+def test_full_precision_decides_the_first_best_epoch_wins_and_patience_counts_the_others(
+    trainer: Any, monkeypatch: Any
+):
+    scores = iter([0.20001, 0.20003, 0.20003, 0.20002])  # a fifth epoch would have none
+    made, (train, valid, _) = trainer(epochs=9, stopping_step=1)
     monkeypatch.setattr("recbole_sigma.training.trainer.metrics_of_ranks", lambda *_: {"ndcg@10": next(scores)})
     monkeypatch.setattr(made, "_train_epoch", lambda *_: 0.0)
     made.fit(train, valid)
-    assert (made.best.epoch, made.best.score) == (1, 0.20003)
+    assert (made.best.epoch, made.best.score, made.best.waited) == (1, 0.20003, 2)
