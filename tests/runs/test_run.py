@@ -44,16 +44,6 @@ def small_run(tmp_path: Path) -> SmallRun:
     return start
 
 
-@pytest.fixture
-def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails where training starts: for mistakes that must be reported before."""
-
-    def fit(*_: Any) -> None:
-        raise AssertionError("training began")
-
-    monkeypatch.setattr(SequenceTrainer, "fit", fit)
-
-
 def result_of(run_result: RunResult) -> dict[str, Any]:
     return json.loads((run_result.folder / "result.json").read_text())
 
@@ -164,7 +154,8 @@ def test_a_number_that_is_nan_ends_the_run(
         small_run("Mamba4Rec")
 
 
-def test_data_without_enough_history_is_refused(no_training: None, tmp_path: Path, write_inter: Callable[..., Path]):
+def test_data_without_enough_history_is_refused(tmp_path: Path, write_inter: Callable[..., Path], monkeypatch: Any):
+    monkeypatch.setattr(SequenceTrainer, "fit", None)  # the mistake is reported before training
     write_inter([("u", "a", 1), ("u", "b", 2), ("v", "a", 1), ("v", "b", 2)])
     with pytest.raises(UserError, match="tiny"):
         run("Mamba4Rec", "tiny", settings={"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")})
@@ -177,7 +168,8 @@ def test_evaluation_every_other_epoch_leaves_blanks_between(small_run: SmallRun)
     assert all(row["loss"] for row in rows)
 
 
-def test_a_checkpoint_dir_that_is_a_file_is_refused(no_training: None, tmp_path: Path):
+def test_a_checkpoint_dir_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(SequenceTrainer, "fit", None)
     (tmp_path / "saved").write_text("")
     with pytest.raises(UserError, match=r"checkpoint_dir: .*saved"):
         run("Mamba4Rec", "ml-100k", settings={**SMALL, "checkpoint_dir": str(tmp_path / "saved")})
