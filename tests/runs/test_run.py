@@ -138,16 +138,16 @@ def test_training_stops_when_validation_no_longer_improves(small_run: SmallRun):
     ("method", "at", "message"),
     [
         ("full_sort_predict", (0, 5), "validation, epoch 0, batch 0: row 0 .* NaN or infinite.* learning_rate"),
-        ("calculate_loss", (), "loss is nan in epoch 0, batch 0.* learning_rate"),
+        ("calculate_loss", ..., "loss is nan in epoch 0, batch 0.* learning_rate"),
     ],
 )
-def test_a_number_that_is_nan_ends_the_run(
-    small_run: SmallRun, monkeypatch: Any, method: str, at: tuple[int, ...], message: str
-):
+def test_a_number_that_is_nan_ends_the_run(small_run: SmallRun, monkeypatch: Any, method: str, at: Any, message: str):
     original = getattr(find_model("Mamba4Rec"), method)
 
     def poisoned(*args: Any) -> torch.Tensor:
-        return original(*args).index_put(tuple(map(torch.tensor, at)), torch.tensor(float("nan")))
+        numbers = original(*args).clone()
+        numbers[at] = float("nan")
+        return numbers
 
     monkeypatch.setattr(find_model("Mamba4Rec"), method, poisoned)
     with pytest.raises(UserError, match=message):
