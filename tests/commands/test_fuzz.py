@@ -149,6 +149,7 @@ def check_result(case: Case, folder: Path) -> None:
         users = Counter(user for user, *_ in rows)
         last = {user: item for user, item, _ in sorted(rows, key=lambda row: float(row[2])) if users[user] >= 3}
         assert dict(zip(ranks["user"].tolist(), ranks["target"].tolist(), strict=True)) == last
+        assert ranks["history_length"].tolist() == [users[user] - 1 for user in ranks["user"]]
 
 
 @examples

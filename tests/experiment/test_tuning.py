@@ -249,12 +249,6 @@ def test_a_missing_extra_is_named(begin: Begin, tool: str, monkeypatch: pytest.M
         begin(tool)
 
 
-def test_nothing_of_a_sweep_is_imported_before_one_begins() -> None:
-    code = "import sys, recbole_sigma.commands.tune; print([*sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "'ray'" not in done.stdout and "'hyperopt'" not in done.stdout
-
-
 def test_what_is_not_this_sweep_is_refused(begin: Begin, write_inter: Any) -> None:
     folder = begin(max_evals=1, epochs=1).folder
     with pytest.raises(UserError, match="hidden_size"):

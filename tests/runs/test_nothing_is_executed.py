@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.ranks import Ranks
-from recbole_sigma.quick_start import run
-from tests.helpers.runs import TINY, Malicious
+from tests.helpers.runs import Malicious
 
 
 @pytest.fixture
@@ -70,12 +68,3 @@ def test_a_pickle_among_ranks_is_refused(canary: Path, how: str):
     with pytest.raises(UserError, match=r"ranks\.npz: not a file of ranks"):
         Ranks.load("ranks.npz")
     assert not canary.exists()
-
-
-def test_what_a_run_writes_holds_nothing_but_plain_values(canary: Path, write_inter: Callable[..., Path]):
-    rows = [(f"u{user}", f"i{(user + step) % 6}", step) for user in range(4) for step in range(6)]
-    file = write_inter(rows)
-    settings = {key: value for key, value in TINY.items() if key != "user_inter_num_interval"}
-    done = run("Mamba4Rec", "tiny", settings={**settings, "epochs": 1, "data_path": str(file.parents[1])})
-    content = (done.folder / "config.yaml").read_text()
-    assert yaml.safe_load(content)["model"] == "Mamba4Rec" and "!!" not in content

@@ -100,10 +100,13 @@ def test_paths_without_runs_are_refused_by_name(tmp_path: Path):
         ({"test": {"hit@10": 0.75}}, r"test ndcg@10 is None.*ranks-test\.npz"),
         ({"test": {"hit@ten": 0.9}}, "test.*'hit@ten'"),
         ({"test": {}}, "test"),
+        *((text, "") for text in ("", "{", "[]")),
     ],
 )
-def test_a_result_that_is_not_the_runs_is_refused_by_name(tmp_path: Path, change: dict, message: str):
-    folder = write_run(tmp_path, "SIGMA", RANKS, result=change)
+def test_a_result_that_is_not_the_runs_is_refused_by_name(tmp_path: Path, change: dict | str, message: str):
+    folder = write_run(tmp_path, "SIGMA", RANKS, result=change if isinstance(change, dict) else {})
+    if isinstance(change, str):
+        (folder / "result.json").write_text(change, encoding="utf-8")
     for read in (lambda: read_runs([tmp_path])[0].ranks("test"), lambda: read_finished(folder)):
         with pytest.raises(UserError, match=rf"result\.json: .*{message}"):
             read()
@@ -128,13 +131,6 @@ def test_only_a_trial_may_lack_test_metrics(tmp_path: Path):
     assert read_finished(trial).test == {} and read_runs([trial])[0].splits == ["valid"]
     with pytest.raises(UserError, match=r"result\.json: .*test"):
         read_finished(write_run(tmp_path, "SIGMA", RANKS, result={"test": None}))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]"])
-def test_a_damaged_result_is_refused_by_name(tmp_path: Path, text: str):
-    (write_run(tmp_path, "SIGMA", RANKS) / "result.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"result\.json: "):
-        read_runs([tmp_path])[0].ranks("test")
 
 
 def test_damaged_ranks_are_refused_by_name(tmp_path: Path):
