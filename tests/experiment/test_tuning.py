@@ -54,32 +54,24 @@ def begin(tmp_path: Path, write_inter: Any) -> Begin:
     return start
 
 
+def calls(monkeypatch: pytest.MonkeyPatch, method: str, of: Callable[..., Any]) -> list[Any]:
+    """`of(trainer, arguments)` of every call of a trainer's method from now on."""
+    notes: list[Any] = []
+    original = getattr(SequenceTrainer, method)
+    monkeypatch.setattr(SequenceTrainer, method, lambda *args, **kw: notes.append(of(*args)) or original(*args, **kw))
+    return notes
+
+
 @pytest.fixture
 def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The splits that were ranked: validation in every epoch, then valid and test."""
-    splits: list[str] = []
-    ranks = SequenceTrainer.ranks
-
-    def counted(self: SequenceTrainer, data: Any, what: str) -> Any:
-        splits.append(what.partition(",")[0])
-        return ranks(self, data, what)
-
-    monkeypatch.setattr(SequenceTrainer, "ranks", counted)
-    return splits
+    return calls(monkeypatch, "ranks", lambda trainer, data, what: what.partition(",")[0])
 
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The epochs that were trained."""
-    epochs: list[int] = []
-    train_epoch = SequenceTrainer._train_epoch
-
-    def counted(self: SequenceTrainer, *args: Any, **options: Any) -> float:
-        epochs.append(len(self.rows))
-        return train_epoch(self, *args, **options)
-
-    monkeypatch.setattr(SequenceTrainer, "_train_epoch", counted)
-    return epochs
+    return calls(monkeypatch, "_train_epoch", lambda trainer, *_: len(trainer.rows))
 
 
 def raising(error: type[BaseException], when: Callable[[], bool]) -> Any:
@@ -121,6 +113,18 @@ def test_hyperopt_chooses_on_validation_and_evaluates_test_once(
     assert replace(alone, folder=result.winner.folder) == result.winner  # the run that `train` makes
 
 
+def test_files_have_every_trial_with_settings_validation_and_folder(begin: Begin) -> None:
+    result = begin(space="num_layers choice [1, 2]", epochs=1)
+    with (result.folder / "trials.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, trial, recorded in zip(rows, result.trials, record(result)["trials"], strict=True):
+        assert int(row["num_layers"]) == trial.values["num_layers"] == recorded["values"]["num_layers"]
+        assert float(row["valid ndcg@10"]) == trial.valid["ndcg@10"] == recorded["valid"]["ndcg@10"]
+        assert row["folder"] == recorded["folder"] and (result.folder / row["folder"] / "model.safetensors").is_file()
+        assert "test" not in "".join(row) + "".join(recorded)
+    assert record(result)["winner"]["test"] == result.winner.test
+
+
 def test_the_same_command_trains_nothing_again_and_more_trials_only_what_is_new(
     begin: Begin, trained: list[int], evaluated: list[str]
 ) -> None:
@@ -151,16 +155,6 @@ def test_an_interrupted_sweep_is_resumed_in_the_middle_of_a_trial(begin: Begin, 
     assert result == begin() and {trial.status for trial in result.trials} == {"complete"}
 
 
-@pytest.mark.parametrize("algo", ["random", "bayes"])
-def test_hyperopt_draws_the_same_settings_again(begin: Begin, algo: str, trained: list[int]) -> None:
-    space = "learning_rate loguniform -6,-3\ndropout_prob quniform 0,0.4,0.1\nnum_layers quniform 1,2,1\n"
-    first = begin(space=space, algo=algo, max_evals=2, epochs=1)
-    more = resume_tuning(first.folder, max_evals=3)
-    assert all(type(trial.values["num_layers"]) is int for trial in more.trials)
-    assert more.trials[:2] == first.trials and len(trained) == 3
-    assert begin(space=space, algo=algo, max_evals=3, epochs=1, seed=5).trials[0].values != more.trials[0].values
-
-
 def test_a_trial_that_fails_is_reported_and_the_others_continue(begin: Begin, capsys: Any) -> None:
     space = "learning_rate choice [1e30, 0.02]\nhidden_size choice [8, 6]\nn_heads choice [4]"
     result = begin(space=space, epochs=1, model="SASRec")
@@ -171,18 +165,6 @@ def test_a_trial_that_fails_is_reported_and_the_others_continue(begin: Begin, ca
     assert sum(bool(trial["error"]) for trial in record(result)["trials"]) == 3
     with pytest.raises(UserError, match=r"no trial has a result.* learning_rate"):
         begin(space="learning_rate choice [1e30, 1e31]", epochs=1)
-
-
-def test_files_have_every_trial_with_settings_validation_and_folder(begin: Begin) -> None:
-    result = begin(space="num_layers choice [1, 2]", epochs=1)
-    with (result.folder / "trials.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row, trial, recorded in zip(rows, result.trials, record(result)["trials"], strict=True):
-        assert int(row["num_layers"]) == trial.values["num_layers"] == recorded["values"]["num_layers"]
-        assert float(row["valid ndcg@10"]) == trial.valid["ndcg@10"] == recorded["valid"]["ndcg@10"]
-        assert row["folder"] == recorded["folder"] and (result.folder / row["folder"] / "model.safetensors").is_file()
-        assert not any("test" in name for name in row) and "test" not in recorded
-    assert record(result)["winner"]["test"] == result.winner.test
 
 
 def test_a_table_fits_100_columns_and_marks_the_best(begin: Begin) -> None:
@@ -315,14 +297,20 @@ def test_asha_stops_what_is_behind_and_it_stays_stopped(own_ray: None, begin: Be
     assert begin("ray", space=space, epochs=8, seed=GOOD_FIRST, **options).trials == result.trials
 
 
-def test_ray_draws_lists_mappings_and_numbers(own_ray: None, begin: Begin) -> None:
+@pytest.mark.parametrize("algo", ["random", "bayes"])
+@pytest.mark.parametrize("tool", ["hyperopt", "ray"])
+def test_a_sweep_with_more_trials_begins_with_the_same_settings(
+    own_ray: None, begin: Begin, tool: str, algo: str
+) -> None:
     space = "clip_grad_norm choice [{max_norm: 1}, {max_norm: 5}]\n"
-    space += "learning_rate loguniform -5,-3\nd_conv quniform 2,4,1\n"
-    result = begin("ray", space=space, algo="bayes", max_evals=2, epochs=1)
-    more = begin("ray", space=space, algo="bayes", max_evals=3, epochs=1)
-    assert more.trials[:2] == result.trials and len(more.trials) == 3
-    assert all(type(each.values["d_conv"]) is int for each in more.trials)
-    assert all(each.values["clip_grad_norm"]["max_norm"] in (1, 5) for each in more.trials)
+    space += "learning_rate loguniform -6,-3\ndropout_prob quniform 0,0.4,0.1\nd_conv quniform 2,4,1\n"
+    first = begin(tool, space=space, algo=algo, max_evals=2, epochs=1)
+    more = resume_tuning(first.folder, max_evals=3)
+    assert more.trials[:2] == first.trials and len(run_folders(more)) == len(more.trials) == 3
+    values = [trial.values for trial in more.trials]
+    assert all(type(each["d_conv"]) is int and each["clip_grad_norm"]["max_norm"] in (1, 5) for each in values)
+    assert len({each["learning_rate"] for each in values}) == 3
+    assert tool == "ray" or begin(space=space, algo=algo, max_evals=1, epochs=1, seed=5).trials[0].values != values[0]
 
 
 def test_a_stopped_winner_is_tested_with_its_best_epoch(
