@@ -176,7 +176,7 @@ def _by_ray(sweep: Sweep, base: Config, n_trials: int, finish: Finish) -> None:
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             sweep.record(sweep.space.values(trial.config), running=True)
 
-        def on_trialcomplete_options(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             finish(sweep.space.values(trial.config), (trial.last_result or {}).get("failure", ""))
 
     algo, jobs, cpus, gpus = (sweep.options[name] for name in ("algo", "jobs", "cpus_per_trial", "gpus_per_trial"))
