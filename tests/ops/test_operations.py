@@ -129,13 +129,13 @@ WRONG = {
     ],
     "causal_conv1d": [
         ({"activation": "relu"}, ["activation", '"silu"', "None", "'relu'"]),
-        ({"x": torch.zeros(2, 3)}, ["x", "(B, L, E)", "weight", "(E, K)", "(2, 3)", "(4, 2)"]),
+        ({"x": torch.zeros(2, 3)}, ["x", "(B, L, E)", "weight", "(E, K > 0)", "(2, 3)", "(4, 2)"]),
         ({"weight": torch.zeros(5, 2)}, ["weight", "(4, 2)", "(5, 2)"]),
         ({"bias": torch.zeros(4).int()}, ["bias", "floating-point", "torch.int32"]),
     ],
     "gru": [
         ({"x": torch.zeros(3, 5)}, ["x", "(B, L, I)", "(3, 5)"]),
-        ({"weight_hh": torch.zeros(18)}, ["weight_hh", "(3D, D)", "(18,)"]),
+        ({"weight_hh": torch.zeros(18)}, ["weight_hh", "(3D, D > 0)", "(18,)"]),
         ({"weight_hh": torch.zeros(12, 6)}, ["weight_hh", "(18, 6)", "(12, 6)"]),
         ({"weight_ih": torch.zeros(18, 4)}, ["weight_ih", "(18, 5)", "(18, 4)"]),
         ({"bias_ih": torch.zeros(6)}, ["bias_ih", "(18,)", "(6,)"]),
