@@ -1,1 +1,1 @@
-"""Experiments: many runs from one description, and reports of what they came to."""
+"""Experiments and sweeps: many runs from one description."""

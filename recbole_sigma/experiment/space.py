@@ -1,4 +1,4 @@
-"""What a sweep is told: its options, and its search space in RecBole's parameter files, of which nothing is executed.
+"""What a sweep is given: its options, and its search space in RecBole's parameter files, of which nothing is executed.
 
 A *sample* is what Hyperopt draws for a parameter, its *value* is what the setting gets. For a choice the sample is an
 index into the list, since Hyperopt and Ray would take lists and mappings apart.
