@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import recbole_sigma.ops as ops
+from recbole_sigma.ops.cpu.arrays import RowLayout
 from recbole_sigma.ops.cpu.gru import recurrence_cpu
 from tests.ops.operations import OPERATIONS, assert_all_close, gru_arguments, outputs_and_gradients, threads
 
@@ -41,10 +42,11 @@ def test_a_row_of_the_gru_is_bit_identical_alone_and_in_a_batch():
     tensors = gru_arguments(7, 9, 8, 16)
     gates_x = torch.nn.functional.linear(tensors["x"], tensors["weight_ih"], tensors["bias_ih"])
     weights = tensors["weight_hh"], tensors["bias_hh"]
-    together = recurrence_cpu(gates_x.clone(), *weights, torch.tensor(LENGTHS))
+    rows = RowLayout.of(gates_x.shape, torch.tensor(LENGTHS), None)
+    together = recurrence_cpu(gates_x.clone().flatten(0, 1), *weights, rows).view(7, 9, 16)
     for row, end in enumerate(LENGTHS):
-        alone = recurrence_cpu(gates_x[row : row + 1, :end].clone(), *weights, None)
-        assert torch.equal(together[row, :end], alone[0])
+        alone = recurrence_cpu(gates_x[row, :end].clone(), *weights, RowLayout.of((1, end), None, None))
+        assert torch.equal(together[row, :end], alone)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,8 @@ def test_results_are_bit_identical_for_any_number_of_threads(name: str, shape: A
         lengths = 1 + torch.arange(shape[0]) * 7 % shape[1]
 
         def function(gates: Any, bias: Any) -> Any:
-            return recurrence_cpu(gates.clone(), weight, bias, lengths)
+            rows = RowLayout.of(gates.shape, lengths, None)
+            return recurrence_cpu(gates.clone().flatten(0, 1), weight, bias, rows)
     else:
         function, tensors = OPERATIONS[name].function, OPERATIONS[name].arguments(*shape)
     results = []
