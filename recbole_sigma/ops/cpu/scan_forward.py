@@ -55,7 +55,8 @@ def keep_state(segment: Any, low: Any, high: Any, h: Any, checkpoints: Any) -> N
 @kernel
 def scan_forward(
     first: Any, step: Any, low: Any, high: Any,
-    u: Any, delta: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, starts: Any, lengths: Any, segments: Any, smooth: Any, gated: Any,
+    u: Any, delta: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any,
+    starts: Any, lengths: Any, segments: Any, smooth: Any, gated: Any,
     y: Any, checkpoints: Any,
     h: Any, dt: Any, dt_u: Any, out: Any,
 ) -> None:  # fmt: skip
