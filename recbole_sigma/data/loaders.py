@@ -16,7 +16,7 @@ from recbole.utils import ModelType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_sigma.data.dataset import SequenceDataset
-from recbole_sigma.data.prefixes import Prefixes
+from recbole_sigma.data.prefixes import LIST_LENGTH, Prefixes
 
 
 class Batch(NamedTuple):
@@ -136,17 +136,17 @@ class WindowLoader(TrainLoader):
     """Random batches of windows with `train_batch_size` targets in each batch, and at most one negative per target."""
 
     def collate_fn(self, batch: Batch) -> Interaction | None:
-        """The windows, (B, L); negatives depend on (seed, epoch, number of the batch, process) only."""
+        """The windows, flat (data/windows.py); negatives depend on (seed, epoch, number of the batch, process) only."""
         if not len(batch.rows):
             return None
         windows = self._dataset[batch.rows]
         if self._sampler is not None:
             positive = windows[self._dataset.iid_field]
-            row, position = positive.nonzero(as_tuple=True)
+            at = positive.nonzero()[:, 0]
             self._seed_negatives(batch)
-            users = windows[self._dataset.uid_field][row].numpy()
+            users = windows[self._dataset.uid_field].repeat_interleave(windows[LIST_LENGTH])[at].numpy()
             negative = torch.zeros_like(positive)
-            negative[row, position] = self._sampler.sample_by_user_ids(users, positive[row, position].numpy(), 1)
+            negative[at] = self._sampler.sample_by_user_ids(users, positive[at].numpy(), 1)
             windows.update(Interaction({self.neg_prefix + self.iid_field: negative}))
         return windows
 

@@ -78,10 +78,11 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     evaluated = EvalLoader(config, valid, None), EvalLoader(config, test, None)
     if config["train_mode"] != "sequence":
         return TrainLoader(config, train, negatives, shuffle=config["shuffle"]), *evaluated
-    if not getattr(config.model_class, "causal", False):
+    problem = getattr(config.model_class, "one_pass_problem", lambda config: "it is RecBole's own class")(config)
+    if problem:
         raise UserError(
-            "train_mode: sequence scores every position of a history in one pass, for which a position may not see the "
-            f"items after it, as in Mamba4Rec or RecMamba; for {config.model} write train_mode: prefix"
+            f"train_mode: sequence scores all prefixes of a history in one pass; {config.model} cannot, because "
+            f"{problem}: write train_mode: prefix"
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
         raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows, gather, positions
+from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows
 
 
 class Windows:
@@ -29,15 +29,19 @@ class Windows:
         return len(self.start)
 
     def __getitem__(self, rows: Rows) -> Interaction:
-        """Windows as tensors: items read (B, L), their number (B,), and targets (B, L), 0 where there is none."""
-        start, first, stop = (torch.from_numpy(of[rows]) for of in (self.start, self.first_target, self.stop))
+        """Windows as tensors: users and lengths (R,); items read and targets (T,), 0 where there is none.
+
+        Windows follow each other without padding: T is the sum of their lengths.
+        """
+        start, first, stop = self.start[rows], self.first_target[rows], self.stop[rows]
         length = stop - start
-        position, padding = positions(start, length, int(length.numpy().max(initial=1)))
-        user, item, columns = self.flat.user, self.flat.item, self.flat.columns
-        target = gather(columns[item], position + 1, padding | (position + 1 < first[:, None]))
-        read = gather(columns[item], position, padding)
-        fields = {user: columns[user][start], item: target, item + LIST_SUFFIX: read}
-        return Interaction({**fields, LIST_LENGTH: length})
+        position = np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
+        user, item = (self.flat.columns[name] for name in (self.flat.user, self.flat.item))
+        target = item[torch.from_numpy(position + 1)]
+        target[torch.from_numpy(position + 1 < np.repeat(first, length))] = 0
+        read = item[torch.from_numpy(position)]
+        fields = {self.flat.user: user[torch.from_numpy(start)], LIST_LENGTH: torch.from_numpy(length)}
+        return Interaction({**fields, self.flat.item: target, self.flat.item + LIST_SUFFIX: read})
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.flat.columns, self.flat.item + LIST_SUFFIX, LIST_LENGTH])
