@@ -1,5 +1,6 @@
 """SIGMA's Feature Extract GRU (arXiv 2408.11451, section 2.3.3): short-term dependencies of short histories."""
 
+import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
@@ -22,12 +23,21 @@ class FeatureExtractGRU(nn.Module):
         self.gru = nn.GRU(hidden_size, hidden_size, bias=bias, batch_first=True)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
-        features = hidden
-        if self.conv is not None:
-            features = self.conv(hidden, Rows(rows.lengths))  # the GRU reads all positions
-            if self.residual:
-                features = features + hidden
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
         weight_ih, weight_hh, *biases = self.gru.parameters()
         bias_ih, bias_hh = biases or (None, None)
-        return rows.output(gru(features, weight_ih, weight_hh, bias_ih, bias_hh, rows.lengths))
+        # the GRU reads all positions
+        features = self._features(hidden, Rows(rows.lengths, "flat" if rows.wanted == "prefixes" else "all"))
+        states = gru(features, weight_ih, weight_hh, bias_ih, bias_hh, **rows.extent)
+        if rows.wanted == "prefixes" and self.conv is not None:
+            # the convolution looks one item ahead, which a prefix does not have at its end: the last step again
+            ends, before = self._features(hidden, rows), rows.earlier(states, 1)
+            return torch.gru_cell(ends, before, weight_ih, weight_hh, bias_ih, bias_hh)
+        return rows.output(states)
+
+    def _features(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """What the GRU reads."""
+        if self.conv is None:
+            return hidden
+        features = self.conv(hidden, rows)
+        return features + hidden if self.residual else features

@@ -61,8 +61,15 @@ class Mamba(nn.Module):
     def _scan(self, x: Tensor, z: Tensor | None, rows: Rows) -> Tensor:
         """Convolution and selective scan: (..., E), gate (..., E) -> (..., E)"""
         assert self.conv1d.bias is not None
-        x = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", **rows.extent)
-        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
-        A = -torch.exp(self.A_log)
-        return selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, **rows.extent)
+        u = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", **rows.extent)
+        delta, B, C = self.select(u)
+        return selective_scan(u, delta, self.decay_rates(), B, C, self.D, z, self.dt_proj.bias, **rows.extent)
+
+    def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input-dependent parameters of the scan: (..., E) -> step sizes before bias and softplus, B, C (..., N)"""
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.linear(dt, self.dt_proj.weight), B, C
+
+    def decay_rates(self) -> Tensor:
+        """A (E, N)"""
+        return -torch.exp(self.A_log)

@@ -17,12 +17,13 @@ class Rows:
 
     - `all`, each row's `last` item: the batch is (B, L, D), right-padded. Only a layer with the class attribute
       `gives_last = True` is called with `last`, and returns (B, D) then.
-    - `prefixes`: the batch is flat, (T, D), one row after the other without padding, and position n of a row is wanted
-      as it is at the end of the row's first n items. Only a layer with `gives_prefixes = True` is called so.
+    - `flat`: all positions of a flat batch, (T, D), one row after the other without padding.
+    - `prefixes`: of a flat batch each position as it is when its row ends there: the ends of all prefixes. Only a layer
+      with `gives_prefixes = True` is called so.
     """
 
     lengths: Tensor
-    wanted: Literal["all", "last", "prefixes"] = "all"
+    wanted: Literal["all", "last", "flat", "prefixes"] = "all"
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -32,24 +33,25 @@ class Rows:
     @cached_property
     def position(self) -> Tensor:
         """The position of each item of a flat batch in its row, from 0: (T,) int64"""
-        starts = torch.repeat_interleave(self.offsets[:-1], self.lengths)
+        starts = self.per_item(self.offsets[:-1])
         return torch.arange(len(starts), device=starts.device) - starts
+
+    def per_item(self, of_rows: Tensor) -> Tensor:
+        """What belongs to each row, for each item of a flat batch: (B,) -> (T,)"""
+        return torch.repeat_interleave(of_rows, self.lengths)
 
     @property
     def extent(self) -> dict[str, Any]:
         """The rows as an argument of the operations in ops/."""
-        return {"offsets": self.offsets} if self.wanted == "prefixes" else {"lengths": self.lengths}
+        return {"offsets": self.offsets} if self.wanted in ("flat", "prefixes") else {"lengths": self.lengths}
 
     def earlier(self, hidden: Tensor, steps: int) -> Tensor:
         """(T, D) -> (T, D): what is `steps` positions before each position (after it, if negative), zero if nothing."""
-        shifted = hidden.roll(steps, 0)
-        other = self.position < steps if steps > 0 else self.position - steps >= self.lengths_of_items
-        return shifted.masked_fill(other[:, None], 0)
-
-    @cached_property
-    def lengths_of_items(self) -> Tensor:
-        """The length of each item's row in a flat batch: (T,) int64"""
-        return torch.repeat_interleave(self.lengths, self.lengths)
+        if steps == 0:
+            return hidden
+        source = self.position - steps
+        other_row = (source < 0) | (source >= self.per_item(self.lengths))
+        return hidden.roll(steps, 0).masked_fill(other_row[:, None], 0)
 
     def zero_padding(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D): zeros beyond each row's last item, so that convolutions see nothing there."""
