@@ -86,7 +86,7 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
         raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")
-    windows = train.copy(Windows(train.inter_feat))
+    windows = train.copy(Windows(train.inter_feat, config["window_step"]))
     return WindowLoader(config, windows, negatives, shuffle=config["shuffle"]), *evaluated
 
 

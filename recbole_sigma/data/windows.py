@@ -14,15 +14,24 @@ class Windows:
 
     A window is the range of interactions `start` to `stop`: all but the last are read, each position predicts the next.
     A history of at most `max_length` items before its last target is one window, in which positions see exactly what
-    prefixes see. A longer one is cut into windows of `max_length` that overlap by half: every sample is a target in one
-    window, with all earlier items or at least half of `max_length` of them. RecBole takes it for an Interaction.
+    prefixes see. A longer one is cut into windows of `max_length`, each of which brings `step` more targets: every
+    sample is a target in one window, with all earlier items or at least `max_length - step + 1` of them. With `step` 1
+    that is exactly what the prefix has. `step` None means 1 where that at most doubles the number of items read, and
+    otherwise half of `max_length`. RecBole takes a Windows for an Interaction.
     """
 
     any_length = True
 
-    def __init__(self, prefixes: Prefixes) -> None:
+    def __init__(self, prefixes: Prefixes, step: int | None = None) -> None:
         self.flat = prefixes.flat
-        self.start, self.first_target, self.stop = _cut(*_histories(prefixes), prefixes.max_length)
+        start, first, last = _histories(prefixes)
+        half = max(prefixes.max_length // 2, 1)
+        if step is None:
+            beyond = np.maximum(last - start - prefixes.max_length, 0)  # targets that need a window each
+            read = int((last - start).sum())
+            step = 1 if int(beyond.sum()) * prefixes.max_length <= read else half
+        self.step = min(step, prefixes.max_length)
+        self.start, self.first_target, self.stop = _cut(start, first, last, prefixes.max_length, self.step)
         self.n_targets = self.stop - self.first_target + 1  # samples of each window, (windows,)
 
     def __len__(self) -> int:
@@ -58,10 +67,9 @@ def _histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _cut(
-    start: np.ndarray, first: np.ndarray, last: np.ndarray, max_length: int
+    start: np.ndarray, first: np.ndarray, last: np.ndarray, max_length: int, step: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows of the histories: start, first target, last target, (windows,) each."""
-    step = max(max_length // 2, 1)
     reach = np.minimum(np.maximum(first, start + max_length), last)  # last target of a history's first window
     count = 1 - (reach - last) // step  # one, and as many of `step` targets as the rest needs
     history = np.repeat(np.arange(len(start)), count)

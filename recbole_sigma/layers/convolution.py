@@ -20,12 +20,10 @@ class SequenceConv(nn.Conv1d):
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
         width = self.kernel_size[0]
         if rows.wanted in ("flat", "prefixes"):
-            neighbours = torch.cat([rows.earlier(hidden, width // 2 - k) for k in range(width)], dim=-1)
-            if rows.wanted == "prefixes":  # a prefix ends at its position: nothing comes after it
-                neighbours = F.pad(
-                    neighbours[:, : (width // 2 + 1) * hidden.shape[1]], (0, width // 2 * hidden.shape[1])
-                )
-            return F.linear(neighbours, self.weight.permute(0, 2, 1).flatten(1), self.bias)
+            # a prefix ends at its position: nothing comes after it
+            taps = width if rows.wanted == "flat" else width // 2 + 1
+            neighbours = torch.cat([rows.earlier(hidden, width // 2 - k) for k in range(taps)], dim=-1)
+            return F.linear(neighbours, self.weight[:, :, :taps].permute(0, 2, 1).flatten(1), self.bias)
         length = hidden.shape[1]
         padded = F.pad(rows.zero_padding(hidden), (0, 0, width // 2, width // 2))
         neighbours = torch.cat([rows.output(padded[:, k : k + length]) for k in range(width)], dim=-1)

@@ -13,9 +13,9 @@ from recbole_sigma.ops.prefix_scan import prefix_scan
 def flipped_prefixes(mamba: Mamba, hidden: Tensor, rows: Rows, r: int, unflipped: Tensor) -> Tensor:
     """`mamba` over each partially flipped prefix, at the prefix's end: (T, D) -> (T, D)
 
-    A prefix of m + r items is read as m, m - 1, ..., 1, m + 1, ..., m + r. Reading backwards, an item's convolution sees
-    the items *after* it, the same in every prefix but for the K - 1 items nearest to the turn: the scan over all other
-    items is a running sum (ops/prefix_scan.py), and each prefix repeats K - 1 steps before it and r after it.
+    A prefix of m + r items is read as m, m - 1, ..., 1, m + 1, ..., m + r. Reading backwards, an item's convolution
+    sees the items *after* it, the same in every prefix except for the K - 1 items nearest to the turn: the scan over
+    all other items is a running sum (ops/prefix_scan.py), and each prefix repeats K - 1 steps before it and r after it.
 
     `unflipped`: `mamba` over the history, (T, D): the result for prefixes of at most r + 1 items.
     """

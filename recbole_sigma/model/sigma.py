@@ -35,7 +35,7 @@ class SIGMALayer(nn.Module):
         ssm = hidden_size, config["d_state"], config["d_conv"], config["expand"]
         self.mamba = Mamba(*ssm)
         self.flipped_mamba = None if config["share_mamba"] or self.flip is None else Mamba(*ssm)
-        self.gate: nn.Module | None = None
+        self.gate: ReleasedGates | DenseSelectiveGate | None = None
         if config["ds_gate"]:
             if self.released:
                 self.gate = ReleasedGates(hidden_size, config["gate_dropout"], flipped=self.flip is not None)

@@ -21,8 +21,9 @@ def prefix_scan(
     Args:
         step, drive: (V, E) step sizes, and step sizes times inputs; A: (E, N) decay rates; B: (V, N)
         C: (Q, N), of each query
-        inner: (T,) int, the inputs of the rows, one row after the other; offsets: (rows + 1,), where each row starts
-        counts: (Q,) int, at most the row's length, ascending within a row; query_offsets: (rows + 1,), the row's queries
+        inner: (T,) int, the inputs of the rows, one row after the other; offsets: (rows + 1,) int, where each starts
+        counts: (Q,) int, at most the row's length, ascending within a row
+        query_offsets: (rows + 1,) int, where each row's queries start
         first, last: (Q, F), (Q, R) int, the inputs before and after; -1 is no step
 
     Returns y (Q, E). Raises TypeError and ValueError for wrong dtypes and shapes. Sources: SIGMA (arXiv 2408.11451,

@@ -82,9 +82,26 @@ def test_a_window_gives_the_loss_and_gradients_of_its_prefixes(
     largest = {key: max(value, 1e-2) for key, value in largest.items()}  # a gradient that is 0 in exact arithmetic
     for key, value in found.items():
         atol = 0 if key == "loss" else tolerance * largest[key]
-        torch.testing.assert_close(
-            value, expected[key], rtol=tolerance, atol=atol, msg=lambda text, key=key: f"{key}: {text}"
-        )
+        torch.testing.assert_close(value, expected[key], rtol=tolerance, atol=atol, msg=key)
+
+
+@pytest.mark.parametrize("name", ["SIGMA", "Mamba4Rec", "SASRec"])
+def test_windows_of_one_target_give_the_loss_of_prefixes_beyond_the_maximum(loader: Any, name: str):
+    settings = {"MAX_ITEM_LIST_LENGTH": 8, "window_step": 1}
+    results = []
+    for mode in ("prefix", "sequence"):
+        model, train = loader([3, 4, 9, 25, 40, 5, 17], name, train_mode=mode, **settings)
+        (batch,) = train
+        results.append(loss_and_gradients(model, batch))
+    expected, found = results
+    for key, value in found.items():
+        torch.testing.assert_close(value, expected[key], rtol=1e-10, atol=1e-10)
+
+
+def test_a_few_long_histories_are_read_exactly_and_many_in_windows(loader: Any):
+    few = loader([10] * 40 + [14], MAX_ITEM_LIST_LENGTH=10, train_mode="sequence")[1]
+    many = loader([10] * 4 + [60, 70], MAX_ITEM_LIST_LENGTH=10, train_mode="sequence")[1]
+    assert [each.dataset.inter_feat.step for each in (few, many)] == [1, 5]
 
 
 def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: Any):
@@ -99,16 +116,17 @@ def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: An
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 20))
-def test_every_sample_is_the_target_of_one_window_with_enough_to_read(n_targets: list[int], max_length: int):
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(1, 20), st.data())
+def test_every_sample_is_the_target_of_one_window_with_enough_to_read(n_targets: list[int], max_length: int, data: Any):
+    step = data.draw(st.integers(1, max_length))
     ends = np.cumsum([n + 1 for n in n_targets])
     begin = ends - np.array(n_targets) - 1
-    starts, firsts, stops = _cut(begin, begin + 1, ends - 1, max_length)
+    starts, firsts, stops = _cut(begin, begin + 1, ends - 1, max_length, step)
     held = np.concatenate([np.arange(first, stop + 1) for first, stop in zip(firsts, stops, strict=True)])
     assert held.tolist() == [t for b, n in zip(begin, n_targets, strict=True) for t in range(b + 1, b + 1 + n)]
     assert (stops - starts).max() <= max_length
     owner = begin[np.searchsorted(begin, starts, side="right") - 1]
-    assert (np.minimum(firsts - owner, (max_length + 1) // 2) <= firsts - starts).all()
+    assert (np.minimum(firsts - owner, max_length - step + 1) <= firsts - starts).all()
     assert (owner <= starts).all()
 
 

@@ -23,7 +23,10 @@ def arguments(seed: int = 0, channels: int = 6, states: int = 5, dtype: Any = to
             "drive": (n_inputs, channels), "B": (n_inputs, states), "C": (n_queries, states)
         }.items()
     }  # fmt: skip
-    counts = [torch.randint(0, int(n) + 1, (int(q),), generator=random).sort().values for n, q in zip(rows, queries)]
+    counts = [
+        torch.randint(0, int(n) + 1, (int(count),), generator=random).sort().values
+        for n, count in zip(rows, queries, strict=True)
+    ]
     first = torch.randint(-1, n_inputs, (n_queries, 2), generator=random)
     last = torch.randint(-1, n_inputs, (n_queries, 3), generator=random)
     own = torch.repeat_interleave(torch.arange(4), queries)[:, None]  # inputs of a query are those of its row
@@ -63,9 +66,12 @@ def split(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tens
 
 @pytest.mark.parametrize("function", [prefix_scan, prefix_scan_torch])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("states", [5, 32])
-def test_outputs_and_gradients_are_those_of_the_single_steps(function: Any, dtype: Any, bound: float, states: int):
+@pytest.mark.parametrize(("states", "before", "after"), [(5, 2, 3), (32, 2, 3), (5, 0, 3), (5, 2, 0), (5, 0, 0)])
+def test_outputs_and_gradients_are_those_of_the_single_steps(
+    function: Any, dtype: Any, bound: float, states: int, before: int, after: int
+):
     tensors, where = split(arguments(states=states, dtype=dtype))
+    where |= {"first": where["first"][:, :before], "last": where["last"][:, :after]}
     expected = outputs_and_gradients(lambda **x: slow(**x, **where), tensors)
     assert_all_close(outputs_and_gradients(lambda **x: function(**x, **where), tensors), expected, bound)
 

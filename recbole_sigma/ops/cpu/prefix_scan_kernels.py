@@ -141,7 +141,8 @@ def backward_kernel(N: int) -> Callable[..., None]:
         part: Any, parts: Any, step: Any, drive: Any, A: Any, rate: Any, B: Any, C: Any,
         inner: Any, offsets: Any, counts: Any, query_offsets: Any, first: Any, last: Any,
         grad_y: Any, grad_step: Any, grad_drive: Any, grad_B: Any, grad_C: Any, grad_A: Any,
-        sums: Any, decays: Any, total: Any, to_total: Any, states: Any, factors: Any, carry: Any, to_sum: Any, to_A: Any,
+        sums: Any, decays: Any, total: Any, to_total: Any, states: Any, factors: Any,
+        carry: Any, to_sum: Any, to_A: Any,
     ) -> None:  # fmt: skip
         """As `prefix_scan_forward`; adds to the gradients, zero on entry, that of A being (parts, E, N).
 
