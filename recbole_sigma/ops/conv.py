@@ -37,7 +37,7 @@ def causal_conv1d(
         def padded(x: Tensor, lengths: Tensor | None) -> Tensor:
             return causal_conv1d_cuda(x, weight, bias, activation, lengths)
 
-        return padded(x, lengths) if offsets is None else on_padded_rows(padded, [x], offsets)
+        return on_padded_rows(padded, [x], offsets, lengths)
     if x.device.type == "cpu":
         from recbole_sigma.ops.cpu.arrays import RowLayout
         from recbole_sigma.ops.cpu.conv import causal_conv1d_cpu  # here, because it imports numba

@@ -52,7 +52,7 @@ def gru(
         def padded(x: Tensor, lengths: Tensor | None) -> Tensor:
             return gru_torch(x, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
 
-        return padded(x, lengths) if offsets is None else on_padded_rows(padded, [x], offsets)
+        return on_padded_rows(padded, [x], offsets, lengths)
     if x.device.type == "cpu":
         from recbole_sigma.ops.cpu.arrays import RowLayout
         from recbole_sigma.ops.cpu.gru import recurrence_cpu  # here, because it imports numba

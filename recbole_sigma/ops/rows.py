@@ -50,11 +50,16 @@ def check_rows(shape: torch.Size, lengths: Tensor | None, offsets: Tensor | None
             raise ValueError(f"lengths must lie in 0 .. {length}, not in {shortest} .. {longest}")
 
 
-def on_padded_rows(operation: Callable[..., Tensor], flat: list[Tensor | None], offsets: Tensor) -> Tensor:
-    """`operation(*padded, lengths)` for kernels that need padding: (T, X) each -> (T, Y).
+def on_padded_rows(
+    operation: Callable[..., Tensor], tensors: list[Tensor | None], offsets: Tensor | None, lengths: Tensor | None
+) -> Tensor:
+    """`operation(*padded, lengths)` for kernels that need padding: flat rows (T, X) each -> (T, Y).
 
-    `padded`: the tensors of `flat` as (B, L, X), zero beyond each row's length; the result is (B, L, Y).
+    `padded`: the tensors as (B, L, X), zero beyond each row's length; the result is (B, L, Y). Without `offsets` the
+    tensors are padded rows already.
     """
+    if offsets is None:
+        return operation(*tensors, lengths)
     lengths = offsets.diff()
     width = max(int(lengths.max()), 1) if len(lengths) else 1
     row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
@@ -62,6 +67,6 @@ def on_padded_rows(operation: Callable[..., Tensor], flat: list[Tensor | None], 
     size = len(lengths), width
     padded = [
         None if x is None else x.new_zeros(size[0] * size[1], x.shape[1]).index_copy(0, slot, x).unflatten(0, size)
-        for x in flat
+        for x in tensors
     ]
     return operation(*padded, lengths).flatten(0, 1).index_select(0, slot)

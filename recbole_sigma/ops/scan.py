@@ -55,11 +55,7 @@ def selective_scan(
         def padded(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None, lengths: Tensor | None) -> Tensor:
             return selective_scan_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths)
 
-        return (
-            padded(u, delta, B, C, z, lengths)
-            if offsets is None
-            else on_padded_rows(padded, [u, delta, B, C, z], offsets)
-        )
+        return on_padded_rows(padded, [u, delta, B, C, z], offsets, lengths)
     if u.device.type == "cpu":
         from recbole_sigma.ops.cpu.arrays import RowLayout
         from recbole_sigma.ops.cpu.scan import selective_scan_cpu  # here, because it imports numba

@@ -26,6 +26,7 @@ SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many ite
 RANK_ROWS = 256  # rows whose ranks are counted together
 SMALLEST_SCALE = 2.0**-14  # of a GradScaler, which halves its scale at each overflow and would end at 0 silently
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
+_FUSED = ("adam", "adamw")
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class SequenceTrainer:
         self.group = group
         self.device: torch.device = config["device"]
         rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
+        if config["learner"] in _FUSED and not config["enable_scaler"]:
+            rates["fused"] = True  # one pass over a parameter, its gradient and its moments
         self.optimizer: Any = getattr(torch.optim, _OPTIMIZERS[config["learner"]])(model.parameters(), **rates)
         self.epochs, self.eval_step = config["epochs"], max(config["eval_step"], 1)
         self.topk = list(config["topk"])

@@ -12,6 +12,7 @@ import torch
 import recbole_sigma.ops as ops
 from recbole_sigma.ops.cpu.arrays import RowLayout
 from recbole_sigma.ops.cpu.gru import recurrence_cpu
+from recbole_sigma.ops.rows import on_padded_rows
 from tests.ops.operations import OPERATIONS, assert_all_close, gru_arguments, outputs_and_gradients, threads
 
 each_operation = pytest.mark.parametrize("name", OPERATIONS)
@@ -36,6 +37,48 @@ def test_a_row_depends_neither_on_its_neighbours_nor_on_its_padding(name: str, d
         own = {key: x[row : row + 1, :end] if key in per_row else x for key, x in tensors.items()}
         bound = 1e-6 if name in ("gru", "reference") else 0  # BLAS may round by the batch's size
         torch.testing.assert_close(together["y"][row, :end], function(**own)[0], rtol=bound, atol=bound)
+
+
+@each_operation
+@pytest.mark.parametrize("padded", [False, True])
+def test_flat_rows_have_the_results_and_gradients_of_padded_rows(name: str, padded: bool):
+    function, arguments, per_row = OPERATIONS[name]
+    tensors = arguments(7, 9, 16, 8, torch.float64)
+    lengths = torch.tensor(LENGTHS)
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    real = REAL[..., 0]
+
+    def flat_rows(**flat: Any) -> Any:
+        if not padded:
+            return function(**flat, offsets=offsets)
+        others = {key: x for key, x in flat.items() if key not in per_row}  # as on CUDA, whose kernels need padding
+
+        def on_padding(*rows: Any) -> Any:
+            return function(**dict(zip(per_row, rows, strict=False)), **others, lengths=rows[-1])
+
+        return on_padded_rows(on_padding, [flat[key] for key in per_row], offsets, None)
+
+    expected = outputs_and_gradients(lambda **x: function(**x, lengths=lengths)[real], tensors)
+    flat = {key: x[real] if key in per_row else x for key, x in tensors.items()}
+    results = outputs_and_gradients(flat_rows, flat)
+    for key, value in results.items():
+        same = expected[key][real] if key in per_row else expected[key]
+        torch.testing.assert_close(value, same, rtol=1e-12, atol=1e-12)
+
+
+@each_operation
+@pytest.mark.parametrize(
+    ("offsets", "words"),
+    [
+        ([0, 4], "ascend from 0 to 5"), ([1, 5], "ascend from 0 to 5"), ([0, 4, 3, 5], "ascend"), ([], "shape"),
+        ([0.0, 5.0], "integers"),
+    ],
+)  # fmt: skip
+def test_wrong_offsets_are_refused(name: str, offsets: list[Any], words: str):
+    function, arguments, per_row = OPERATIONS[name]
+    flat = {key: x[0] if key in per_row else x for key, x in arguments(1, 5, 16, 8).items()}
+    with pytest.raises((TypeError, ValueError), match=f"offsets.*{words}"):
+        function(**flat, offsets=torch.tensor(offsets) if offsets else torch.tensor([], dtype=torch.int64).view(0))
 
 
 def test_a_row_of_the_gru_is_bit_identical_alone_and_in_a_batch():
