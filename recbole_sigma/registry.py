@@ -97,8 +97,13 @@ def _is_bundled(cls: type) -> bool:
 
 def build_model(config: Any, dataset: Any) -> nn.Module:
     """The model of `config`, new, on its device; UserError where one of RecBole's refuses its settings or data."""
+    model_class = config.model_class
+    if config["head"] == "history":
+        from recbole_sigma.model.history_head import with_history_head
+
+        model_class = with_history_head(model_class)
     try:
-        model: nn.Module = config.model_class(config, dataset)
+        model: nn.Module = model_class(config, dataset)
     except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
         if not config.model_class.__module__.startswith("recbole."):
             raise  # in our models or the user's own this is a bug, whose traceback is wanted
