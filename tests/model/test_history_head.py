@@ -64,7 +64,6 @@ def test_the_head_changes_the_scores_of_the_history_only(trained: Any, name: str
     model.eval()
     histories = [[1, 2, 1], [3], [4, 5, 6, 2, 1, 3]]
     items = torch.tensor([history + [0] * (6 - len(history)) for history in histories])
-    lengths, target = torch.tensor([3, 1, 6]), torch.tensor([1, 2, 3])
     rows = Interaction(
         {"item_id_list": items, "item_length": torch.tensor([3, 1, 6]), "item_id": torch.tensor([1, 2, 3])}
     )
