@@ -16,6 +16,7 @@ examples:
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import yaml
 
 from recbole_sigma.commands import options
-from recbole_sigma.commands.terminal import table
+from recbole_sigma.commands.terminal import WIDTH, table
 from recbole_sigma.config.early import check_dataset, data_folder
 from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import Given
@@ -40,37 +41,30 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("words", nargs="*", metavar="NAME | get NAME")
     parser.add_argument("--from", dest="given", default="", metavar="FILE|URL")
     args, settings = options.parse(parser, argv)
-    known = {key: settings.pop(key, default) for key, default in (("data_path", "dataset/"), ("download", None))}
-    for key, value in known.items():
-        check(key, Given(value), value, {})
-    data_path, download = Path(known["data_path"]), known["download"]
-    match args.words:
-        case _ if settings:
-            raise UserError(f"datasets takes --from, --data_path and --download, got --{next(iter(settings))}")
-        case ["get", name]:
-            _get(name, data_path, download, args.given)
-        case _ if args.given:
-            raise UserError("--from: say for which data set: recbole-sigma datasets get NAME --from=FILE")
-        case []:
-            _list(data_path)
-        case [name] if name != "get":
-            _show(find(name, data_path), data_path)
-        case words:
-            raise UserError(f"datasets takes NAME or 'get NAME', got {' '.join(words)!r}")
+    data_path, download = settings.pop("data_path", "dataset/"), settings.pop("download", None)
+    check("data_path", Given(data_path), "", {})
+    check("download", Given(download), None, {})
+    if settings:
+        raise UserError(f"datasets takes --from, --data_path and --download, got --{next(iter(settings))}")
+    if len(args.words) == 2 and args.words[0] == "get":
+        _get(args.words[1], Path(data_path), download, args.given)
+    elif args.given or len(args.words) > 1 or args.words == ["get"]:
+        wrong = " ".join(args.words) or "no name"
+        raise UserError(f"datasets takes a NAME, or 'get NAME' and then --from=FILE if need be; got {wrong!r}")
+    elif args.words:
+        _show(find(args.words[0], Path(data_path)), Path(data_path))
+    else:
+        _list(Path(data_path))
 
 
 def _get(name: str, data_path: Path, download: bool | None, given: str) -> None:
     check_dataset(name)
     if given and name not in entries():
-        raise UserError(
-            f"unknown data set {name!r}; for a file of your own: recbole-sigma convert {given} --out=FOLDER"
-        )
+        raise UserError(f"unknown data set {name!r}; a file of your own: recbole-sigma convert {given} --out=FOLDER")
     if given and is_present(name, data_path):
         raise UserError(f"{data_path / name} is there already; delete it to make it from {given}")
-    if given or name != "ml-100k":
-        folder, summary = get(name, data_path, download, given)
-    else:
-        folder, summary = data_folder(name, data_path), None
+    part_of_recbole = name == "ml-100k" and not given
+    folder, summary = (data_folder(name, data_path), None) if part_of_recbole else get(name, data_path, download, given)
     if summary:
         numbers = (summary.users, summary.items, summary.interactions, summary.mean_length, f"{summary.sparsity:.2%}")
         print(table(["users", "items", "interactions", "mean length", "sparsity"], [numbers]))
@@ -86,10 +80,9 @@ def _list(data_path: Path) -> None:
         elif entry.family:
             rows.setdefault(entry.family, [entry.family, *_row(entry), ""])
     print(table(["name", "users", "items", "interactions", "download", "licence", "here"], list(rows.values())))
-    print(
-        f"\nhere: in {data_path}. Numbers: after the filters of the papers. CATEGORY: amazon-2023-video-games, for example."
-    )
-    print("Of RecBole's list, unfiltered:", *(name for name, entry in entries().items() if not entry.page))
+    print(f"\nhere: in {data_path}. Numbers: after the papers' filters. CATEGORY: as in amazon-2023-video-games.")
+    theirs = ", ".join(name for name, entry in entries().items() if not entry.page)
+    print(textwrap.fill(f"RecBole's archives, unfiltered: {theirs}", WIDTH, break_on_hyphens=False))
 
 
 def _row(entry: Entry) -> list[str]:
@@ -101,16 +94,10 @@ def _row(entry: Entry) -> list[str]:
 
 def _show(entry: Entry, data_path: Path) -> None:
     """What is known about a data set and, where it is present, how it was made."""
-    about: dict[str, Any] = {
-        "title": entry.title,
-        "publisher": entry.page,
-        "licence": entry.licence,
-        "sources": [origin.url or f"by hand: {', '.join(origin.patterns)}" for origin in entry.origins],
-        "filters": entry.filters and asdict(entry.filters),
-        "expected": dict(entry.expected or {}),
-        "papers": list(entry.papers),
-        "note": entry.note,
-    }
+    about: dict[str, Any] = {key: getattr(entry, key) for key in ("title", "page", "licence", "papers", "expected")}
+    about["filters"] = entry.filters and asdict(entry.filters)
+    about["sources"] = [origin.url or f"by hand: {', '.join(origin.patterns)}" for origin in entry.origins]
+    about["note"] = entry.note
     folder = data_path / entry.name
     if entry.name == "ml-100k" or is_present(entry.name, data_path):
         about["here"] = str(data_folder(entry.name, data_path, get=False))

@@ -27,8 +27,8 @@ def data_folder(dataset: str, data_path: Path, download: bool | None = None, *, 
     One that is missing and known is downloaded, or with `get=False` only checked. Raises UserError if it cannot be.
     """
     folder = data_path / dataset
-    if dataset == "ml-100k" and not folder.is_dir():
-        return recbole_path() / "dataset_example" / dataset
+    if dataset == "ml-100k":
+        return folder if folder.is_dir() else recbole_path() / "dataset_example" / dataset
     from recbole_sigma.convert import get as known
 
     if known.is_present(dataset, data_path):

@@ -33,8 +33,6 @@ def unpack(file: Path, folder: Path, patterns: Sequence[str], largest: int) -> l
         folder.mkdir(parents=True, exist_ok=True)
         try:
             found = _copy(file, folder, patterns, largest)
-        except FileExistsError as error:
-            raise UserError(f"{file}: holds two files named {Path(error.filename).name!r}") from None
         except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: it needs a password
             raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from None
         except OSError as error:

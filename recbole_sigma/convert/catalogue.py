@@ -6,7 +6,7 @@ from. A file that lists `categories` stands for one data set per category, which
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,9 @@ def _entry(name: str, content: Mapping[str, Any]) -> Entry:
     """From the `catalogue` of a file. Raises TypeError, ValueError, KeyError or AttributeError for a wrong one."""
     values = dict(content)
     origins = tuple(map(_origin, values.pop("sources", ())))
-    filters = Filters(**values.pop("filters")) if "filters" in values else None
-    values["papers"] = tuple(values.get("papers", ()))
-    if unknown := {*values.get("expected", ())} - {"users", "items", "interactions"}:
-        raise ValueError(f"expected: unknown {sorted(unknown)}")
-    return Entry(name=name, origins=origins, filters=filters, **values)
+    filters = values.pop("filters", None)
+    papers = tuple(values.pop("papers", ()))
+    return Entry(name=name, origins=origins, filters=filters and Filters(**filters), papers=papers, **values)
 
 
 def _origin(content: Mapping[str, Any]) -> Origin:
@@ -106,6 +104,4 @@ def _origin(content: Mapping[str, Any]) -> Origin:
 def _form(kind: type[Any], content: Mapping[str, Any]) -> Any:
     """A Source or ItemSource from YAML's values."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-    if unknown := {*values} - {field.name for field in fields(kind)}:
-        raise ValueError(f"unknown {sorted(unknown)} in the form of a file")
     return kind(**values | {"paths": tuple(map(Path, values["paths"]))})

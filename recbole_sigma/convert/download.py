@@ -119,10 +119,10 @@ class _Downloader:
         length = answer.headers.get("Content-Length", "")
         total = size + int(length) if length.isdecimal() else None
         self._check_size(total or 0)
-        free = shutil.disk_usage(self._part.parent).free
-        if total and total - size > free:
-            needs = f"{os.strerror(errno.ENOSPC)}: {total / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free"
-            raise OSError(errno.ENOSPC, needs)
+        missing, free = (total or size) - size, shutil.disk_usage(self._part.parent).free
+        if missing > free:
+            full = f"{os.strerror(errno.ENOSPC)}: {missing / 1e6:,.0f} MB are missing, {free / 1e6:,.0f} MB are free"
+            raise OSError(errno.ENOSPC, full)
         bar = tqdm(total=total, initial=size, unit="B", unit_scale=True, ncols=100, disable=None, desc=self._part.stem)
         with self._part.open("ab" if size else "wb") as file, bar:
             for block in answer.raw.stream(_BLOCK, decode_content=False):

@@ -143,7 +143,8 @@ def _from_network(
             file = download(origin.url, folder, patience=PATIENCE / len(origins), largest=largest, sha256=sha256)
             return _convert(entry, entry.origins if address else [origin], file, work, origin.url)
         except UserError as error:
-            problems[f"{origin.host}: {error}"] = None
+            accept = f" Delete {RECORD} to accept it." if "SHA256" in str(error) else ""
+            problems[f"{origin.host}: {error}{accept}"] = None
             for file in folder.iterdir():  # what is not of use would be used again
                 if file.suffix not in (".part", ".version"):
                     file.unlink()
