@@ -44,17 +44,18 @@ def main(argv: Sequence[str]) -> None:
     data_path, download = settings.pop("data_path", "dataset/"), settings.pop("download", None)
     check("data_path", Given(data_path), "", {})
     check("download", Given(download), None, {})
+    data_path = Path(data_path)
     if settings:
         raise UserError(f"datasets takes --from, --data_path and --download, got --{next(iter(settings))}")
     if len(args.words) == 2 and args.words[0] == "get":
-        _get(args.words[1], Path(data_path), download, args.given)
+        _get(args.words[1], data_path, download, args.given)
     elif args.given or len(args.words) > 1 or args.words == ["get"]:
         wrong = " ".join(args.words) or "no name"
         raise UserError(f"datasets takes a NAME, or 'get NAME' and then --from=FILE if need be; got {wrong!r}")
     elif args.words:
-        _show(find(args.words[0], Path(data_path)), Path(data_path))
+        _show(find(args.words[0], data_path), data_path)
     else:
-        _list(Path(data_path))
+        _list(data_path)
 
 
 def _get(name: str, data_path: Path, download: bool | None, given: str) -> None:

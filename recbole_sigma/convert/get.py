@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -83,7 +84,7 @@ def get(name: str, data_path: Path, download: bool | None = None, given: str = "
             if is_present(name, data_path):  # another process has made it meanwhile
                 return data_path / name, None
             if given and not remote:
-                file = Path(given).expanduser()
+                file = Path(os.path.expanduser(given))  # noqa: PTH111 - ~/ is not expanded by the shell after --from=
                 summary, record = _convert(entry, entry.origins, file, work, file.name)
             else:
                 summary, record = _from_network(entry, data_path, work, given, None if download else LARGE)
@@ -104,23 +105,28 @@ def get(name: str, data_path: Path, download: bool | None = None, given: str = "
 def _work_directory(folder: Path) -> Iterator[Path]:
     """`.NAME.download` beside the data set's directory, for one process at a time.
 
-    It is deleted in the end, unless it holds the first part of a download, which the same command resumes.
+    It is deleted in the end; after an error not if it has the beginning of a download, which the same command resumes.
     """
     work = folder.parent / f".{folder.name}.download"
     with ExitStack() as lock:
         while True:
             work.mkdir(parents=True, exist_ok=True)
-            number = work.stat().st_ino
-            if not lock.enter_context(locked(work, wait=False)):
-                print(f"waiting for another process that makes {folder}", file=sys.stderr)
-                lock.enter_context(locked(work, wait=True))
-            if work.is_dir() and work.stat().st_ino == number:  # else the other process has deleted it
-                break
+            try:
+                number = work.stat().st_ino
+                if not lock.enter_context(locked(work, wait=False)):
+                    print(f"waiting for another process that makes {folder}", file=sys.stderr)
+                    lock.enter_context(locked(work, wait=True))
+                if work.stat().st_ino == number:
+                    break
+            except FileNotFoundError:  # the other process has deleted it
+                pass
             lock.close()
+        keep = True
         try:
             yield work
+            keep = False
         finally:
-            if not any(part.stat().st_size for part in work.rglob("*.part")):
+            if not (keep and any(part.stat().st_size for part in work.glob("*/*.part"))):
                 shutil.rmtree(work, ignore_errors=True)
 
 
@@ -164,9 +170,11 @@ def _convert(
             sha256, size = hashlib.file_digest(content, "sha256").hexdigest(), file.stat().st_size
         record |= {"bytes": size, "sha256": sha256}
     problems: dict[str, None] = {}
-    for number, origin in enumerate(origins):
+    for origin in origins:
+        for left in (work / "files", work / entry.name):  # by another origin, or a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
         try:
-            files = unpack(file, work / f"files-{number}", origin.patterns, max(size, MIN_ARCHIVE) * GROWTH)
+            files = unpack(file, work / "files", origin.patterns, max(size, MIN_ARCHIVE) * GROWTH)
             break
         except UserError as error:
             problems[str(error)] = None
