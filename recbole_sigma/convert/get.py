@@ -22,7 +22,7 @@ from recbole_sigma.runs.files import json_text, locked, read_json, write_text
 logger = logging.getLogger(__name__)
 
 RECORD = "source.json"  # beside NAME.inter: where it came from
-PATIENCE = 24.0  # seconds without an answer, for all addresses together
+PATIENCE = 20.0  # seconds without an answer, for all addresses together
 LARGE = 10**9  # bytes of a download that has to be allowed
 GROWTH, MIN_ARCHIVE = 50, 10**6  # an archive's files have at most so many times its size; bytes
 
