@@ -50,7 +50,7 @@ def run(
 
     Args:
         model: a name that `registry.find_model` knows, `package.module:Class`, or a class.
-        dataset: a folder in `data_path`, or `ml-100k`.
+        dataset: a folder in `data_path`, or a name of `recbole-sigma datasets`, which is downloaded if it is missing.
         config_files: YAML files; `settings` win over them.
         callbacks: are called after each epoch (not with `nproc` above 1: the processes are others).
         test: False for a trial of a sweep: test is not evaluated.

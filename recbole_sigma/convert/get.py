@@ -141,7 +141,8 @@ def _from_network(
     origins = [origin for origin in origins if origin.url]
     for origin in origins:
         size = f", about {origin.megabytes:,} MB" if origin.megabytes else ""
-        print(f"{entry.name} ({entry.title}): downloading from {origin.host}{size}", file=sys.stderr)
+        to = data_path / entry.name
+        print(f"{entry.name} ({entry.title}): downloading from {origin.host}{size}, to {to}", file=sys.stderr)
         folder = work / hashlib.sha256(origin.url.encode()).hexdigest()[:16]
         folder.mkdir(exist_ok=True)
         sha256 = origin.sha256 or _recorded_sha256(data_path / entry.name, origin.url)
