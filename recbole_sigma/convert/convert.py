@@ -98,8 +98,8 @@ def convert_readers(
             for reader, found in zip(readers, columns, strict=True):
                 for block in reader.blocks([*dict.fromkeys(found.values())], bad, bar.update):
                     spool.add(block, found)
-        data = spool.columns()
-        rows = kept_rows(filters, data["user"], data["item"], data["time"], data["rating"])
+        data = spool.columns() if spool.rows else {}
+        rows = kept_rows(filters, **data) if data else np.zeros(0, np.int64)
         if not len(rows):
             shown = f"; {bad.count} bad lines, the first: {bad.first[0]}" if bad.first else ""
             raise UserError(f"{source.paths[0]}: no interaction is left of {spool.rows}, with {filters}{shown}")
