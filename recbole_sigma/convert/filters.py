@@ -31,8 +31,12 @@ def without_refused(
         user, item, rows = user[~dropped], item[~dropped], rows[~dropped]
 
 
-def kept_rows(filters: Filters, user: np.ndarray, item: np.ndarray, time: np.ndarray, rating: np.ndarray) -> np.ndarray:
+def kept_rows(
+    filters: Filters, user: np.ndarray, item: np.ndarray, time: np.ndarray, rating: np.ndarray
+) -> np.ndarray | range:
     """Row numbers, ascending, that pass the filters; a missing rating (NaN) does not reach a smallest rating."""
+    if filters.min_rating is None and filters.duplicates == "keep" and filters.k_core < 2:
+        return range(len(user))
     rows = np.arange(len(user), dtype=np.int64)
     if filters.min_rating is not None:
         rows = np.flatnonzero(rating >= filters.min_rating)

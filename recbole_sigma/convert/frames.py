@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from recbole_sigma.convert.convert import KEEP_ALL, convert_readers
+from recbole_sigma.convert.conversion import KEEP_ALL, convert_readers
 from recbole_sigma.convert.formats import Source
 from recbole_sigma.convert.reader import BadLines, Frame
 from recbole_sigma.errors import UserError, one_line

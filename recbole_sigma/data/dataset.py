@@ -11,7 +11,6 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_sigma.convert.filters import without_refused
 from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, read_atomic
 from recbole_sigma.data.fields import check_fields, normalised
 from recbole_sigma.data.prefixes import FlatHistories, Prefixes, Rows
@@ -105,6 +104,8 @@ class SequenceDataset(SequentialDataset):
 
         RecBole counts in Python. This takes a second for 2 million interactions, so that no result needs to be kept.
         """
+        from recbole_sigma.convert.filters import without_refused
+
         fields = {"user": self.uid_field, "item": self.iid_field}
         texts = {side: self.config[f"{side}_inter_num_interval"] for side in fields}
         if not {*texts.values()} - {None, "[0,inf)"}:

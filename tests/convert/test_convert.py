@@ -188,7 +188,7 @@ def test_filters_do_what_their_names_say(rows: list[tuple[int, int, int]], k: in
             break
         left = good
     got = kept_rows(Filters(k_core=k, duplicates=keep), columns[0], columns[1], columns[2], columns[2])
-    assert got.tolist() == left
+    assert list(got) == left
 
 
 def test_ratings_are_kept_and_filter(tmp_path: Path) -> None:
