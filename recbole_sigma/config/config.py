@@ -43,7 +43,7 @@ class Config(RecBoleConfig):
     def __init__(
         self,
         model: str | type,
-        dataset: str,
+        dataset: Any,
         config_files: Sequence[str | Path] = (),
         settings: Mapping[str, Any] | None = None,
         *,
@@ -53,12 +53,15 @@ class Config(RecBoleConfig):
 
         Args:
             model: the class, or a name that `find_model` knows.
-            dataset: a directory in `data_path`, or a known name: ml-100k is part of RecBole's wheel, others are
-                downloaded.
+            dataset: a directory in `data_path`, or a name of `recbole-sigma datasets`, which is downloaded if it is
+                missing; or a pandas, polars or pyarrow table, which is written to `checkpoint_dir`/data (columns are
+                guessed as by `convert`).
             config_files: YAML files; a later one wins, and `settings` win over all.
             need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
         """
         given = all_settings(config_files, settings or {})
+        if not isinstance(dataset, str):
+            dataset, given["data_path"] = _stored(dataset, given)
         if dataset or need_data:
             check_dataset(dataset)
         self.model_class = find_model(model)
@@ -157,6 +160,16 @@ class Config(RecBoleConfig):
             return torch.device("cuda")
         torch.cuda.set_device(int(gpu_id))  # kernels outside torch run on the current device
         return torch.device("cuda", int(gpu_id))
+
+
+def _stored(frame: Any, given: Mapping[str, Given]) -> tuple[str, Given]:
+    """Name and data_path of the data set that a table of interactions has become."""
+    from recbole_sigma.convert.frames import store
+
+    checkpoints = given.get("checkpoint_dir", Given("saved"))
+    check("checkpoint_dir", checkpoints, "saved", {})
+    folder = Path(checkpoints.value, "data")
+    return store(frame, folder), Given(str(folder))
 
 
 def _model_files(model_class: type) -> Iterator[Path]:

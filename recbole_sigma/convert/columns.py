@@ -50,8 +50,8 @@ def find_columns(source: Source | ItemSource, names: Sequence[str], path: object
         if given != NONE and (given or guesses):
             found[role] = given or next((name for name in guesses if name not in found.values()), guesses[0])
         elif role in ("user", "item"):
-            listed = ", ".join(names[:30])
-            raise UserError(f"{path}: which column has the {role}s? Give --{role}=NAME, among {listed}")
+            listed = f"Name it {role}_id, or give --{role}=NAME, among {', '.join(names[:30])}"
+            raise UserError(f"{path}: which column has the {role}s? {listed}")
     if len({*found.values()}) < len(found):
         raise UserError(f"{path}: one column is used twice: {found}; give {', '.join(f'--{role}' for role in found)}")
     return found

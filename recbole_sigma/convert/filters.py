@@ -10,15 +10,15 @@ Refuse = Callable[[np.ndarray], np.ndarray]  # number of interactions of each id
 
 
 def without_refused(
-    user: np.ndarray, item: np.ndarray, refuse_user: Refuse, refuse_item: Refuse
+    user: np.ndarray, item: np.ndarray, refuse_user: Refuse, refuse_item: Refuse, sizes: tuple[int, int] = (1, 1)
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Drop refused users and items together, count again, and repeat until nothing is refused.
 
-    `user` and `item` (n,) are ids from 0. Returns the row numbers that are left, and which users and items ever were
-    refused.
+    `user` and `item` (n,) are ids from 0, of at least `sizes` users and items. Returns the row numbers
+    that are left, and which users and items were refused.
     """
     rows = np.arange(len(user), dtype=np.int64)
-    users, items = (np.bincount(ids) for ids in (user, item))
+    users, items = (np.bincount(ids, minlength=size) for ids, size in zip((user, item), sizes, strict=True))
     no_user, no_item = np.zeros(len(users), bool), np.zeros(len(items), bool)
     while True:
         no_user |= refuse_user(users)
@@ -31,8 +31,12 @@ def without_refused(
         user, item, rows = user[~dropped], item[~dropped], rows[~dropped]
 
 
-def kept_rows(filters: Filters, user: np.ndarray, item: np.ndarray, time: np.ndarray, rating: np.ndarray) -> np.ndarray:
+def kept_rows(
+    filters: Filters, user: np.ndarray, item: np.ndarray, time: np.ndarray, rating: np.ndarray
+) -> np.ndarray | range:
     """Row numbers, ascending, that pass the filters; a missing rating (NaN) does not reach a smallest rating."""
+    if filters.min_rating is None and filters.duplicates == "keep" and filters.k_core < 2:
+        return range(len(user))
     rows = np.arange(len(user), dtype=np.int64)
     if filters.min_rating is not None:
         rows = np.flatnonzero(rating >= filters.min_rating)

@@ -51,7 +51,7 @@ class BadLines:
         """Count one line, `FILE:LINE`."""
         self.count += 1
         if self.strict:
-            raise UserError(f"{where}: {problem}; without --strict, bad lines are counted and left out")
+            raise UserError(f"{where}: {problem}")
         if self.room:
             self.first.append(f"{where}: {problem}")
 

@@ -47,6 +47,7 @@ class Spool:
     def __init__(self, folder: Path, bad: BadLines) -> None:
         self.users, self.items, self.times = Vocabulary(), Vocabulary(), Times()
         self.rows = self.digits = 0
+        self.rated = False  # whether there is any rating
         self._bad = bad
         self._paths = {name: folder / f"{name}.spool" for name in _COLUMNS}
         self._files = {name: path.open("wb") for name, path in self._paths.items()}
@@ -63,6 +64,7 @@ class Spool:
             time, no_time, digits = self.times.parse(text["time"])
         if "rating" in text:
             rating, no_rating = numbers(text["rating"])
+            self.rated = self.rated or not np.isnan(rating).all()
         wrong = {"user": user < 0, "item": item < 0, "time": no_time, "rating": no_rating}
         good = ~np.logical_or.reduce(list(wrong.values()))
         bad = np.flatnonzero(~good)

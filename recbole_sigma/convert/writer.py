@@ -19,23 +19,28 @@ _PIECE = 1 << 19  # rows
 
 
 def write_interactions(
-    path: Path, spool: Spool, columns: dict[str, np.ndarray], rows: np.ndarray, advance: Callable[[int], object]
-) -> None:
-    """Write `rows` of the spool in their order: user, item, rating if the source has any, time."""
+    path: Path, spool: Spool, columns: dict[str, np.ndarray], rows: np.ndarray | range, advance: Callable[[int], object]
+) -> dict[str, np.ndarray]:
+    """Write `rows` of the spool in their order: user, item, rating if any, time. Returns which ids appear."""
     users, items = spool.users.tokens(), spool.items.tokens()
-    rated = not np.isnan(columns["rating"]).all()
+    rated = spool.rated
     header = ["user_id:token", "item_id:token", *(["rating:float"] if rated else []), "timestamp:float"]
+    kept = {"user": np.zeros(len(users), bool), "item": np.zeros(len(items), bool)}
     with path.open("wb") as file:
         file.write("\t".join(header).encode() + b"\n")
         for first in range(0, len(rows), _PIECE):
-            piece = {name: values[rows[first : first + _PIECE]] for name, values in columns.items()}
+            chosen = np.asarray(rows[first : first + _PIECE])
+            piece = {name: values[chosen] for name, values in columns.items()}
             cells = [users.take(piece["user"]), items.take(piece["item"])]
             if rated:
                 rating = pa.array(piece["rating"], from_pandas=True).cast(pa.large_string())
                 cells.append(rating.fill_null(""))
             cells.append(pa.array(piece["time"]).cast(pa.large_string()))
             write_lines(file, cells)
+            for name, seen in kept.items():
+                seen[piece[name]] = True
             advance(len(piece["user"]))
+    return kept
 
 
 def write_lines(file: BinaryIO, cells: list[pa.Array]) -> None:

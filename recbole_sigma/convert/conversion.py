@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from recbole_sigma.convert.columns import find_columns, numbers
@@ -98,25 +97,24 @@ def convert_readers(
             for reader, found in zip(readers, columns, strict=True):
                 for block in reader.blocks([*dict.fromkeys(found.values())], bad, bar.update):
                     spool.add(block, found)
-        data = spool.columns()
-        rows = kept_rows(filters, data["user"], data["item"], data["time"], data["rating"])
+        data = spool.columns() if spool.rows else {}
+        rows = kept_rows(filters, **data) if data else range(0)
         if not len(rows):
             shown = f"; {bad.count} bad lines, the first: {bad.first[0]}" if bad.first else ""
             raise UserError(f"{source.paths[0]}: no interaction is left of {spool.rows}, with {filters}{shown}")
         with _bar(progress, total=len(rows), unit=" rows", desc="writing") as bar:
-            write_interactions(folder / f"{out.name}.inter", spool, data, rows, bar.update)
-        users, items_kept = (np.unique(data[name][rows]) for name in ("user", "item"))
+            kept = write_interactions(folder / f"{out.name}.inter", spool, data, rows, bar.update)
         notes = _notes(columns, spool, readers)
         if about_items:
-            tokens = spool.items.tokens().take(items_kept).to_pylist()
+            tokens = spool.items.tokens().filter(pa.array(kept["item"])).to_pylist()
             unread = BadLines(bad.strict)
             known = write_items(folder / f"{out.name}.item", about_items, set(tokens), unread)
             notes.append(f"{known:,} of {len(tokens):,} items have a title or categories")
             if unread.count:
                 notes.append(f"{unread.count:,} bad lines about items are left out, the first: {unread.first[0]}")
-    n, sizes = len(rows), (len(users), len(items_kept))
-    sparsity = 1 - n / (sizes[0] * sizes[1])
-    return Summary(*sizes, n, n / sizes[0], sparsity, bad.count, tuple(bad.first), tuple(notes))
+    n, users, items = len(rows), int(kept["user"].sum()), int(kept["item"].sum())
+    sparsity = 1 - n / (users * items)
+    return Summary(users, items, n, n / users, sparsity, bad.count, tuple(bad.first), tuple(notes))
 
 
 def _bar(progress: bool, **how: Any) -> Any:
