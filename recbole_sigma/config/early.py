@@ -31,11 +31,9 @@ def data_folder(dataset: str, data_path: Path, download: bool | None = None, *, 
         return folder if folder.is_dir() else recbole_path() / "dataset_example" / dataset
     from recbole_sigma.convert import get as known
 
-    if known.is_present(dataset, data_path):
-        return folder
-    if get:
-        return known.get(dataset, data_path, download)[0]
-    known.check_download(dataset, data_path, download)
+    if not known.is_present(dataset, data_path):
+        make = known.get if get else known.check_download
+        make(dataset, data_path, download)
     return folder
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from recbole_sigma.config.values import CATALOGUE, properties_path, read_config_file, recbole_path
 from recbole_sigma.convert.formats import Filters, ItemSource, Source
@@ -24,12 +23,8 @@ class Origin:
     interactions: Source
     items: ItemSource | None = None
     url: str = ""  # empty: the publisher gives the file out by hand, after a form for example
-    megabytes: float | None = None  # of the download, about
+    megabytes: float = 0  # of the download, about; 0: not known
     sha256: str | None = None
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.url).hostname or self.url
 
     @property
     def patterns(self) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import unquote
 
 import pooch
 import requests
@@ -30,7 +30,6 @@ _BROKEN = (
     requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, urllib3.exceptions.HTTPError,
     TimeoutError,
 )  # fmt: skip
-_T = TypeVar("_T")
 
 
 class DownloadError(UserError):
@@ -53,7 +52,7 @@ def download(url: str, folder: Path, *, patience: float, largest: int | None = N
 
     Raises DownloadError, and OSError for a disk that is full or cannot be written.
     """
-    name = re.sub(r"[^\w.-]+", "_", unquote(urlsplit(url).path).rpartition("/")[2]).lstrip(".")[-100:] or "download"
+    name = re.sub(r"[^\w.-]+", "_", unquote(url.partition("?")[0]).rpartition("/")[2]).lstrip(".")[-100:] or "download"
     pooch.get_logger().setLevel(logging.WARNING)
     downloader = _Downloader(folder / f"{name}.part", patience, largest)
     try:
@@ -156,9 +155,9 @@ class _Downloader:
         self._version.unlink(missing_ok=True)
 
 
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
+def _within(seconds: float, call: Callable[[], requests.Response]) -> requests.Response:
     """The result of `call`, which a thread may never finish: looking up a name has no time limit of its own."""
-    future: Future[_T] = Future()
+    future: Future[requests.Response] = Future()
 
     def work() -> None:
         try:

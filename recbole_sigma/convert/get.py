@@ -49,13 +49,12 @@ def check_download(name: str, data_path: Path, download: bool | None) -> None:
     """Raise a UserError unless the data set is known and may be downloaded."""
     entry = find(name, data_path)
     origins = [origin for origin in entry.origins if origin.url]
-    size = (origins[0].megabytes or 0) if origins else 0
     if not origins:
         reason = "its publisher gives it out by hand"
     elif download is False:
         reason = "download is false"
-    elif size * 1e6 > LARGE and not download:
-        reason = f"its download has {size / 1e3:.1f} GB, which --download=true allows"
+    elif origins[0].megabytes * 1e6 > LARGE and not download:
+        reason = f"its download has {origins[0].megabytes / 1e3:.1f} GB, which --download=true allows"
     else:
         return
     raise UserError(f"data set {name!r} is not in {data_path}; {reason}; {_by_hand(entry, data_path)}")
@@ -141,17 +140,17 @@ def _from_network(
     origins = [origin for origin in origins if origin.url]
     for origin in origins:
         size = f", about {origin.megabytes:,} MB" if origin.megabytes else ""
-        to = data_path / entry.name
-        print(f"{entry.name} ({entry.title}): downloading from {origin.host}{size}, to {to}", file=sys.stderr)
+        host, to = origin.url.split("/")[2].rpartition("@")[2], data_path / entry.name
+        print(f"{entry.name} ({entry.title}): downloading from {host}{size}, to {to}", file=sys.stderr)
         folder = work / hashlib.sha256(origin.url.encode()).hexdigest()[:16]
         folder.mkdir(exist_ok=True)
-        sha256 = origin.sha256 or _recorded_sha256(data_path / entry.name, origin.url)
+        sha256 = origin.sha256 or _recorded_sha256(to, origin.url)
         try:
             file = download(origin.url, folder, patience=PATIENCE / len(origins), largest=largest, sha256=sha256)
             return _convert(entry, entry.origins if address else [origin], file, work, origin.url)
         except UserError as error:
             accept = f" Delete {RECORD} to accept it." if "SHA256" in str(error) else ""
-            problems[f"{origin.host}: {error}{accept}"] = None
+            problems[f"{host}: {error}{accept}"] = None
             for file in folder.iterdir():  # what is not of use would be used again
                 if file.suffix not in (".part", ".version"):
                     file.unlink()
@@ -202,8 +201,7 @@ def _keep(files: Sequence[Path], out: Path) -> None:
     for file in files:
         shutil.copyfile(file, out / f"{out.name}.{file.name.partition('.')[2]}")
     if not (out / f"{out.name}.inter").is_file():
-        names = ", ".join(file.name for file in files)
-        raise UserError(f"no .inter file holds all interactions; there are {names}")
+        raise UserError(f"no file has all interactions, only {', '.join(file.name for file in files)}")
 
 
 def statistics(summary: Summary) -> dict[str, int]:
@@ -220,8 +218,7 @@ def _recorded_sha256(folder: Path, source: str) -> str | None:
 def _compare(entry: Entry, summary: Summary) -> None:
     """Warn of numbers that are not those of the papers, and of lines that could not be read."""
     if summary.bad_lines:
-        first = "; ".join(summary.first_bad[:3])
-        logger.warning("warning: %s: %d lines cannot be read: %s", entry.name, summary.bad_lines, first)
+        logger.warning("warning: %d lines cannot be read, the first: %s", summary.bad_lines, summary.first_bad[0])
     got, expected = statistics(summary), entry.expected or {}
     if different := [key for key, number in expected.items() if got[key] != number]:
         numbers = ", ".join(f"{got[key]:,} {key} where the papers have {expected[key]:,}" for key in different)

@@ -184,6 +184,8 @@ def test_from_refuses_what_is_not_the_data_set(know: Know, tmp_path: Path, refus
     refused(*get, f"--from={server.address}/ml.zip", "--download=false", names=["download is false"])
     assert server.requests == [] and cli.main([*get]) == 0
     assert cli.main([*get, "--from=other.txt"]) == 2  # it is there already
+    shutil.rmtree(tmp_path / "dataset")
+    assert cli.main([*get, "--from=http://["]) == 2
 
 
 def test_other_numbers_than_those_of_the_papers_are_a_warning_with_both(know: Know, caplog: Any) -> None:
