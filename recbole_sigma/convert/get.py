@@ -226,6 +226,6 @@ def _compare(entry: Entry, summary: Summary) -> None:
 
 
 def _by_hand(entry: Entry, data_path: Path) -> str:
-    address = next((origin.url for origin in entry.origins if origin.url), entry.page)
+    address = next((origin.url for origin in entry.origins), "") or entry.page
     option = "" if data_path == Path("dataset") else f" --data_path={data_path}"
     return f"get {address} by hand, then: recbole-sigma datasets get {entry.name} --from=FILE{option}"
