@@ -18,10 +18,12 @@ from recbole_sigma.errors import Interrupted, UserError, did_you_mean, one_line,
 _PROGRAM = "recbole-sigma"
 COMMANDS = {
     "train": "train and evaluate one model",
+    "datasets": "list the data sets that are known by name, or get one",
     "models": "list the models, or one model's settings",
     "compare": "train models on data sets with several seeds and report them side by side",
     "experiment": "an experiment of SIGMA's paper, or your own",
     "tune": "choose settings on validation, by Hyperopt or Ray Tune",
+    "convert": "your own CSV, JSON lines or Parquet file as a data set",
     "report": "a table of recorded runs, with significance, plots and all that is needed to cite it",
     "env": "versions, devices, and whether the kernels work",
 }

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 def run(
     model: str | type,
-    dataset: str,
+    dataset: Any,
     config_files: Sequence[str | Path] = (),
     settings: Mapping[str, Any] | None = None,
     *,
@@ -50,7 +50,9 @@ def run(
 
     Args:
         model: a name that `registry.find_model` knows, `package.module:Class`, or a class.
-        dataset: a folder in `data_path`, or `ml-100k`.
+        dataset: a folder in `data_path`, or a name of `recbole-sigma datasets`, which is downloaded if it is missing;
+            or a table of interactions (pandas, polars, pyarrow), which is written below `checkpoint_dir` under a name
+            made of its content. Its columns are guessed as by `convert`.
         config_files: YAML files; `settings` win over them.
         callbacks: are called after each epoch (not with `nproc` above 1: the processes are others).
         test: False for a trial of a sweep: test is not evaluated.

@@ -3,7 +3,7 @@
 Models side by side: trains what is missing, prints the table and, last, the report's file.
 
   --models=A,B             models, as the papers write them
-  --datasets=D,E           folders in data_path, or ml-100k (ml-100k)
+  --datasets=D,E           folders in data_path, or names of `recbole-sigma datasets` (ml-100k)
   --seeds=N                how many (1: 2020), or which ([1,2,3])
   --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers

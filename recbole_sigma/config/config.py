@@ -14,9 +14,16 @@ import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.config.early import check_dataset, data_folder, recbole_path
+from recbole_sigma.config.early import check_dataset, data_folder
 from recbole_sigma.config.schema import check, role
-from recbole_sigma.config.values import Given, SettingsLoader, all_settings, properties_path, read_config_files
+from recbole_sigma.config.values import (
+    Given,
+    SettingsLoader,
+    all_settings,
+    properties_path,
+    read_defaults,
+    recbole_path,
+)
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
@@ -36,7 +43,7 @@ class Config(RecBoleConfig):
     def __init__(
         self,
         model: str | type,
-        dataset: str,
+        dataset: Any,
         config_files: Sequence[str | Path] = (),
         settings: Mapping[str, Any] | None = None,
         *,
@@ -46,11 +53,15 @@ class Config(RecBoleConfig):
 
         Args:
             model: the class, or a name that `find_model` knows.
-            dataset: a directory in `data_path`, or `ml-100k`, which is part of RecBole's wheel.
+            dataset: a directory in `data_path`, or a name of `recbole-sigma datasets`, which is downloaded if it is
+                missing; or a pandas, polars or pyarrow table, which is written to `checkpoint_dir`/data (columns are
+                guessed as by `convert`).
             config_files: YAML files; a later one wins, and `settings` win over all.
             need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
         """
         given = all_settings(config_files, settings or {})
+        if not isinstance(dataset, str):
+            dataset, given["data_path"] = _stored(dataset, given)
         if dataset or need_data:
             check_dataset(dataset)
         self.model_class = find_model(model)
@@ -75,7 +86,8 @@ class Config(RecBoleConfig):
         if self["loss_type"] in _SAMPLED_LOSSES:
             self["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
         data_path = Path(self._settings["data_path"])
-        self["data_path"] = str(data_folder(dataset, data_path) if need_data else data_path / dataset)
+        folder = data_folder(dataset, data_path, self["download"]) if need_data else data_path / dataset
+        self["data_path"] = str(folder)
         gpus = self["gpu_id"] if isinstance(self["gpu_id"], list) else str(self["gpu_id"]).split(",")
         self["gpu_id"] = ",".join(str(gpu).strip() for gpu in gpus)
         self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(str(gpus[0]).strip()))
@@ -90,7 +102,7 @@ class Config(RecBoleConfig):
         # RecBole's file of the model once more: RecBole reads it before its own defaults of sequential models.
         files = (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
         for file in filter(Path.is_file, files):
-            for name, given in read_config_files([file]).items():
+            for name, given in read_defaults([file]).items():
                 if not file.is_relative_to(recbole_path()):
                     # A model's file declares the model's settings, with any value.
                     default = given.value if role(name) == "model" else self.internal_config_dict.get(name)
@@ -148,6 +160,16 @@ class Config(RecBoleConfig):
             return torch.device("cuda")
         torch.cuda.set_device(int(gpu_id))  # kernels outside torch run on the current device
         return torch.device("cuda", int(gpu_id))
+
+
+def _stored(frame: Any, given: Mapping[str, Given]) -> tuple[str, Given]:
+    """Name and data_path of the data set that a table of interactions has become."""
+    from recbole_sigma.convert.frames import store
+
+    checkpoints = given.get("checkpoint_dir", Given("saved"))
+    check("checkpoint_dir", checkpoints, "saved", {})
+    folder = Path(checkpoints.value, "data")
+    return store(frame, folder), Given(str(folder))
 
 
 def _model_files(model_class: type) -> Iterator[Path]:

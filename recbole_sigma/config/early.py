@@ -6,21 +6,11 @@ What is not found here, such as a value that only the model's class can judge, i
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from recbole_sigma.config.schema import check, needs_no_default
-from recbole_sigma.config.values import Given, properties_path, read_config_files
+from recbole_sigma.config.values import CATALOGUE, Given, properties_path, read_defaults, recbole_path
 from recbole_sigma.errors import UserError, did_you_mean
-
-
-@cache
-def recbole_path() -> Path:
-    """The directory of RecBole's package, found without importing it."""
-    spec = find_spec("recbole")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("RecBole is not installed: pip install recbole")
-    return Path(spec.submodule_search_locations[0])
 
 
 def check_dataset(dataset: str) -> None:
@@ -31,15 +21,19 @@ def check_dataset(dataset: str) -> None:
         raise UserError(f"dataset must be {right}, got {dataset!r}")
 
 
-def data_folder(dataset: str, data_path: Path) -> Path:
-    """The data set's directory. ml-100k is RecBole's own copy, unless `data_path` has one."""
+def data_folder(dataset: str, data_path: Path, download: bool | None = None, *, get: bool = True) -> Path:
+    """The data set's directory. ml-100k is RecBole's own copy, unless `data_path` has one.
+
+    One that is missing and known is downloaded, or with `get=False` only checked. Raises UserError if it cannot be.
+    """
     folder = data_path / dataset
-    if dataset == "ml-100k" and not folder.is_dir():
-        return recbole_path() / "dataset_example" / dataset
-    if not folder.is_dir():  # RecBole would start to download
-        names = [path.name for path in data_path.iterdir() if path.is_dir()] if data_path.is_dir() else []
-        hint = did_you_mean(dataset, [*names, "ml-100k"]) or "; set --data_path to the directory of data sets"
-        raise UserError(f"unknown data set {dataset!r}: there is no directory {str(folder)!r}{hint}")
+    if dataset == "ml-100k":
+        return folder if folder.is_dir() else recbole_path() / "dataset_example" / dataset
+    from recbole_sigma.convert import get as known
+
+    if not known.is_present(dataset, data_path):
+        make = known.get if get else known.check_download
+        make(dataset, data_path, download)
     return folder
 
 
@@ -50,7 +44,7 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
     """
     check_dataset(dataset)
     files = [properties_path() / file for file in ("overall.yaml", f"model/{model}.yaml", f"dataset/{dataset}.yaml")]
-    defaults = read_config_files([file for file in files if file.is_file()])
+    defaults = read_defaults([file for file in files if file.is_file()])
     if ":" not in model:
         models, known, of_other_models = _names(model)
         if model not in models:
@@ -61,7 +55,8 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
             if needs_no_default(name) or name in defaults:
                 check(name, value, defaults.get(name, value).value, {"loss_type": ("CE", "BPR", "BCE")})
     path = given.get("data_path") or defaults.get("data_path") or Given("dataset/")
-    data_folder(dataset, Path(str(path.value)))
+    download = given.get("download") or defaults["download"]
+    data_folder(dataset, Path(str(path.value)), download.value, get=False)
 
 
 @cache
@@ -76,4 +71,5 @@ def _names(model: str) -> tuple[list[str], set[str], set[str]]:
     for file in [*(recbole / "properties").rglob("*.yaml"), *properties_path().rglob("*.yaml")]:
         names = re.findall(r"^(\w+)\s*:", file.read_text(encoding="utf-8"), re.MULTILINE)
         (of_other_models if file.parent.name == "model" and file.stem != model else known).update(names)
+    known.discard(CATALOGUE)
     return [*ours, *sorted(theirs - {*ours})], known, of_other_models

@@ -9,6 +9,8 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from yaml.constructor import ConstructorError
 
 from recbole_sigma.errors import UserError, one_line
 
+CATALOGUE = "catalogue"  # the key of properties/dataset/NAME.yaml that says where the data set comes from
 _LARGEST_FILE = 2**16  # bytes; PyYAML needs seconds for more, and some devices never end
 _NUMBERS = {
     "tag:yaml.org,2002:int": re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$"),
@@ -38,6 +41,15 @@ def properties_path() -> Path:
         if (folder / "overall.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
+
+
+@cache
+def recbole_path() -> Path:
+    """The directory of RecBole's package, found without importing it."""
+    spec = find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("RecBole is not installed: pip install recbole")
+    return Path(spec.submodule_search_locations[0])
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,11 @@ def dump_settings(settings: Mapping[str, Any]) -> str:
 def read_config_files(paths: Sequence[str | Path]) -> dict[str, Given]:
     """The settings of several YAML files; a later file wins. Raises UserError naming the file and line."""
     return {name: given for path in paths for name, given in read_config_file(path).items()}
+
+
+def read_defaults(paths: Sequence[str | Path]) -> dict[str, Given]:
+    """The settings of several files of `properties/`; the key CATALOGUE is not one."""
+    return {name: given for name, given in read_config_files(paths).items() if name != CATALOGUE}
 
 
 def read_config_file(path: str | Path) -> dict[str, Given]:

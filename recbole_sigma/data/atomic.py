@@ -119,10 +119,10 @@ def _read_columns(
     titles = {name: f"{name}:{kind.value}" for name, kind in types.items()}
     arrow = {titles[name]: pa.float64() if kind == FeatureType.FLOAT else pa.string() for name, kind in types.items()}
     arrow.update({titles[name]: pa.dictionary(pa.int32(), pa.string()) for name in form.ids})
-    for time_type in (pa.int64(), pa.float64()):
+    for time_type, threads in ((pa.int64(), True), (pa.float64(), True), (pa.float64(), False)):
         arrow.update({titles[name]: time_type for name in form.time})
         try:
-            read = csv.ReadOptions(use_threads=False, block_size=_BLOCK)
+            read = csv.ReadOptions(use_threads=threads, block_size=_BLOCK)
             parse = csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False)
             convert = csv.ConvertOptions(
                 column_types=arrow, include_columns=list(arrow), null_values=_MISSING, check_utf8=False

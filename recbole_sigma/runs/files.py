@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, plain data read back, and one lock."""
+"""Files that appear complete or not at all, plain data read back, and one lock. Imports torch only where it must."""
 
 import contextlib
 import fcntl
@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from recbole_sigma.errors import UserError, one_line
 
@@ -64,6 +61,8 @@ def read_json(path: Path, kind: type) -> Any:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """CSV of rows by column name, columns in the order in which they first appear; a missing value is empty."""
+    import pandas as pd
+
     return str(pd.DataFrame(list(rows)).to_csv(index=False, lineterminator="\n"))
 
 
@@ -90,10 +89,12 @@ def locked(directory: Path, wait: bool) -> Iterator[bool]:
 
 def digest(value: Any) -> str:
     """SHA-256 of tensors and plain values, nested in lists, tuples and dicts."""
+    import torch
+
     sha = hashlib.sha256()
 
     def add(each: Any) -> None:
-        if isinstance(each, Tensor):
+        if isinstance(each, torch.Tensor):
             flat = each.detach().cpu().contiguous()
             sha.update(f"tensor {flat.dtype} {tuple(flat.shape)}".encode())
             sha.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -20,7 +20,7 @@ KNOWN = {*Draft202012Validator.META_SCHEMA["properties"], *Draft202012Validator.
 ROLES = {"model", "training", "data", "protocol", "machine", "location"}
 FILES = [properties_path() / "overall.yaml", *sorted((properties_path() / "model").glob("*.yaml"))]
 
-MACHINE = {"threads", "nproc", "use_gpu", "gpu_id", "show_progress", "state", "eval_batch_size"}
+MACHINE = {"threads", "nproc", "use_gpu", "gpu_id", "show_progress", "state", "eval_batch_size", "download"}
 LOCATION = {"data_path", "checkpoint_dir"}
 TORCHRUN = {"world_size", "offset", "ip", "port"}
 

@@ -111,7 +111,7 @@ def test_the_key_is_that_of_what_determines_a_run(tiny: Tiny, tmp_path: Path):
         return run_key(tiny(["Mamba4Rec"], [settings.pop("seed", 1)], **settings)[0][1])
 
     ((_, config),) = tiny(["Mamba4Rec"], [1])
-    machine = ("data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id")
+    machine = ("data_path", "checkpoint_dir", "show_progress", "state", "threads", "use_gpu", "gpu_id", "download")
     determines = {  # runs of earlier versions of this code are found under this hash
         "settings": {k: v for k, v in config.settings().items() if k not in (*machine, "eval_batch_size")},
         "data": hashlib.sha256((tmp_path / "tiny" / "tiny.inter").read_bytes()).hexdigest(),
