@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -147,7 +148,7 @@ def _from_network(
         sha256 = origin.sha256 or _recorded_sha256(to, origin.url)
         try:
             file = download(origin.url, folder, patience=PATIENCE / len(origins), largest=largest, sha256=sha256)
-            return _convert(entry, entry.origins if address else [origin], file, work, origin.url)
+            return _convert(entry, entry.origins if address else [origin], file, work, _without_password(origin.url))
         except UserError as error:
             accept = f" Delete {RECORD} to accept it." if "SHA256" in str(error) else ""
             problems[f"{host}: {error}{accept}"] = None
@@ -212,7 +213,11 @@ def statistics(summary: Summary) -> dict[str, int]:
 def _recorded_sha256(folder: Path, source: str) -> str | None:
     """The SHA-256 of what came from the same address, where the files were deleted since and the record was not."""
     record = read_json(folder / RECORD, dict) if (folder / RECORD).is_file() else {}
-    return record.get("sha256") if record.get("source") == source else None
+    return record.get("sha256") if record.get("source") == _without_password(source) else None
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(?<=://)[^/@]*@", "", url)
 
 
 def _compare(entry: Entry, summary: Summary) -> None:
