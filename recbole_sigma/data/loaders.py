@@ -4,6 +4,7 @@ Subclasses, because RecBole's trainer asks for the types; they draw the same bat
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils import ModelType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from recbole_sigma.data.candidates import SampledItems
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.prefixes import Prefixes
 
@@ -152,11 +154,39 @@ class WindowLoader(TrainLoader):
 
 
 class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
-    """Every evaluated user once, unshuffled: `(interaction, None, positive_u, positive_i)`."""
+    """Every evaluated sample once, unshuffled: `(interaction, candidates, positive_u, positive_i)`."""
 
-    def collate_fn(self, batch: Batch) -> tuple[Interaction, None, torch.Tensor, torch.Tensor] | None:
-        """Rows of `batch`, which row of the batch each target belongs to, and the targets."""
-        return super().collate_fn(batch.rows) if len(batch.rows) else None
+    def __init__(
+        self, config: Any, dataset: SequenceDataset, train: SequenceDataset, sampled: SampledItems | None = None
+    ) -> None:
+        """`train` is the training split, which says how often each item is known; `sampled` is for sampled metrics."""
+        super().__init__(config, dataset, None)
+        self._train = train
+        self._sampled = sampled
+
+    def collate_fn(self, batch: Batch) -> tuple[Interaction, torch.Tensor | None, torch.Tensor, torch.Tensor] | None:
+        """Rows of `batch`, the items that targets are ranked among, which row each target belongs to, the targets.
+
+        Candidates are (B, n), with repetitions and without the target; None if all items are ranked.
+        """
+        if not len(batch.rows):
+            return None
+        interaction, _, row, target = super().collate_fn(batch.rows)
+        candidates = self._sampled and torch.from_numpy(self._sampled.draw(batch.rows, target.numpy()))
+        return interaction, candidates, row, target
+
+    @cached_property
+    def target_counts(self) -> np.ndarray:
+        """How many training samples have each item as target (RecBole's `item_counter`): (V,)."""
+        targets = self._train.inter_feat[self._train.iid_field].numpy()
+        return np.bincount(targets, minlength=self._train.item_num)
+
+    @cached_property
+    def item_frequency(self) -> np.ndarray:
+        """How many training interactions each item has, a history's first one included: (V,)."""
+        samples = self._train.inter_feat
+        items = samples.flat.columns[samples.flat.item].numpy()[samples.interactions()]
+        return np.bincount(items, minlength=self._train.item_num)
 
 
 class UniformNegatives:
