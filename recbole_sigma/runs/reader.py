@@ -76,7 +76,7 @@ class RecordedRun:
             "dataset": {"type": "object", "properties": data, "required": [*data]},
         }  # fmt: skip
         # Only a trial of a sweep has no test metrics, and only splits without samples have empty ones.
-        empty = content.get("empty_splits") or []
+        empty = content["empty_splits"] if isinstance(content.get("empty_splits"), list) else []
         properties |= {split: {"const": {}} for split in ("valid", "test") if split in empty}
         required = [name for name in properties if name != "test" or "trial" not in content]
         schema = {"properties": properties, "required": required}
