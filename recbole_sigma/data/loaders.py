@@ -172,7 +172,9 @@ class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
         if not len(batch.rows):
             return None
         interaction, _, row, target = super().collate_fn(batch.rows)
-        candidates = self._sampled and torch.from_numpy(self._sampled.draw(batch.rows, target.numpy()))
+        candidates = None
+        if self._sampled:
+            candidates = torch.from_numpy(self._sampled.draw(batch.rows, target.numpy()))
         return interaction, candidates, row, target
 
     @cached_property

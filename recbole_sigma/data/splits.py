@@ -7,15 +7,13 @@ import numpy as np
 from recbole_sigma.data.prefixes import Prefixes
 from recbole_sigma.errors import UserError
 
-_FILTERS = (
-    "rm_dup_inter", "user_inter_num_interval", "item_inter_num_interval", "val_interval", "filter_inter_by_user_or_item",
-)  # fmt: skip
+_FILTERS = ("rm_dup_inter", "user_inter_num_interval", "item_inter_num_interval", "val_interval")
 
 
 def check_split(config: Any) -> None:
     """Refuse settings of the split that are right alone and wrong together. Raises UserError."""
     if config["benchmark_filename"] is not None:
-        if given := next((name for name in _FILTERS if config[name] not in (None, False, "[0,inf)")), None):
+        if given := next((name for name in _FILTERS if config[name] not in (None, "[0,inf)")), None):
             raise UserError(f"benchmark_filename: files that are split beforehand are not filtered; leave out {given}")
         return
     times = cut_offs(config["eval_args"])
@@ -64,7 +62,7 @@ def split_rows(config: Any, samples: Prefixes, time: np.ndarray | None, file: np
         order = order[np.argsort(time[order], kind="stable")]
         return np.split(order, np.cumsum(_sizes(np.array([len(order)]), split["RS"])[0, :2]))
     before = samples.history_lengths(slice(None)) - 1  # samples of the user before this one
-    user = samples[samples.flat.user].numpy()
+    user = samples.flat.columns[samples.flat.user].numpy()[samples.targets]
     count = samples.flat.user_start[user + 1] - samples.flat.user_start[user] - 1
     if "LS" in split:
         # A user's first sample always stays in training.

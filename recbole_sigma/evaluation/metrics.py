@@ -24,8 +24,8 @@ def metric_title(metric: str) -> str:
 def gains_of_ranks(rank: np.ndarray, k: int, names: Iterable[str] = METRICS) -> dict[str, np.ndarray]:
     """Each sample's contribution to the metrics `names` at `k`: (n,) -> (n,) each.
 
-    A sample has one target, so that recall is hit, precision is hit / k, NDCG is 1 / log2(rank + 1), and MRR and MAP are
-    1 / rank within the first k, and 0 beyond.
+    A sample has one target, so that recall is hit, precision is hit / k, NDCG is 1 / log2(rank + 1), and MRR and MAP
+    are 1 / rank within the first k, and 0 beyond.
     """
     hit, reciprocal = np.ones_like(rank), 1 / rank
     gains = {"hit": hit, "recall": hit, "precision": hit / k, "ndcg": 1 / np.log2(rank + 1)}
@@ -51,7 +51,7 @@ def metrics_of_lists(
     rarest = known[np.argsort(counts[known], kind="stable")][: max(int(len(known) * tail_ratio), 1)]
     tail = np.zeros(len(counts), dtype=bool)
     tail[known[counts[known] <= tail_ratio] if tail_ratio > 1 else rarest] = True
-    metrics = {}
+    metrics: dict[str, float] = {}
     for k in topk:
         shown = lists[:, :k]
         times = np.bincount(shown.ravel(), minlength=len(counts))

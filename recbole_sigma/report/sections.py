@@ -17,8 +17,9 @@ MARKS = f"* p < {LEVEL} against every other row over users, † over seeds"
 _MEANS = "Means over n seeds, with the standard deviation where there are several. Best bold, second underlined. "
 _TESTS = (
     "One-sided paired t-tests of each metric's best row (the highest mean on test) against each other row, on test "
-    f"over users (a user's gain is the mean over its samples and seeds) and over seeds (with fewer than {FEWEST_SEEDS}, whether "
-    f"another seed would change the order is not tested); p after Holm's correction over a metric's tests. {MARKS}."
+    "over users (a user's gain is the mean over its samples and seeds) and over seeds (with fewer than "
+    f"{FEWEST_SEEDS}, whether another seed would change the order is not tested); p after Holm's correction over a "
+    f"metric's tests. {MARKS}."
 )
 _TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "epochs")  # needed to cite a result
 
