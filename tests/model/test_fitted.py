@@ -33,7 +33,7 @@ def fitted(read_tiny: Any, name: str, **settings: Any) -> tuple[Any, dict[str, i
 def test_pop_counts_the_interactions_of_training(write_inter, read_tiny):
     write_inter(ROWS)
     model, number = fitted(read_tiny, "Pop")
-    assert {item: int(model.counts[number[item]]) for item in "abcdefg"} == dict(a=3, b=3, c=2, d=1, e=0, f=0, g=0)
+    assert [int(model.counts[number[item]]) for item in "abcdefg"] == [3, 3, 2, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("shrink", [0.0, 2.0])
@@ -94,11 +94,12 @@ def test_a_run_is_one_epoch_that_is_recorded_loaded_and_resumed(write_inter, tmp
 
 def test_baselines_stand_beside_models_in_a_comparison(write_inter, tmp_path, capsys):
     write_inter([(f"u{n % 8}", f"i{n * n % 11}", n) for n in range(80)])
-    given = {
-        "models": "Pop,ItemKNN,GRU4Rec", "datasets": "tiny", "data_path": tmp_path, "checkpoint_dir": tmp_path / "saved",
-        "metrics": "[Hit,ItemCoverage,NDCG]", "use_gpu": False, "epochs": 1,
-    }  # fmt: skip
-    assert cli.main(["compare", *options(**given)]) == 0
+    for name in ("Pop", "GRU4Rec"):  # `compare --models=ItemKNN` below trains in a process of its own, which takes long
+        run(name, "tiny", settings={**ON_CPU, "data_path": str(tmp_path), "checkpoint_dir": str(tmp_path), "epochs": 1})
+    assert cli.main(["report", *(str(run.folder) for run in read_runs([tmp_path]))]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in ("Pop", "ItemKNN", "GRU4Rec", "ItemCoverage@10"))
-    assert len(read_runs([tmp_path / "saved"])) == 3
+    assert "Pop" in shown and "GRU4Rec" in shown
+    given = {"models": "ItemKNN", "datasets": "tiny", "data_path": tmp_path, "checkpoint_dir": tmp_path / "saved"}
+    assert cli.main(["compare", *options(**given, metrics="[NDCG,ItemCoverage]", use_gpu=False)]) == 0
+    shown = capsys.readouterr().out
+    assert "ItemKNN" in shown and "ItemCoverage@10" in shown
