@@ -12,10 +12,9 @@ from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
 from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, read_atomic
-from recbole_sigma.data.benchmark import interaction_files, lists_histories, unroll
 from recbole_sigma.data.fields import check_fields, normalised
 from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
-from recbole_sigma.data.splits import split_rows
+from recbole_sigma.data.splits import interaction_files, lists_histories, split_rows, unroll
 from recbole_sigma.errors import UserError
 
 

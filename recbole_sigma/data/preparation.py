@@ -9,9 +9,8 @@ import recbole.data.dataset
 from recbole.data.utils import create_samplers
 from recbole.utils import ModelType
 
-from recbole_sigma.data.candidates import SampledItems
 from recbole_sigma.data.dataset import SequenceDataset
-from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
+from recbole_sigma.data.loaders import EvalLoader, SampledItems, TrainLoader, UniformNegatives, WindowLoader
 from recbole_sigma.data.splits import check_split, has_samples
 from recbole_sigma.data.windows import Windows
 from recbole_sigma.errors import UserError

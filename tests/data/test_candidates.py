@@ -11,7 +11,7 @@ from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 from recbole.trainer import Trainer
 
 from recbole_sigma.data import preparation
-from recbole_sigma.data.candidates import SampledItems
+from recbole_sigma.data.loaders import SampledItems
 from recbole_sigma.data.preparation import load, sampled_items
 from recbole_sigma.training.trainer import SequenceTrainer
 from tests.helpers.models import refused
