@@ -21,7 +21,6 @@ from recbole_sigma.config.schema import identity, may_change
 from recbole_sigma.config.values import dump_settings, read_config_file
 from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.errors import Interrupted, UserError, one_line, out_of_memory
-from recbole_sigma.evaluation.metrics import metrics_of_ranks
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.ops.cuda import MOST_STATES
@@ -155,12 +154,14 @@ def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bo
                 checkpoint.restore()
             with closing(TensorBoard(folder.path, len(trainer.rows))) if group.first else nullcontext() as events:
                 trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
-            metrics = {}
+            metrics: dict[str, dict[str, float]] = {}
             for split, loader in {"valid": data.valid, **({"test": data.test} if test else {})}.items():
-                ranks = trainer.ranks(loader, split)
-                metrics[split] = metrics_of_ranks(ranks.rank, trainer.topk)
-                if group.first:
-                    folder.write_ranks(split, ranks.arrays())
+                metrics[split] = {}
+                if len(loader.dataset):
+                    ranks = trainer.ranks(loader, split)
+                    metrics[split] = trainer.metrics(ranks, loader)
+                    if group.first:
+                        folder.write_ranks(split, ranks.arrays())
             if group.first:
                 content = result_content(config, metadata, trainer.summary(), metrics)
                 content |= {"backend": backend, **checkpoint.times()}

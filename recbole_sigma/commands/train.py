@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     from recbole_sigma.evaluation.metrics import metric_title
 
-    rows = [(metric_title(name), result.valid[name], value) for name, value in result.test.items()]
+    names = result.valid or result.test
+    rows = [(metric_title(name), result.valid.get(name, "-"), result.test.get(name, "-")) for name in names]
     print(table(["", "valid", "test"], rows))
     print(result.folder)

@@ -1,5 +1,6 @@
 """SequenceDataset: RecBole's sequential data set, in exact time order, in memory proportional to the interactions."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, read_atomic
 from recbole_sigma.data.fields import check_fields, normalised
-from recbole_sigma.data.prefixes import FlatHistories, Prefixes, Rows
+from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
+from recbole_sigma.data.splits import interaction_files, lists_histories, split_rows, unroll
 from recbole_sigma.errors import UserError
 
 
@@ -26,9 +28,13 @@ class SequenceDataset(SequentialDataset):
     """
 
     inter_feat: Any  # pandas.DataFrame while RecBole filters it, then Prefixes
-    _file: Path  # NAME.inter
-    _sha256: str
-    _time_as_written: np.ndarray  # of the rows of the file
+    _files: list[Path]  # NAME.inter, or those that `benchmark_filename` names
+    _sha256: list[str]  # of the files
+    _times: list[np.ndarray]  # as written, of the rows of each file
+    _time_as_written: np.ndarray  # of all rows
+    _listed: bool  # whether each row of the files is a sample with its history
+    _target_time: np.ndarray | None = None  # of all samples, where the split depends on it
+    _target_file: np.ndarray | None = None  # number of the file that each sample comes from, if there are several
     _kept_rows: np.ndarray  # rows of the file that are left after filtering, in their present order
 
     def __init__(self, config: Any) -> None:
@@ -37,12 +43,16 @@ class SequenceDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         """Read the files. (RecBole would offer a download when the folder is missing.)"""
-        self._file = Path(dataset_path, f"{token}.inter")
-        if not self._file.is_file():
-            raise UserError(f"{self._file}: no such file (settings data_path, dataset); see dataset/README.md")
+        self._files, self._sha256, self._times = interaction_files(self.config), [], []
+        self._listed = bool(self.benchmark_filename_list) and lists_histories(self._files[0], self.iid_field)
         super()._load_data(token, dataset_path)
+        if not self._listed:
+            self._time_as_written = self._times[0] if len(self._times) == 1 else np.concatenate(self._times)
+        self._kept_rows = np.arange(len(self.inter_feat))
         feats = {"inter": self.inter_feat, "user": self.user_feat, "item": self.item_feat}
         columns = {file: list(feat) for file, feat in feats.items() if feat is not None}
+        if self._listed:
+            columns["inter"] = [name for name in columns["inter"] if not name.endswith(LIST_SUFFIX)]
         check_fields(self.config, columns, self.field2type)
 
     def _load_feat(self, filepath: str, source: FeatureSource) -> pd.DataFrame | None:
@@ -56,7 +66,7 @@ class SequenceDataset(SequentialDataset):
         user, item = {self.uid_field: "USER_ID_FIELD"}, {self.iid_field: "ITEM_ID_FIELD"}
         form = AtomicFormat(user if source == FeatureSource.USER else item)
         if source == FeatureSource.INTERACTION:
-            form = AtomicFormat({**user, **item}, {self.time_field: "TIME_FIELD"})
+            form = AtomicFormat({**user, **item}, {} if self._listed else {self.time_field: "TIME_FIELD"})
         table = read_atomic(
             Path(filepath), form, lambda name: name not in unwanted and (wanted == "*" or name in wanted)
         )
@@ -70,9 +80,10 @@ class SequenceDataset(SequentialDataset):
             else:
                 table.frame[name] = self._split_sequences(table, name, kind)
         if source == FeatureSource.INTERACTION:
-            self._sha256 = table.sha256
-            self._time_as_written = table.frame[self.time_field].to_numpy()
-            table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
+            self._sha256.append(table.sha256)
+            if not self._listed:
+                self._times.append(table.frame[self.time_field].to_numpy())
+                table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
         return table.frame
 
     def _split_sequences(self, table: AtomicTable, name: str, kind: FeatureType) -> list[np.ndarray]:
@@ -80,6 +91,8 @@ class SequenceDataset(SequentialDataset):
         limit = (self.config["seq_len"] or {}).get(name)
         cells = [list(filter(None, cell.split(" ")))[:limit] for cell in table.frame[name]]
         self.field2seqlen[name] = max(map(len, cells))
+        if self._listed and name == self.iid_field + LIST_SUFFIX and not all(cells):
+            raise table.error(cells.index([]), f"{name} is empty; a sample needs a history of at least one item")
         if kind == FeatureType.TOKEN_SEQ:
             return [np.array(words, dtype=str) for words in cells]
         numbers = []
@@ -89,6 +102,14 @@ class SequenceDataset(SequentialDataset):
             except ValueError as error:
                 raise table.error(row, f"{name}:float_seq is {' '.join(words)!r}; numbers are expected") from error
         return numbers
+
+    def _set_alias(self, alias_name: str, default_value: list[str]) -> None:
+        """Items of listed histories have the ids of items."""
+        listed = [self.iid_field + LIST_SUFFIX] if self._listed and alias_name == "item_id" else []
+        super()._set_alias(alias_name, [*default_value, *listed])
+
+    def _benchmark_presets(self) -> None:
+        """RecBole's lists are columns of the files; ours are made for batches in either case."""
 
     def _remove_duplication(self) -> None:
         """RecBole keeps a pair's first or last interaction after a sort that may swap equal times; ours is stable."""
@@ -178,31 +199,55 @@ class SequenceDataset(SequentialDataset):
 
     def _flatten(self) -> None:
         """Table of interactions -> flat arrays in the order of (user, time), one column after the other."""
+        if self._listed:
+            self._flatten_samples()
+            return
         frame = self.inter_feat
         users = frame[self.uid_field].to_numpy()
         counts = np.bincount(users, minlength=self.user_num)
-        if counts.max() < 3:
+        left_out = "LS" in self.config["eval_args"]["split"] and not self.benchmark_filename_list
+        if counts.max() < 2 + left_out:
             raise UserError(
-                f"{self._file}: no user has 3 or more interactions (the longest history has {counts.max()}); a user "
-                "needs one each for training, validation and test"
+                f"{self._files[0]}: no user has {2 + left_out} or more interactions (the longest history has "
+                f"{counts.max()}); a sample is an item and the history before it"
             )
         rows = self._kept_rows
+        by_file: list[np.ndarray] = []
+        if self.benchmark_filename_list:
+            by_file = [np.repeat(np.arange(len(self._files)), self.file_size_list)[rows]]
         if self.config["time_order"] == "recbole":
             time = frame[self.time_field].to_numpy().astype(np.float32)
-            order = np.lexsort((time, users))
+            order = np.lexsort((time, *by_file, users))
         else:
             time = self._time_as_written[rows]
             in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`, which sorts by time
-            order = _by_user_and_time(users, time) if in_file_order else np.lexsort((rows, time, users))
+            if by_file or not in_file_order:
+                order = np.lexsort((time, *by_file, users) if in_file_order else (rows, time, users))
+            else:
+                order = _by_user_and_time(users, time)
         self._aug_presets()
         user_start = np.concatenate([[0], np.cumsum(counts)])
         targets = _targets_by_first_time(user_start, time[order])
-        del time, users, rows, self._time_as_written, self._kept_rows
+        if by_file:
+            self._target_file = by_file[0][order][targets]
+        if "LS" not in self.config["eval_args"]["split"]:
+            self._target_time = time[order][targets]
+        del time, users, rows, by_file, self._time_as_written, self._kept_rows, self._times
         columns = {}
         for name in list(frame.columns):
             columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
             del frame[name]
-        flat = FlatHistories(columns, user_start, self.uid_field, self.iid_field)
+        self._keep(FlatHistories(columns, user_start, self.uid_field, self.iid_field), targets)
+
+    def _flatten_samples(self) -> None:
+        """Table of samples with their histories -> flat arrays, sample after sample."""
+        self._target_file = np.repeat(np.arange(len(self._files)), self.file_size_list)
+        self.inter_feat, start, sample = unroll(self.inter_feat, self.uid_field, self.iid_field)
+        self._aug_presets()
+        columns = {name: self._tensor(self.inter_feat[name]) for name in self.inter_feat}
+        self._keep(FlatHistories(columns, start, self.uid_field, self.iid_field, sample), start[1:] - 1)
+
+    def _keep(self, flat: FlatHistories, targets: np.ndarray) -> None:
         any_length = getattr(self.config.model_class, "accepts_any_length", False)
         self.inter_feat = Prefixes(flat, targets, self.max_item_list_len, any_length)
 
@@ -221,43 +266,43 @@ class SequenceDataset(SequentialDataset):
                 setattr(self, name, self._dataframe_to_interaction(feat))
 
     def build(self) -> "list[SequenceDataset]":
-        """The training, validation and test split, leave-one-out in time order.
-
-        As RecBole: a user's first sample always stays in training, the last goes to test, the one before to validation.
-        """
+        """The training, validation and test split (data/splits.py); one may be empty."""
         self._change_feat_format()
         self._drop_unused_col()
         samples = self.inter_feat
-        user = samples.flat.columns[self.uid_field].numpy()[samples.targets]
-        left = samples.flat.user_start[user + 1] - 1 - samples.targets  # samples of the user after this one
-        before = samples.history_lengths(slice(None)) - 1  # and before
-        mode = self.config["eval_args"]["split"]["LS"]
-        valid = (left == (mode == "valid_and_test")) & (before >= 1) & (mode != "test_only")
-        test = (left == 0) & (before >= 1) & (mode != "valid_only")
-        return [self.copy(samples.select(rows)) for rows in (~(valid | test), valid, test)]
+        parts = split_rows(self.config, samples, self._target_time, self._target_file)
+        return [self.copy(samples.select(rows)) for rows in parts]
 
     def history_lengths(self, index: Rows) -> np.ndarray:
         """Interactions before the target of each row, not truncated: (n,) int64."""
         return self.inter_feat.history_lengths(index)
 
     def statistics(self) -> dict[str, int | float]:
-        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity."""
-        flat = self.inter_feat.flat
+        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity.
+
+        Where each row of the files is a sample with its history, interactions are these samples.
+        """
+        flat, n = self.inter_feat.flat, self.inter_num
         users = int(np.count_nonzero(np.diff(flat.user_start)))
+        if flat.segment is not None:
+            users = len(np.unique(flat.columns[self.uid_field].numpy()))
         items = len(np.unique(flat.columns[self.iid_field].numpy()))
-        n = int(flat.user_start[-1])
         sizes = {"users": users, "items": items, "interactions": n}
         return {**sizes, "mean_length": n / users, "sparsity": 1 - n / (users * items)}
 
     def checksum(self) -> str:
-        """SHA-256 of the .inter file, in hexadecimal."""
-        return self._sha256
+        """SHA-256 of the .inter file, in hexadecimal; of several files, that of their checksums."""
+        if len(self._sha256) == 1:
+            return self._sha256[0]
+        return hashlib.sha256("".join(self._sha256).encode()).hexdigest()
 
     @property
     def inter_num(self) -> int:
         """Interactions left after filtering."""
         feat = self.inter_feat
-        return len(feat) if isinstance(feat, pd.DataFrame) else int(feat.flat.user_start[-1])
+        if isinstance(feat, pd.DataFrame):
+            return len(feat)
+        return int(feat.flat.user_start[-1]) if feat.flat.segment is None else len(feat.flat.user_start) - 1
 
     @property
     def avg_actions_of_users(self) -> float:

@@ -63,7 +63,7 @@ def _histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     begins = np.flatnonzero(np.diff(targets, prepend=-1) != 1)
     begins = np.union1d(begins, np.flatnonzero(np.diff(user, prepend=-1)))
     last = np.append(begins[1:], len(targets)) - 1
-    return prefixes.flat.user_start[user[begins]], targets[begins], targets[last]
+    return prefixes.flat.starts(targets[begins]), targets[begins], targets[last]
 
 
 def _cut(

@@ -30,6 +30,7 @@ def run_key(config: Config) -> str:
     determines: dict[str, Any] = {
         "settings": identity(config.settings()) | {"nproc": config["nproc"]},
         "data": _file_digest(data / f"{config.dataset}.inter"),
+        **{part: _file_digest(data / f"{config.dataset}.{part}.inter") for part in config["benchmark_filename"] or ()},
         "version": recbole_sigma.__version__,
         "processes": config["nproc"],
     }

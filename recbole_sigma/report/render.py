@@ -18,7 +18,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, sections
+from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, other_metrics, sections
 from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, table_of
 from recbole_sigma.runs.files import csv_text, write_file, write_text
 from recbole_sigma.runs.reader import RecordedRun
@@ -121,6 +121,8 @@ def summary(report: Report) -> str:
 
     for table in report.tables:
         show(comparison(table, brief=True), table.dataset)
+        if (others := other_metrics(table)).rows:
+            show(others, others.title)
         tests = f"{MARKS} (one-sided paired t-tests, Holm)" if table.significance else "significance is not tested"
         notes = [*table.problems, *([f"• best; {tests}"] if table.improvement else [])]
         console.print(*map(Text, notes), "", sep="\n")

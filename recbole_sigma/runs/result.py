@@ -8,11 +8,15 @@ import torch
 
 from recbole_sigma.config.values import command_line
 from recbole_sigma.environment import device_name, versions
+from recbole_sigma.evaluation.protocol import protocol
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """The result of a run. `valid` and `test` are by RecBole's names: `hit@10`, `ndcg@10`, `mrr@10`."""
+    """The result of a run. `valid` and `test` are by RecBole's names: `hit@10`, `ndcg@10`, `mrr@10`.
+
+    They are empty for a split without samples, as validation with `eval_args: {split: {LS: test_only}}`.
+    """
 
     folder: Path
     best_epoch: int
@@ -28,18 +32,15 @@ def data_metadata(dataset: Any) -> dict[str, Any]:
 def result_content(
     config: Any, metadata: dict[str, Any], summary: dict[str, Any], metrics: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
-    """The content of result.json; `metrics` of the best epoch are by split, without `test` for a trial of a sweep."""
+    """The content of result.json; `metrics` of the best epoch are by split, without `test` for a trial of a sweep.
+
+    Those of a split without samples are empty.
+    """
     content = {
         "model": config.settings()["model"],
         "dataset": {"name": config.dataset, **metadata},
         "seed": config["seed"],
-        "protocol": {
-            "split": "leave-one-out per user: second to last item validation, last item test",
-            "time_order": config["time_order"],
-            "ranking": "all items, seen items not masked, ties at mean rank",
-            "max_item_list_length": config["MAX_ITEM_LIST_LENGTH"],
-            "selection": f"validation {config['valid_metric']}, patience {config['stopping_step']}",
-        },
+        "protocol": protocol(config, bool(metrics["valid"])),
         **metrics,
         **summary,
         "device": device_name(config["device"]),
@@ -47,4 +48,6 @@ def result_content(
         "versions": versions(),
         "command": command_line(),
     }
+    if empty := [split for split, values in metrics.items() if not values]:
+        content["empty_splits"] = empty
     return content if "test" in metrics else {**content, "trial": True}

@@ -95,7 +95,7 @@ def test_what_is_no_number() -> None:
         ("dropout_prob", 1.0, "at least 0 and less than 1"),
         ("topk", [10, 0], "a whole number or a list"),
         ("topk", [], "a list"),
-        ("metrics", ["Hit", "Recall"], "Hit, NDCG, MRR"),
+        ("metrics", ["Hit", "AUC"], "Hit, NDCG, MRR"),
         ("time_order", "exactly", "exact, recbole"),
         ("rm_dup_inter", "middle", "first, last"),
         ("repeatable", False, "true"),
