@@ -187,7 +187,7 @@ class SequenceTrainer:
         batches: list[tuple[np.ndarray, np.ndarray]] = []
         for number, batch in enumerate(self._progress(eval_data, what.split(",")[0])):
             try:
-                batches.append(self._rank_batch(batch, dataset.item_num))
+                batches.append(self._batch_ranks(batch, dataset.item_num))
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None
         shards = self.group.gather(batches)  # of each batch, every process has ranked its shard
@@ -212,7 +212,7 @@ class SequenceTrainer:
             metrics |= metrics_of_lists(ranks.lists, self.topk, self.list_metrics, known, self.tail_ratio)
         return metrics
 
-    def _rank_batch(self, batch: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch_ranks(self, batch: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
         """Ranks (n,) of a batch's targets, and top-k lists (n, K) if a metric needs them, else (n, 0); by slices.
 
         Raises FloatingPointError when a score is not finite.
