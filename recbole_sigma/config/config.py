@@ -14,16 +14,14 @@ import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.config.early import check_dataset, data_folder, recbole_path
+from recbole_sigma.config.early import WITHOUT_DEFAULT, check_dataset, data_folder, recbole_path, unknown_setting
 from recbole_sigma.config.schema import check, role
-from recbole_sigma.config.values import Given, SettingsLoader, all_settings, properties_path, read_config_files
-from recbole_sigma.errors import UserError, did_you_mean
+from recbole_sigma.config.values import Files, Given, SettingsLoader, all_settings, properties_path, read_config_files
+from recbole_sigma.errors import UserError
 from recbole_sigma.registry import find_model, model_name
 
 __all__ = ["Config", "properties_path"]
 
-# Settings that RecBole's code reads, or once read, and that have no default in its files.
-_WITHOUT_DEFAULT = {"encoding", "reg_weight", "use_filter", "world_size", "offset", "ip", "port"}
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
 
@@ -37,7 +35,7 @@ class Config(RecBoleConfig):
         self,
         model: str | type,
         dataset: str,
-        config_files: Sequence[str | Path] = (),
+        config_files: Files = (),
         settings: Mapping[str, Any] | None = None,
         *,
         need_data: bool = True,
@@ -100,10 +98,10 @@ class Config(RecBoleConfig):
     def _merge(self, given: Mapping[str, Given]) -> dict[str, Any]:
         """The settings of the run: the defaults and what was given. Refuses unknown names and wrong values."""
         defaults = self.internal_config_dict
-        known = ({*defaults} | _WITHOUT_DEFAULT | {"model", "dataset"}) - {"MODEL_TYPE"}
+        known = ({*defaults} | WITHOUT_DEFAULT | {"model", "dataset"}) - {"MODEL_TYPE"}
         for name, value in given.items():
             if name not in known:
-                raise value.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
+                raise value.error(unknown_setting(name, self.model, known))
             check(name, value, defaults.get(name), self._choices)
         merged = {**defaults, **{name: value.value for name, value in given.items()}}
         del merged["MODEL_TYPE"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, all_settings, properties_path, read_config_file
+from recbole_sigma.config.values import Given, all_settings, properties_path, read_config_file, schemas
 from recbole_sigma.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def read_experiment(
         file = Path(name)
     elif name not in names():
         raise UserError(f"unknown experiment {name!r}{did_you_mean(name, names())}; there are {', '.join(names())}")
-    content = read_config_file(file)
+    content = read_config_file(file, schemas()["experiment file"])
     for key, given in {**content, "arms": content.get("arms", Given(None, f"{file}:1"))}.items():
         check("experiment file", Given({key: given.value}, given.origin), None, {})
     value = {key: given.value for key, given in content.items()}

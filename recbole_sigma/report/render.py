@@ -89,9 +89,9 @@ def report_of(
     return Report(title or f"Runs on {', '.join(datasets)}", tables, command, cases)
 
 
-def check_report(out: Path | None = None) -> None:
-    """Raises UserError where no report could be written: a package is missing, or a directory is not writable."""
-    for package in ("jinja2", "matplotlib"):
+def check_report(out: Path | None = None, form: str = "html") -> None:
+    """Make the directory of `out`. Raises UserError where no report could be written, as for want of a package."""
+    for package in ("jinja2", "matplotlib") if form != "csv" else ():
         if find_spec(package) is None:
             install = f"{Path(sys.executable).name} -m pip install 'recbole-sigma[report]'"
             raise UserError(f"this report needs {package}: {install}")
@@ -167,7 +167,7 @@ def _csv(report: Report) -> str:
     lines = []
     for table in report.tables:
         for row in table.rows:
-            line: dict[str, Any] = {"dataset": table.dataset, "arm": row.label, "model": row.runs[0].model}
+            line: dict[str, Any] = {"dataset": table.dataset, "label": row.label, "model": row.runs[0].model}
             line |= {"n": len(row.complete), "seeds": " ".join(str(run.seed) for run in row.complete)}
             for split, metric in COLUMNS:
                 cell = table.cell(row.label, split, metric)
