@@ -37,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.commands import options, terminal
+from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.space import OPTIONS, complete_options, read_space
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> None:
     files = options.files(settings)
     if "engine" in settings:
         settings["tool"] = settings.pop("engine")  # the name in RecBole and in tuning.json
+        if settings["tool"] not in ("hyperopt", "ray"):
+            raise UserError(f"--engine must be hyperopt or ray, got {settings['tool']!r}")
     params_file = options.name(settings, "params_file", "hyper.test")
     tune_options = complete_options({name: settings.pop(name) for name in OPTIONS if name in settings})
     model, dataset = options.model_and_dataset(settings, files)

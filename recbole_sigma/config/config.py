@@ -17,7 +17,7 @@ from recbole.utils import InputType
 from recbole_sigma.config.early import WITHOUT_DEFAULT, check_dataset, data_folder, recbole_path, unknown_setting
 from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import Files, Given, SettingsLoader, all_settings, properties_path, read_config_files
-from recbole_sigma.errors import UserError
+from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
 __all__ = ["Config", "properties_path"]
@@ -82,6 +82,18 @@ class Config(RecBoleConfig):
         """Every setting as a plain YAML value: given as a config file, they repeat the run."""
         return copy.deepcopy(self._settings)
 
+    def __getitem__(self, name: str) -> Any:
+        """The value of a setting. RecBole answers None for a name that does not exist; its own models may rely on it.
+
+        Raises UserError for such a name if the model is one of ours or built on our base class.
+        """
+        ours = any(base.__module__.startswith("recbole_sigma.model.") for base in self.model_class.__mro__)
+        if ours and name not in self.final_config_dict:
+            default = f"; its default belongs into {self.model}.yaml, beside the module of the class"
+            hint = did_you_mean(name, self.final_config_dict) or default
+            raise UserError(f"{self.model} reads the setting {name!r}, which does not exist{hint}")
+        return super().__getitem__(name)
+
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         ours = properties_path()
@@ -120,8 +132,9 @@ class Config(RecBoleConfig):
 
     def _check_together(self, given: Mapping[str, Given]) -> None:
         """Refuse settings that are right alone and wrong together."""
-        if self["n_heads"] and self["hidden_size"] and self["hidden_size"] % self["n_heads"]:
-            raise UserError(f"n_heads must divide hidden_size, {self['hidden_size']}, got {self['n_heads']}")
+        heads, size = (self.final_config_dict.get(name) for name in ("n_heads", "hidden_size"))
+        if heads and size and size % heads:
+            raise UserError(f"n_heads must divide hidden_size, {size}, got {heads}")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):
             right = f"valid_metric must be one of {', '.join(available)} (metrics and topk)"

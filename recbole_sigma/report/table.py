@@ -172,7 +172,16 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
 
 def _check_protocol(runs: Sequence[RecordedRun]) -> None:
     """Refuse results of other data, or of another protocol, than those of the first run."""
-    protocols = [{"checksum of the data": run.result["dataset"]["sha256"], **run.result["protocol"]} for run in runs]
+    protocols, files = [], dict[str, tuple[str, RecordedRun]]()
+    for run in runs:
+        data = run.result["dataset"]
+        counts = {"number of candidates": data.get("candidates", data["items"])}
+        protocols.append({"checksum of the data": data["sha256"], **counts, **run.result["protocol"]})
+        for name, sha256 in data.get("features", {}).items():
+            before, other = files.setdefault(name, (sha256, run))
+            if before != sha256:
+                what = f"they read different files {name}"
+                raise UserError(f"{other.name} and {run.name} do not belong in one table: {what}")
     for run, other in zip(runs, protocols, strict=True):
         first = protocols[0]
         # The length is part of the protocol, but it says what a model sees, not what it is asked.
