@@ -58,7 +58,7 @@ def left_out(inter: pd.DataFrame, features: Mapping[str, tuple[Path, pd.DataFram
             what = path.suffix.removeprefix(".") + "s" * (len(ids) > 1)
             verb = "are" if len(ids) > 1 else "is"
             counts = f"{missing.sum():,} of {len(inter):,} interactions are left out"
-            yield f"{counts}: {len(ids):,} {what} {verb} not in {path.name} (first: {ids[0]})"
+            yield f"{counts}: {len(ids):,} {what} {verb} not in {path.name} (first: {min(ids)})"
 
 
 def check_names(setting: str, file: str, names: Iterable[str], columns: Collection[str]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,11 @@ from recbole_sigma.evaluation.ranks import Ranks, target_ranks
 from recbole_sigma.training.allocator import return_excess_memory
 from recbole_sigma.training.callbacks import Callback
 from recbole_sigma.training.distributed import ALONE, Group
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many items a batch is scored in slices
 RANK_ROWS = 256  # rows whose ranks are counted together
@@ -200,6 +204,8 @@ class SequenceTrainer:
         per_evaluation = float(np.median([row["eval_seconds"] for row in self.rows if "eval_seconds" in row]))
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        elif resource is None:
+            peak = 0.0
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         return {
