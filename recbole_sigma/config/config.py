@@ -83,11 +83,11 @@ class Config(RecBoleConfig):
         return copy.deepcopy(self._settings)
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a setting. RecBole answers None for a name that does not exist; its own models may rely on it.
+        """The value of a setting. RecBole answers None for a name that does not exist; models written for it rely on it.
 
-        Raises UserError for such a name if the model is one of ours or built on our base class.
+        Raises UserError for such a name if the model is built on our base class.
         """
-        ours = any(base.__module__.startswith("recbole_sigma.model.") for base in self.model_class.__mro__)
+        ours = any(base.__module__ == "recbole_sigma.model.sequence" for base in self.model_class.__mro__)
         if ours and name not in self.final_config_dict:
             default = f"; its default belongs into {self.model}.yaml, beside the module of the class"
             hint = did_you_mean(name, self.final_config_dict) or default
@@ -98,7 +98,7 @@ class Config(RecBoleConfig):
         super()._load_internal_config_dict(model, model_class, dataset)
         ours = properties_path()
         # RecBole's file of the model once more: RecBole reads it before its own defaults of sequential models.
-        files = (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
+        files = (ours / "overall.yaml", *model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
         for file in filter(Path.is_file, files):
             for name, given in read_config_files([file]).items():
                 if not file.is_relative_to(recbole_path()):
@@ -161,7 +161,7 @@ class Config(RecBoleConfig):
         return torch.device("cuda", int(gpu_id))
 
 
-def _model_files(model_class: type) -> Iterator[Path]:
+def model_files(model_class: type) -> Iterator[Path]:
     """Where the defaults of a model may be, from weak to strong: those of its base classes come first."""
     for base in reversed(model_class.__mro__):
         folders = [recbole_path() / "properties" / "model", properties_path() / "model"]

@@ -70,12 +70,9 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
     own, ours = properties_path() / "model" / f"{model}.yaml", properties_path() / "overall.yaml"
     files = [ours, own, properties_path() / "dataset" / f"{dataset}.yaml"]
     defaults = read_config_files([file for file in files if file.is_file()])
-    if ":" in model:
-        _check_module(model)
-    else:
-        models, known, of_models = _names(model)
-        if model not in models:
-            raise UserError(f"unknown model {model!r}{_why_unknown(model, models)}")
+    check_model(model)
+    if ":" not in model:
+        _, known, of_models = _names(model)
         choices = {name: tuple(schema["choices"]) for name, schema in schemas().items() if "choices" in schema}
         for name, value in given.items():
             # Only RecBole's own models are derived from one another, and have settings of others.
@@ -87,6 +84,14 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
                 check(name, value, _recbole_defaults().get(name), {})
     path = given.get("data_path") or defaults.get("data_path") or Given("dataset/")
     data_folder(dataset, Path(str(path.value)))
+
+
+def check_model(model: str) -> None:
+    """Refuse a name that no model has, and a `package.module:Class` that is not where it should be."""
+    if ":" in model:
+        _check_module(model)
+    elif model not in (models := _names(model)[0]):
+        raise UserError(f"unknown model {model!r}{_why_unknown(model, models)}")
 
 
 def unknown_setting(name: str, model: str, known: Collection[str], others: Sequence[str] = ()) -> str:
