@@ -65,7 +65,7 @@ def run(
     Raises UserError for settings, data or a training that cannot be right, and Interrupted for Ctrl-C once the run
     directory exists.
     """
-    if config_file_list and config_files or config_dict and settings:
+    if (config_file_list and config_files) or (config_dict and settings):
         raise UserError("config_files and settings are other names of config_file_list and config_dict; give one each")
     config = Config(model, dataset, config_files=config_file_list or config_files, settings=config_dict or settings)
     return _start(config, callbacks, test, None, configure_process)

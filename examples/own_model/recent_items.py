@@ -11,7 +11,7 @@ class RecentItems(SequenceModel):
 
     causal = True
 
-    def __init__(self, config, dataset) -> None:  # noqa: ANN001
+    def __init__(self, config, dataset) -> None:
         super().__init__(config, dataset)
         self.decay: float = config["decay"]
         self.output = nn.Linear(self.hidden_size, self.hidden_size)

@@ -1,7 +1,6 @@
 """Arguments that the commands share, each declared once: `--name=value`, `--name value`, lists, names."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +9,15 @@ import yaml
 
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, all_settings, parse_overrides, read_config_files, read_value, schemas
+from recbole_sigma.config.values import (
+    Given,
+    all_settings,
+    at_home,
+    parse_overrides,
+    read_config_files,
+    read_value,
+    schemas,
+)
 from recbole_sigma.errors import UserError
 
 # Other names of options: those of earlier versions, and RecBole's.
@@ -54,7 +61,7 @@ def parse(parser: Parser, argv: Sequence[str], no_settings: str = "") -> tuple[a
         if argument.startswith("--") and name in ALIASES:
             argument = f"--{ALIASES[name]}{equals}{value}"
         elif not argument.startswith("-") or argument.startswith("--out="):
-            argument = "=".join(map(os.path.expanduser, argument.split("=", 1)))
+            argument = "=".join(map(at_home, argument.split("=", 1)))
         joined.append(argument)
     for option in {each.partition("=")[0] for each in joined} & {*actions} - flags:
         if len({each for each in joined if each.startswith(f"{option}=")}) > 1:
@@ -71,7 +78,7 @@ def name(settings: dict[str, Any], key: str, default: str) -> str:
     value = settings.pop(key, default)
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"--{key} must be a name, got {value!r}")
-    return value if schemas().get(key, {}).get("role") == "data" else os.path.expanduser(value)
+    return value if schemas().get(key, {}).get("role") == "data" else at_home(value)
 
 
 def names(settings: dict[str, Any], key: str, default: str = "", example: str = "") -> list[str]:
@@ -106,12 +113,12 @@ def files(settings: dict[str, Any]) -> list[str]:
     RecBole separates them by blanks, which works where each of the files exists.
     """
     value = settings.pop("config_files", None)
-    if isinstance(value, str) and Path(os.path.expanduser(value)).exists():
+    if isinstance(value, str) and Path(at_home(value)).exists():
         return [value]
     paths = []
     for path in _entries(value):
         parts = path.split()
-        blanks = not Path(os.path.expanduser(path)).exists() and all(Path(part).is_file() for part in parts)
+        blanks = not Path(at_home(path)).exists() and all(Path(part).is_file() for part in parts)
         paths += parts if blanks else [path]
     return paths
 

@@ -6,7 +6,7 @@ classes), properties/dataset/<name>.yaml, config files in their order, settings 
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class Config(RecBoleConfig):
         return copy.deepcopy(self._settings)
 
     def __getitem__(self, name: str) -> Any:
-        """The value of a setting. RecBole answers None for a name that does not exist; models written for it rely on it.
+        """The value of a setting. RecBole answers None for a name that does not exist, on which its models rely.
 
         Raises UserError for such a name if the model is built on our base class.
         """

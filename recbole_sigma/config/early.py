@@ -135,8 +135,12 @@ def _check_module(model: str) -> None:
         line = getattr(error, "lineno", 1)
         raise UserError(f"model {model!r}: {type(error).__name__}: {one_line(error)} in {spec.origin}:{line}") from None
     bound = {getattr(each, "name", None) or getattr(each, "id", None) for each in ast.walk(tree)}
-    bound |= {alias.asname or alias.name for each in ast.walk(tree) for alias in getattr(each, "names", ()) if
-              isinstance(alias, ast.alias)}
+    bound |= {
+        alias.asname or alias.name
+        for each in ast.walk(tree)
+        for alias in getattr(each, "names", ())
+        if isinstance(alias, ast.alias)
+    }
     name = class_name.partition(".")[0]
     if not {name, "*", "__getattr__"} & bound:
         classes = [each.name for each in tree.body if isinstance(each, ast.ClassDef)]

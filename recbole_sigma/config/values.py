@@ -145,6 +145,11 @@ def read_value(text: str, schema: Mapping[str, Any]) -> Any:
     return loader.construct_document(node)
 
 
+def at_home(path: str | Path) -> str:
+    """A path with the home directory in place of `~`; unlike pathlib's, without an error for an unknown user."""
+    return os.path.expanduser(path)  # noqa: PTH111
+
+
 def dump_settings(settings: Mapping[str, Any]) -> str:
     """YAML, in the order of names, that `read_config_file` reads back as it was."""
     return yaml.dump(dict(settings), Dumper=SettingsDumper)
@@ -161,7 +166,7 @@ def read_config_file(path: str | Path, schema: Mapping[str, Any] | None = None) 
 
     `schema` is that of the file, if it is no file of settings; `~` is the home directory.
     """
-    path = os.path.expanduser(path)
+    path = at_home(path)
     try:
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
@@ -240,7 +245,7 @@ def all_settings(config_files: Files, settings: Mapping[str, Any]) -> dict[str, 
             raise UserError(f"{name} must be a plain value (number, text, list, mapping), got a {error}") from None
     for name, value in given.items():
         if schemas().get(name, {}).get("role") == "location" and isinstance(value.value, str):
-            given[name] = Given(os.path.expanduser(value.value), value.origin)
+            given[name] = Given(at_home(value.value), value.origin)
     for name in {"user_inter_num_interval", "item_inter_num_interval"} & {*given}:
         match given[name].value:  # [5, 40] is a list in YAML, and an interval to whoever writes it
             case [int() | float() as low, int() | float() as high]:

@@ -80,9 +80,16 @@ def names() -> list[str]:
 
 
 def read_experiment(
-    name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = (), settings: Mapping[str, Any] | None = None
+    name: str,
+    datasets: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
+    confirmed: Sequence[str] = (),
 ) -> Experiment:
-    """Read an experiment of properties/experiment/, or a YAML file; arguments win. UserError with file and line."""
+    """Read an experiment of properties/experiment/, or a YAML file; arguments win. UserError with file and line.
+
+    A `package.module:Class` of an arm runs code when it is imported, and is refused unless it is `confirmed`.
+    """
     file = properties_path() / "experiment" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         file = Path(name)
@@ -92,6 +99,12 @@ def read_experiment(
     for key, given in {**content, "arms": content.get("arms", Given(None, f"{file}:1"))}.items():
         check("experiment file", Given({key: given.value}, given.origin), None, {})
     value = {key: given.value for key, given in content.items()}
+    models = [own["model"] for own in value["arms"].values()]
+    if code := [model for model in dict.fromkeys(models) if ":" in model and model not in confirmed]:
+        right = f"to run it, add --model={','.join(code)}"
+        raise content["arms"].error(f"model {code[0]!r} is code of its own; {right}")
+    if other := [model for model in confirmed if model not in models]:
+        raise UserError(f"--model={other[0]}: no arm of {file.name} has this model")
     return Experiment(
         name=file.stem,
         title=value.get("title", file.stem),

@@ -26,7 +26,7 @@ from recbole_sigma.runs.reader import RecordedRun
 if TYPE_CHECKING:
     from recbole_sigma.report.plots import Plot
 
-WIDTH = 100  # columns of the summary
+WIDTH = 80  # columns of the summary
 _SPECIAL = re.compile(r"[\\`*|<>\[\]]")  # in Markdown
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -120,7 +120,9 @@ def summary(report: Report) -> str:
         console.print(Text(heading), *lines, table, sep="\n")
 
     for table in report.tables:
-        show(comparison(table, brief=True), table.dataset)
+        wide = table.means["deviation"].notna().any()
+        for splits in [[split] for split in SPLITS] if wide else [SPLITS]:
+            show(comparison(table, brief=True, splits=splits), table.dataset)
         tests = f"{MARKS} (one-sided paired t-tests, Holm)" if table.significance else "significance is not tested"
         notes = [*table.problems, *([f"• best; {tests}"] if table.improvement else [])]
         console.print(*map(Text, notes), "", sep="\n")

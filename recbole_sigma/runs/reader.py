@@ -203,7 +203,9 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     run = _read(folder)
     model = settings.pop("model", None)
     if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
-        raise UserError(f"{folder / 'config.yaml'}: confirm the import of its model with model={run.model}")
+        raise UserError(
+            f"{folder / 'config.yaml'}: confirm the import of its model with --model={run.model} (model=... in Python)"
+        )
     config = Config(model or run.model, run.dataset, config_files=[folder / "config.yaml"], settings=settings)
     data = load(config)
     if data.dataset.checksum() != run.result["dataset"].get("sha256"):

@@ -196,7 +196,9 @@ class SequenceTrainer:
         return torch.cat(ranks).numpy()
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:
-        return tqdm(batches, desc=f"{what:>12}", dynamic_ncols=True, leave=False, disable=None if self.show_progress else True)
+        return tqdm(
+            batches, desc=f"{what:>12}", dynamic_ncols=True, leave=False, disable=None if self.show_progress else True
+        )
 
     def summary(self) -> dict[str, Any]:
         """For result.json: size, medians of seconds over epochs, peak MB of the device (CUDA) or this process (CPU)."""
