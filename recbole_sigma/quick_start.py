@@ -86,7 +86,8 @@ def resume(
         folder: the run directory; that of a finished run gives its result.
         settings: those that may change: where things are, how fast it runs, `epochs`, `stopping_step`.
         model: the class, for a run of a class that is not in a package of recbole-sigma or RecBole.
-        callbacks, test, configure_process: as for `run`. A finished trial that is resumed with `test` is tested, with its best weights.
+        callbacks, test, configure_process: as for `run`. A finished trial that is resumed with `test` is tested, with
+            its best weights.
 
     Raises UserError also for a directory that cannot be resumed, and for data or settings that are not the run's.
     """
@@ -214,7 +215,7 @@ def _prepare(config: Config, group: Group, configure: bool) -> str:
     if config["device"].type == "cuda":
         torch.cuda.reset_peak_memory_stats(config["device"])  # an earlier run of this process has set it
     init_seed(config["seed"], config["reproducibility"])
-    states = config["d_state"] if "d_state" in config else None
+    states = config.final_config_dict.get("d_state")
     if not issubclass(config.model_class, SequenceModel) or states is None:
         return "torch"  # a model without a scan, or one of RecBole's own
     if config["device"].type == "cuda" and states > MOST_STATES:

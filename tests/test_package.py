@@ -97,7 +97,8 @@ def test_every_folder_of_modules_has_its_init_and_its_line_in_setup_cfg() -> Non
 # From low to high. A module imports modules of its own group and of lower ranks; groups of one rank know nothing of
 # each other.
 RANKS = [
-    ["errors", "data.items"], ["config.values"], ["compat"], ["ops"], ["layers"], ["model"], ["registry", "evaluation", "environment"],
+    ["errors", "data.items"], ["config.values"], ["compat"], ["ops"], ["layers"], ["model"],
+    ["registry", "evaluation", "environment"],
     ["config"], ["data"], ["runs"], ["training"], ["quick_start"], ["experiment", "report"], ["commands"], ["cli"],
 ]  # fmt: skip
 

@@ -184,9 +184,8 @@ def _times(path: Path, name: str, column: pa.ChunkedArray) -> pa.Array:
     exact = [Decimal(text) for text in texts.to_pylist()]
     if all(each == each.to_integral_value() and abs(each) < 2**63 for each in exact):
         return pa.array([int(each) for each in exact], pa.int64()).take(encoded.indices)
-    first, second = sorted(
-        (int((encoded.indices.to_numpy() == each).argmax()), texts[int(each)]) for each in (one, other)
-    )
+    rows = encoded.indices.to_numpy()
+    first, second = sorted((int((rows == each).argmax()), str(texts[int(each)])) for each in (one, other))
     right = "times have at most 18 digits, or 15 with a fraction; subtract the same number from all"
     both = f"{name} {second[1]} cannot be told from {first[1]} in line {_line_of(path, first[0])}"
     raise UserError(f"{path}:{_line_of(path, second[0])}: {both}; {right}")

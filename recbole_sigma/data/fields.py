@@ -92,7 +92,7 @@ def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Mapping[s
         ("normalize_field", _NUMBERS), ("numerical_features", _NUMBERS), ("selected_features", _TOKENS),
         ("alias_of_user_id", _TOKENS), ("alias_of_item_id", _TOKENS),
     ):  # fmt: skip
-        for name in (config[setting] if setting in config else None) or ():
+        for name in config.final_config_dict.get(setting) or ():
             if setting == "selected_features" and name in config["numerical_features"]:
                 continue  # the only numbers that RecBole's models embed
             _check_kind(setting, name, kinds, right)

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, sections
-from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, table_of
+from recbole_sigma.report.table import COLUMNS, COSTS, SPLITS, Cell, Report, table_of
 from recbole_sigma.runs.files import csv_text, write_file, write_text
 from recbole_sigma.runs.reader import RecordedRun
 

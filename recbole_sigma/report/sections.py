@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from recbole_sigma.evaluation.metrics import METRICS, metric_title
 from recbole_sigma.evaluation.significance import FEWEST_SEEDS, LEVEL, PairedTest
-from recbole_sigma.report.table import COLUMNS, COSTS, Report, Table
+from recbole_sigma.report.table import COLUMNS, COSTS, SPLITS, Report, Table
 
 if TYPE_CHECKING:
     from recbole_sigma.report.case_study import CaseStudy

@@ -178,10 +178,10 @@ def _check_protocol(runs: Sequence[RecordedRun]) -> None:
         counts = {"number of candidates": data.get("candidates", data["items"])}
         protocols.append({"checksum of the data": data["sha256"], **counts, **run.result["protocol"]})
         for name, sha256 in data.get("features", {}).items():
-            before, other = files.setdefault(name, (sha256, run))
+            before, reader = files.setdefault(name, (sha256, run))
             if before != sha256:
                 what = f"they read different files {name}"
-                raise UserError(f"{other.name} and {run.name} do not belong in one table: {what}")
+                raise UserError(f"{reader.name} and {run.name} do not belong in one table: {what}")
     for run, other in zip(runs, protocols, strict=True):
         first = protocols[0]
         # The length is part of the protocol, but it says what a model sees, not what it is asked.
