@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         default = {name: value for name, value, *_ in model.settings}
         values = {word: [default[name] for name in names if name in default] for word, names in _IN_SHORT.items()}
         short = ", ".join(f"{word} {value[0]}" for word, value in values.items() if value)
-        rows.append([model.name, model.paper, model.n_parameters or 0, short])
+        rows.append([model.name, model.paper.rpartition(", ")[2], model.n_parameters or 0, short])
     print(table(["model", "paper", "parameters", "defaults"], rows))
     print(f"\nparameters: on {args.items:,} items. D: width of the item embeddings.")
 
@@ -91,7 +91,8 @@ def describe(name: str, n_items: int) -> Model:
     model_class = find_model(name)
     document = importlib.import_module(model_class.__module__).__doc__ or ""
     settings, comments = dict[str, tuple[str, ...]](), list[str]()
-    for file in filter(Path.is_file, model_files(model_class)):
+    ours = [properties_path() / "model" / f"{name}.yaml"]  # complete, unlike the files of other models
+    for file in ours if ours[0].is_file() else filter(Path.is_file, model_files(model_class)):
         lines = file.read_text(encoding="utf-8").splitlines()
         comments = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
         settings |= {key: (key, str(given.value), "", "") for key, given in read_config_file(file).items()}

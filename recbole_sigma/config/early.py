@@ -81,7 +81,7 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
             if name in defaults or needs_no_default(name):
                 check(name, value, defaults.get(name, value).value, choices if own.is_file() else _LOSSES)
             elif "unsupported" in schemas().get(name, {}):
-                check(name, value, _recbole_defaults().get(name), {})
+                check(name, value, _recbole_defaults(model).get(name), {})
     path = given.get("data_path") or defaults.get("data_path") or Given("dataset/")
     data_folder(dataset, Path(str(path.value)))
 
@@ -148,9 +148,10 @@ def _check_module(model: str) -> None:
 
 
 @cache
-def _recbole_defaults() -> dict[str, Any]:
-    files = [recbole_path() / "properties" / name for name in ("overall.yaml", "dataset/sample.yaml")]
-    return {name: given.value for name, given in read_config_files(files).items()}
+def _recbole_defaults(model: str) -> dict[str, Any]:
+    names = ("overall.yaml", "dataset/sample.yaml", f"model/{model}.yaml")
+    files = filter(Path.is_file, (recbole_path() / "properties" / name for name in names))
+    return {name: given.value for name, given in read_config_files([*files]).items()}
 
 
 @cache

@@ -124,7 +124,7 @@ def _keep_text(node: yaml.Node, schema: Mapping[str, Any]) -> None:
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode):
                     key.tag = "tag:yaml.org,2002:str"
-                inner = each.get("properties", {}).get(key.value, each.get("additionalProperties"))
+                inner = each.get("properties", {}).get(str(key.value), each.get("additionalProperties"))
                 _keep_text(value, inner if inner and isinstance(inner, dict) else schemas().get(str(key.value), {}))
 
 
