@@ -11,6 +11,7 @@ import warnings
 from enum import Enum
 from functools import cache
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,25 +106,34 @@ def _defaults_of(model_class: type) -> list[Path]:
     return list(filter(Path.is_file, files))
 
 
-def evaluate_after_training() -> None:
-    """Let RecBole's Trainer read its own checkpoint, in which torch 2.6 and later refuse RecBole's Config."""
-    recbole_trainer = importlib.import_module("recbole.trainer.trainer")
-    recbole_trainer.torch = _TorchForRecBole()  # type: ignore[attr-defined]
+def repair_trainers() -> None:
+    """Let RecBole's Trainer read its own checkpoint, and its HyperTuning search exhaustively.
+
+    torch 2.6 and later read plain values only, and RecBole saves its Config; Hyperopt 0.2.6 and later want a Generator.
+    """
+    recbole_trainer: Any = importlib.import_module("recbole.trainer.trainer")
+    recbole_trainer.torch = _Module(torch, save=_save_plain)
+    tuning: Any = importlib.import_module("recbole.trainer.hyper_tuning")
+    tuning.np = _Module(np, random=SimpleNamespace(RandomState=np.random.default_rng))
 
 
-class _TorchForRecBole:
-    """torch, except that a checkpoint of RecBole's Trainer is saved as plain values and tensors."""
+class _Module:
+    """A module of which some names are replaced."""
+
+    def __init__(self, module: ModuleType, **replaced: Any) -> None:
+        self._module = module
+        vars(self).update(replaced)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
+        return getattr(self._module, name)
 
-    @staticmethod
-    def save(state: dict[str, Any], file: str, **_: Any) -> None:
-        """`torch.save` of what `torch.load` reads without executing it: the Config becomes a mapping."""
-        plain = (bool, int, float, str, list, dict, type(None))
-        settings = state["config"].final_config_dict.items()
-        config = {name: value for name, value in settings if isinstance(value, plain) and not isinstance(value, Enum)}
-        torch.save({**state, "config": config, "best_valid_score": float(state["best_valid_score"])}, file)
+
+def _save_plain(state: dict[str, Any], file: str, **_: Any) -> None:
+    """`torch.save` of what `torch.load` reads without executing it: the Config becomes a mapping of plain values."""
+    plain = (bool, int, float, str, list, dict, type(None))
+    settings = state["config"].final_config_dict.items()
+    config = {name: value for name, value in settings if isinstance(value, plain) and not isinstance(value, Enum)}
+    torch.save({**state, "config": config, "best_valid_score": float(state["best_valid_score"])}, file)
 
 
 class _Column(pd.Series):

@@ -61,7 +61,7 @@ def register() -> None:
         name = f"{recbole_models.__name__}.{stem}"
         if find_spec(name) is None:
             sys.modules[name] = importlib.import_module(f"recbole_sigma.model.{stem}")
-    compat.evaluate_after_training()
+    compat.repair_trainers()
 
 
 def _import_class(path: str) -> Any:
