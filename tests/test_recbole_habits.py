@@ -1,4 +1,4 @@
-"""The models are RecBole models: its own functions train them, its names work here, and what is refused is documented."""
+"""The models are RecBole models: it trains them, its names work here, what is refused is documented."""
 
 import json
 import logging
@@ -113,7 +113,7 @@ def test_names_of_one_thing_are_not_mixed_and_threads_are_left_alone(yaml_file: 
     for both in ({"config_dict": {"seed": 1}, "settings": {"seed": 2}}, {"config_files": [yaml_file]}):
         with pytest.raises(UserError, match="other names of config_file_list and config_dict"):
             recbole_sigma.run("SASRec", "ml-100k", yaml_file, **both)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="threads.*configure_process"):
+    with pytest.raises(UserError, match=r"threads.*configure_process"):
         recbole_sigma.run("SASRec", "ml-100k", config_dict=TINY, configure_process=False)
 
 
@@ -131,7 +131,6 @@ def test_the_documentation_has_every_refused_setting_with_its_reason() -> None:
 
 def test_a_setting_that_a_model_of_ours_reads_must_exist() -> None:
     config = Config("SIGMA", "", need_data=False)
-    with pytest.raises(UserError, match="'hiden_size'.*'hidden_size'"):
+    with pytest.raises(UserError, match=r"'hiden_size'.*'hidden_size'"):
         config["hiden_size"]
     assert Config("Caser", "", need_data=False)["typo"] is None, "as in RecBole, on which its models rely"
-

@@ -125,7 +125,8 @@ def _check_module(model: str) -> None:
     for number, name in enumerate(names):
         spec = PathFinder.find_spec(name, path) or (None if number else find_spec(name))
         if spec is None:
-            raise UserError(f"model {model!r}: there is no module {'.'.join(names[: number + 1])!r} in {path[0]}")
+            where = f" in {path[0]}" if path else ""
+            raise UserError(f"model {model!r}: there is no module {'.'.join(names[: number + 1])!r}{where}")
         path = list(spec.submodule_search_locations or ())
     if not spec or not str(spec.origin).endswith(".py"):
         return

@@ -1,5 +1,8 @@
 """Checks of the columns against the settings that name them, and the normalisation of columns."""
 
+import functools
+import re
+import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,23 @@ def feature_files(config: Any) -> list[str]:
     """Which of the files `user` and `item` a run reads, if they exist.
 
     For a model that reads no features of users and items, and settings that name no column of theirs, they play no
-    role: an item that is missing there is an item like all others. A model of the user's own may read them.
+    role: an item that is missing there is an item like all others. A model of the user's own reads them if its source
+    says so (`dataset.item_feat`, `get_user_feature()`).
     """
     named = {*(config["load_col"] or ())} - {"inter"}
-    bundled = config.model_class.__module__.partition(".")[0] in ("recbole", "recbole_sigma")
-    reads = not bundled or "item_attribute" in config
+    reads = "item_attribute" in config or _source_reads_features(config.model_class)
     if config["load_col"] is None and (reads or any(config[name] for name in _NAMING_COLUMNS if name in config)):
         named = {"user", "item"}
     return sorted(named)
+
+
+@functools.cache
+def _source_reads_features(model_class: type) -> bool:
+    bundled = ("recbole", "recbole_sigma", "torch", "builtins")
+    own = {base.__module__ for base in model_class.__mro__ if base.__module__.partition(".")[0] not in bundled}
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in own]
+    sources = (Path(file).read_text(encoding="utf-8", errors="replace") for file in files if file)
+    return any(re.search(r"\b(get_)?(user|item)_feat(ure)?\b", source) for source in sources)
 
 
 def feature_paths(config: Any) -> list[Path]:
