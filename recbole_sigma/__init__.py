@@ -14,17 +14,20 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 if TYPE_CHECKING:
     from recbole_sigma.config.config import Config
     from recbole_sigma.errors import UserError
-    from recbole_sigma.quick_start import resume, run
+    from recbole_sigma.quick_start import load_data_and_model, resume, run
+    from recbole_sigma.registry import register
     from recbole_sigma.runs.result import RunResult
 
 __version__ = "0.1.0"
-__all__ = ["Config", "RunResult", "UserError", "__version__", "resume", "run"]
+__all__ = ["Config", "RunResult", "UserError", "__version__", "load_data_and_model", "register", "resume", "run"]
 
 _MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
 _MODULES = {
     "Config": "config.config",
     "RunResult": "runs.result",
     "UserError": "errors",
+    "load_data_and_model": "quick_start",
+    "register": "registry",
     "resume": "quick_start",
     "run": "quick_start",
     **{name: f"model.{name.lower()}" for name in _MODELS},

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 a bug, 2 a mistake of the user's (one line on stderr), 13
 """
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. `argv` defaults to the process's arguments."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice counts as Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # characters that the terminal's encoding does not have
     try:
         with out_of_memory():
             _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -55,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> None:
-    command, rest = (argv[0], argv[1:]) if argv else ("", [])
-    if command in ("--help", "-h"):
+    command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if command in ("--help", "-h", "help"):
         print(f"usage: {_PROGRAM} <command> [options]\n\nState-space sequential recommenders inside RecBole.\n")
         print("\n".join(f"{name:12} {summary}" for name, summary in COMMANDS.items()))
         print(f"\n'{_PROGRAM} <command> --help' says more about one command.")
@@ -65,7 +69,7 @@ def _dispatch(argv: list[str]) -> None:
     elif command in COMMANDS or command == "ensure":  # what `compare` and `experiment` start for each run
         importlib.import_module(f"recbole_sigma.commands.{command}").main(rest)
     else:
-        wrong = f"unknown command {command!r}{did_you_mean(command, COMMANDS)}" if command else "no command"
+        wrong = f"unknown command {command!r}{did_you_mean(command, COMMANDS)}"
         raise UserError(f"{wrong}; the commands are {', '.join(COMMANDS)}")
 
 

@@ -5,7 +5,10 @@ import importlib
 import pkgutil
 import sys
 import traceback
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeGuard
 
 import torch
@@ -38,6 +41,27 @@ def find_model(model: str | type) -> type:
     if not _is_model(cls):
         raise UserError(f"unknown model {model!r}{hint or did_you_mean(str(model), model_names())}")
     return cls
+
+
+def register() -> None:
+    """Let RecBole's own functions find our models by name: `run_recbole(model="SIGMA")`, `get_model`, HyperTuning.
+
+    Changes this process: RecBole looks models up as modules of its own package, and imports `kmeans_pytorch`, a package
+    that it does not declare and that only its LDiffRec uses; without that package an empty module replaces it.
+    """
+    if find_spec("kmeans_pytorch") is None:
+
+        def kmeans(*_: Any, **__: Any) -> None:
+            raise ImportError("RecBole's LDiffRec needs the package kmeans_pytorch: pip install kmeans-pytorch")
+
+        replacement: Any = ModuleType("kmeans_pytorch")
+        replacement.__spec__, replacement.kmeans = ModuleSpec("kmeans_pytorch", None), kmeans
+        sys.modules["kmeans_pytorch"] = replacement
+    for stem in _OUR_MODULES:
+        name = f"{recbole_models.__name__}.{stem}"
+        if find_spec(name) is None:
+            sys.modules[name] = importlib.import_module(f"recbole_sigma.model.{stem}")
+    compat.repair_trainers()
 
 
 def _import_class(path: str) -> Any:

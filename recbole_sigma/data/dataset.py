@@ -1,6 +1,7 @@
 """SequenceDataset: RecBole's sequential data set, in exact time order, in memory proportional to the interactions."""
 
 import hashlib
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, read_atomic
-from recbole_sigma.data.fields import check_fields, normalised
+from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, file_digest, read_atomic, read_columns
+from recbole_sigma.data.fields import check_fields, check_names, feature_files, feature_paths, left_out, normalised
 from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
 from recbole_sigma.data.splits import interaction_files, lists_histories, split_rows, unroll
 from recbole_sigma.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class SequenceDataset(SequentialDataset):
@@ -57,6 +60,8 @@ class SequenceDataset(SequentialDataset):
 
     def _load_feat(self, filepath: str, source: FeatureSource) -> pd.DataFrame | None:
         """Read one file into a table and note its fields, as RecBole does, but fast and with every line checked."""
+        if source.value in ("user", "item") and source.value not in feature_files(self.config):
+            return None
         wanted = (self.config["load_col"] or {source.value: "*"}).get(source.value, [])
         unwanted = (self.config["unload_col"] or {}).get(source.value, [])
         if not wanted:
@@ -67,6 +72,9 @@ class SequenceDataset(SequentialDataset):
         form = AtomicFormat(user if source == FeatureSource.USER else item)
         if source == FeatureSource.INTERACTION:
             form = AtomicFormat({**user, **item}, {} if self._listed else {self.time_field: "TIME_FIELD"})
+        columns = read_columns(Path(filepath))
+        for setting, names in {"load_col": () if wanted == "*" else wanted, "unload_col": unwanted}.items():
+            check_names(setting, source.value, names, columns)
         table = read_atomic(
             Path(filepath), form, lambda name: name not in unwanted and (wanted == "*" or name in wanted)
         )
@@ -119,6 +127,16 @@ class SequenceDataset(SequentialDataset):
             return
         by_time = np.argsort(self._time_as_written[self.inter_feat.index.to_numpy()], kind="stable")
         self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
+
+    def _filter_inter_by_user_or_item(self) -> None:
+        """RecBole leaves out interactions whose user or item is not in the .user or .item file; ours says so."""
+        if self.config["filter_inter_by_user_or_item"]:
+            folder, feats = Path(self.dataset_path), {"user": self.user_feat, "item": self.item_feat}
+            ids = {"user": self.uid_field, "item": self.iid_field}
+            files = {ids[file]: (folder / f"{self.dataset_name}.{file}", feat) for file, feat in feats.items()}
+            for sentence in left_out(self.inter_feat, files):
+                logger.warning(sentence)
+        super()._filter_inter_by_user_or_item()
 
     def _filter_by_inter_num(self) -> None:
         """The settings user_inter_num_interval and item_inter_num_interval, with exactly RecBole's result.
@@ -289,6 +307,10 @@ class SequenceDataset(SequentialDataset):
         items = len(np.unique(flat.columns[self.iid_field].numpy()))
         sizes = {"users": users, "items": items, "interactions": n}
         return {**sizes, "mean_length": n / users, "sparsity": 1 - n / (users * items)}
+
+    def feature_checksums(self) -> dict[str, str]:
+        """SHA-256 of the .user and .item files that are read, by name."""
+        return {path.name: file_digest(path) for path in feature_paths(self.config)}
 
     def checksum(self) -> str:
         """SHA-256 of the .inter file, in hexadecimal; of several files, that of their checksums."""

@@ -33,7 +33,7 @@ class SequenceModel(OnePass, SequentialRecommender):
         self.hidden_size: int = config["hidden_size"]
         self.loss_type: str = config["loss_type"]
         self.train_mode: str = config["train_mode"]
-        self.ssm_init: str = config["ssm_init"]
+        self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
         self.length_ratio: float = config["length_ratio"]
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])

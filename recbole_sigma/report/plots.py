@@ -94,6 +94,8 @@ def _curves(table: Table) -> Figure | None:
             if len(curve):
                 line = _LINES[number // 10 % len(_LINES)]
                 axes.plot(curve["epoch"], curve[name], line, color=f"C{number}", marker=".", label=row.label)
+    if axes.lines and axes.dataLim.width == 0:  # one epoch would be shown with fractions of it
+        axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes)
     return figure if axes.lines else None

@@ -46,22 +46,24 @@ def sections(report: Report, table: Table) -> list[Section]:
     return [section for section in shown if section.rows]
 
 
-def comparison(table: Table, brief: bool = False) -> Section:
+def comparison(table: Table, brief: bool = False, splits: Sequence[str] = SPLITS) -> Section:
     """Every metric of every row; `brief`, for terminals, leaves out improvements and the deviations on validation."""
     rows: list[Sequence[object]] = []
+    columns = [(split, metric) for split, metric in COLUMNS if split in splits]
     for row in table.rows:
-        cells = [table.cell(row.label, *column) for column in COLUMNS]
+        cells = [table.cell(row.label, *column) for column in columns]
         if brief:
-            cells = [cell and cell._replace(deviation=None) for cell in cells[: len(METRICS)]] + cells[len(METRICS) :]
+            valid = {*columns[: len(METRICS)]} & {("valid", metric) for metric in METRICS}
+            cells = [cell and cell._replace(deviation=None) for cell in cells[: len(valid)]] + cells[len(valid) :]
         rows.append((row.label, len(row.complete), *cells))
     if table.improvement and not brief:
-        better = (table.improvement.get(column) for column in COLUMNS)
+        better = (table.improvement.get(column) for column in columns)
         rows.append(("best over second", "", *(None if each is None else f"{100 * each:+.1f} %" for each in better)))
-    splits = {"valid": "validation", "test": "test"}
-    titles = (f"{splits[split]}\n{metric_title(f'{metric}@{table.k}')}" for split, metric in COLUMNS)
+    words = {"valid": "valid" if brief else "validation", "test": "test"}
+    titles = (f"{words[split]}\n{metric_title(f'{metric}@{table.k}')}" for split, metric in columns)
     no_tests = "No significance test: it needs two rows with test metrics and more than one user."
     note = _MEANS + (_TESTS if table.significance else no_tests)
-    return Section("comparison", "", "lr" + "r" * len(COLUMNS), ("", "n", *titles), rows, note)
+    return Section("comparison", "", "lr" + "r" * len(columns), ("", "n", *titles), rows, note)
 
 
 def other_metrics(table: Table) -> Section:

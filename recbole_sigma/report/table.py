@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SPLITS = ("valid", "test")
 COLUMNS = [(split, metric) for split in SPLITS for metric in METRICS]
 COSTS = ("n_parameters", "epochs", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")
+_CANDIDATES = "number of candidates"
 _DIGITS = 12  # means that agree up to here are equal: sums in another order differ in later digits
 
 
@@ -182,14 +183,24 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
 
 def _check_protocol(runs: Sequence[RecordedRun]) -> None:
     """Refuse results of other data, or of another protocol, than those of the first run."""
-    protocols = [{"checksum of the data": run.result["dataset"]["sha256"], **run.result["protocol"]} for run in runs]
+    protocols, files = [], dict[str, tuple[str, RecordedRun]]()
+    for run in runs:
+        data = run.result["dataset"]
+        counts = {_CANDIDATES: data.get("candidates", data["items"])}
+        protocols.append({"checksum of the data": data["sha256"], **counts, **run.result["protocol"]})
+        for name, sha256 in data.get("features", {}).items():
+            before, reader = files.setdefault(name, (sha256, run))
+            if before != sha256:
+                what = f"they read different files {name}"
+                raise UserError(f"{reader.name} and {run.name} do not belong in one table: {what}")
     for run, other in zip(runs, protocols, strict=True):
         first = protocols[0]
         # The length is part of the protocol, but it says what a model sees, not what it is asked.
         for key in sorted((first.keys() | other.keys()) - {"max_item_list_length"}):
             if first.get(key) != other.get(key):
                 both = f"{first.get(key, 'not recorded')!r} and {other.get(key, 'not recorded')!r}"
-                raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}")
+                hint = "; load_col says whether a run reads the .item file" if key == _CANDIDATES else ""
+                raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}{hint}")
 
 
 def _check_users(split: str, evaluated: Sequence[tuple[RecordedRun, Ranks]]) -> None:

@@ -1,7 +1,6 @@
 """Files that appear complete or not at all, plain data read back, and one lock. Imports torch only where it must."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -14,6 +13,11 @@ from safetensors import SafetensorError
 
 from recbole_sigma.errors import UserError, one_line
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,7 +28,10 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask allows; safetensors makes files that only the owner reads
         write(partial)
+        partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -73,6 +80,10 @@ def locked(directory: Path, wait: bool) -> Iterator[bool]:
     With `wait`, blocks until the lock is free; without, yields False at once if another process holds it. A file system
     without locks is reported once and treated as unlocked.
     """
+    if fcntl is None:
+        logger.warning("%s: no locks on this system; do not start a run twice", directory)
+        yield True
+        return
     handle = os.open(directory, os.O_RDONLY)
     held = True
     try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jsonschema import Draft202012Validator
@@ -169,7 +169,8 @@ def read_finished(folder: str | Path) -> RunResult:
     run = _read(Path(folder))
     for split in run.splits:
         run.ranks(split, tolerance=0)
-    return RunResult(Path(folder), run.result["best_epoch"], run.result["valid"], run.result.get("test", {}))
+    result, metric = run.result, str(run.settings.get("valid_metric", "NDCG@10")).lower()
+    return RunResult(Path(folder), result["best_epoch"], result["valid"], result.get("test", {}), metric)
 
 
 def last_line(log_file: Path) -> str:
@@ -181,13 +182,15 @@ def last_line(log_file: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-@dataclass(frozen=True)
-class LoadedRun:
+class LoadedRun(NamedTuple):
     """A run as it was when it was evaluated: `model` has the best epoch's weights and is in evaluation mode."""
 
     config: Any
     model: Any
-    test: Any  # the loader
+    dataset: Any
+    train: Any  # the loaders
+    valid: Any
+    test: Any
 
 
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
@@ -205,11 +208,17 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     run = _read(folder)
     model = settings.pop("model", None)
     if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
-        raise UserError(f"{folder / 'config.yaml'}: confirm the import of its model with model={run.model}")
+        raise UserError(
+            f"{folder / 'config.yaml'}: confirm the import of its model with --model={run.model} (model=... in Python)"
+        )
     config = Config(model or run.model, run.dataset, config_files=[folder / "config.yaml"], settings=settings)
     data = load(config)
     if data.dataset.checksum() != run.result["dataset"].get("sha256"):
         raise UserError(f"{folder}: {run.dataset}.inter is not the file that the run was trained on")
+    before, now = run.result["dataset"].get("features"), data.dataset.feature_checksums()
+    for name in sorted({*(before or ()), *now}) if before is not None else ():  # older runs did not record them
+        if before.get(name) != now.get(name):
+            raise UserError(f"{folder}: {name} is not the file that the run was trained with")
     directory = RunFolder(folder)
     directory.check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
     network: Any = build_model(config, data.train.dataset)
@@ -217,7 +226,7 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
         raise UserError(f"{directory.weights}: not the weights of {run.model}: {one_line(error)}") from None
-    return LoadedRun(config, network.eval(), data.test)
+    return LoadedRun(config, network.eval(), data.dataset, data.train, data.valid, data.test)
 
 
 def _run_directories(path: Path) -> Iterator[Path]:

@@ -15,18 +15,49 @@ from recbole_sigma.evaluation.protocol import protocol
 class RunResult:
     """The result of a run. `valid` and `test` are by RecBole's names: `hit@10`, `ndcg@10`, `mrr@10`.
 
-    They are empty for a split without samples, as validation with `eval_args: {split: {LS: test_only}}`.
+    They are empty for a split without samples, as validation with `eval_args: {split: {LS: test_only}}`. A result also
+    answers what RecBole's `run_recbole` returns, as attributes and as keys: `result["test_result"]`.
     """
 
     folder: Path
     best_epoch: int
     valid: dict[str, float]
     test: dict[str, float]
+    valid_metric: str = "ndcg@10"  # which chose the epoch
+    valid_score_bigger: bool = True
+
+    @property
+    def best_valid_score(self) -> float:
+        """The metric that chose the epoch."""
+        return self.valid[self.valid_metric]
+
+    @property
+    def best_valid_result(self) -> dict[str, float]:
+        """The metrics on validation."""
+        return self.valid
+
+    @property
+    def test_result(self) -> dict[str, float]:
+        """The metrics on test."""
+        return self.test
+
+    def keys(self) -> tuple[str, ...]:
+        """RecBole's keys."""
+        return "best_valid_score", "valid_score_bigger", "best_valid_result", "test_result"
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
 
 
 def data_metadata(dataset: Any) -> dict[str, Any]:
-    """Statistics and checksum of a data set."""
-    return {**dataset.statistics(), "sha256": dataset.checksum()}
+    """Statistics and checksums of a data set, and how many items are ranked.
+
+    `features` are the checksums of the .user and .item files that were read.
+    """
+    statistics = {**dataset.statistics(), "candidates": dataset.item_num - 1}
+    return {**statistics, "sha256": dataset.checksum(), "features": dataset.feature_checksums()}
 
 
 def result_content(

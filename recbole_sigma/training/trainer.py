@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,11 @@ from recbole_sigma.evaluation.ranks import Ranks, target_ranks, top_items
 from recbole_sigma.training.allocator import return_excess_memory
 from recbole_sigma.training.callbacks import Callback
 from recbole_sigma.training.distributed import ALONE, Group
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many items a batch is scored in slices
 RANK_ROWS = 256  # rows whose ranks are counted together
@@ -237,7 +241,9 @@ class SequenceTrainer:
         return torch.cat(ranks).numpy(), torch.cat(lists).numpy() if lists else np.empty((len(positive), 0))
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:
-        return tqdm(batches, desc=f"{what:>12}", ncols=100, leave=False, disable=not self.show_progress)
+        return tqdm(
+            batches, desc=f"{what:>12}", dynamic_ncols=True, leave=False, disable=None if self.show_progress else True
+        )
 
     def summary(self) -> dict[str, Any]:
         """For result.json: size, medians of seconds over epochs, peak MB of the device (CUDA) or this process (CPU)."""
@@ -245,6 +251,8 @@ class SequenceTrainer:
         per_evaluation = float(np.median([row["eval_seconds"] for row in self.rows if "eval_seconds" in row] or 0))
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        elif resource is None:
+            peak = 0.0
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         return {
