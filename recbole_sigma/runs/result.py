@@ -1,5 +1,6 @@
 """result.json: the result of a run, and all that one must know to cite it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ class RunResult:
 
     @property
     def best_valid_score(self) -> float:
-        """The metric that chose the epoch."""
-        return self.valid[self.valid_metric]
+        """The metric that chose the epoch; NaN without a validation split."""
+        return self.valid.get(self.valid_metric, math.nan)
 
     @property
     def best_valid_result(self) -> dict[str, float]:

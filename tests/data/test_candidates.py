@@ -57,8 +57,9 @@ def test_items_without_weight_are_not_drawn():
 def test_sampled_metrics_are_those_that_recboles_trainer_gets_from_the_same_candidates(write_inter, read_tiny):
     write_inter(ROWS)
     given: dict[str, Any] = {"metrics": ["Recall", "MRR", "NDCG", "Hit", "Precision", "MAP"], "topk": [1, 3]}
-    dataset = read_tiny(GRU4Rec, **given, valid_metric="MRR@3", eval_args={"mode": "uni3"}, metric_decimal_place=15)
+    dataset = read_tiny(GRU4Rec, **given, valid_metric="MRR@3", eval_args={"mode": "uni3"})
     config = dataset.config
+    config["metric_decimal_place"] = 15  # of RecBole's trainer
     data = load(config)
     torch.manual_seed(0)
     model = GRU4Rec(config, data.train.dataset)
