@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
@@ -29,7 +30,7 @@ class SequenceDataset(SequentialDataset):
     _file: Path  # NAME.inter
     _sha256: str
     _time_as_written: np.ndarray  # of the rows of the file
-    _kept_rows: np.ndarray  # rows of the file that are left after filtering, in their present order
+    _kept_rows: np.ndarray | None  # rows of the file that are left after filtering, in their present order; None: all
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -99,6 +100,11 @@ class SequenceDataset(SequentialDataset):
         by_time = np.argsort(self._time_as_written[self.inter_feat.index.to_numpy()], kind="stable")
         self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
 
+    def _filter_inter_by_user_or_item(self) -> None:
+        """RecBole copies all interactions, also where there are no tables of users and items to compare with."""
+        if self.user_feat is not None or self.item_feat is not None:
+            super()._filter_inter_by_user_or_item()
+
     def _filter_by_inter_num(self) -> None:
         """The settings user_inter_num_interval and item_inter_num_interval, with exactly RecBole's result.
 
@@ -149,7 +155,9 @@ class SequenceDataset(SequentialDataset):
                 "no interaction is left; the settings user_inter_num_interval, item_inter_num_interval, val_interval, "
                 "filter_inter_by_user_or_item decide what is kept"
             )
-        self._kept_rows = self.inter_feat.index.to_numpy()
+        index = self.inter_feat.index
+        everything = isinstance(index, pd.RangeIndex) and len(index) == len(self._time_as_written)
+        self._kept_rows = None if everything else index.to_numpy()
         super()._reset_index()
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
@@ -191,8 +199,9 @@ class SequenceDataset(SequentialDataset):
             time = frame[self.time_field].to_numpy().astype(np.float32)
             order = np.lexsort((time, users))
         else:
-            time = self._time_as_written[rows]
-            in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`, which sorts by time
+            time = self._time_as_written if rows is None else self._time_as_written[rows]
+            # Not after `rm_dup_inter`, which sorts by time.
+            in_file_order = rows is None or bool(np.all(rows[1:] > rows[:-1]))
             order = _by_user_and_time(users, time) if in_file_order else np.lexsort((rows, time, users))
         self._aug_presets()
         user_start = np.concatenate([[0], np.cumsum(counts)])
@@ -202,6 +211,7 @@ class SequenceDataset(SequentialDataset):
         for name in list(frame.columns):
             columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
             del frame[name]
+        pa.default_memory_pool().release_unused()  # the columns were pyarrow's
         flat = FlatHistories(columns, user_start, self.uid_field, self.iid_field)
         any_length = getattr(self.config.model_class, "accepts_any_length", False)
         self.inter_feat = Prefixes(flat, targets, self.max_item_list_len, any_length)
