@@ -200,9 +200,10 @@ class SequenceDataset(SequentialDataset):
             order = np.lexsort((time, users))
         else:
             time = self._time_as_written if rows is None else self._time_as_written[rows]
-            # Not after `rm_dup_inter`, which sorts by time.
-            in_file_order = rows is None or bool(np.all(rows[1:] > rows[:-1]))
-            order = _by_user_and_time(users, time) if in_file_order else np.lexsort((rows, time, users))
+            if rows is None or np.all(rows[1:] > rows[:-1]):
+                order = _by_user_and_time(users, time)
+            else:  # `rm_dup_inter` has sorted by time
+                order = np.lexsort((rows, time, users))
         self._aug_presets()
         user_start = np.concatenate([[0], np.cumsum(counts)])
         targets = _targets_by_first_time(user_start, time[order])
