@@ -355,8 +355,10 @@ def _breaks_in_quotes(block: bytes) -> bool:
 
 class _Json(_Lines):
     def _begin(self, lines: list[str], source: Any) -> None:
-        self._literals = source.python_literals
-        rows = [row for row in map(self._object, lines[:100]) if isinstance(row, dict)]
+        for self._literals in (source.python_literals, True):
+            rows = [row for row in map(self._object, lines[:100]) if isinstance(row, dict)]
+            if rows:
+                break
         if not rows:
             problem = self._object(lines[0])
             raise UserError(f"{self._path}:1: {problem}; one JSON object per line is expected")
