@@ -75,6 +75,7 @@ class Reader:
     names: list[str]
     head: list[dict[str, Any]]
     nameless = False  # a file without a header, whose columns nobody has named
+    blanks = False  # what separates the words of a list: blanks, as in atomic files
 
     def blocks(self, wanted: Sequence[str], bad: BadLines, advance: Callable[[int], object]) -> Iterator[Block]:
         """Read the columns `wanted`; `advance` is called with the bytes of the file that each block took."""
@@ -256,7 +257,8 @@ class _Csv(_Lines):
         delimiter = source.delimiter or _delimiter(lines)
         self._long = delimiter if len(delimiter) > 1 else None  # :: becomes one character that text does not have
         self._delimiter = "\x1f" if self._long else delimiter
-        plain = self._long or self._kind == "atomic"
+        self.blanks = self._kind == "atomic"
+        plain = self._long or self.blanks
         self._quoting = not plain
         self._form: dict[str, Any] = {"delimiter": self._delimiter, "quoting": csv.QUOTE_NONE if plain else 0}
         if self._long:

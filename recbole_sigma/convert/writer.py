@@ -74,7 +74,8 @@ def _item_rows(
             for row, token in enumerate(tokens):
                 if token:
                     texts = {role: values[row] for role, values in cells.items()}
-                    title, categories = _words(texts.get("title") or ""), _categories(texts.get("categories") or "")
+                    title, categories = _words(texts.get("title") or ""), texts.get("categories") or ""
+                    categories = _words(categories) if reader.blanks else _categories(categories)
                     yield safe(token), [{"title": title, "categories": categories}[role] for role in roles]
 
 
