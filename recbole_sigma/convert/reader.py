@@ -142,8 +142,7 @@ class _Lines(Reader):
     def __init__(self, path: Path, kind: str, packed: str | None, source: Source | ItemSource) -> None:
         self._path, self._kind, self._packed = path, kind, packed
         self._latin = isinstance(source, ItemSource)  # titles of old data sets; never ids
-        self._skip = 0  # lines of the header
-        self._old_mac = False  # lines end in CR alone
+        self._skip, self._old_mac = 0, False  # lines of the header; whether lines end in CR alone
         head = next(self._chunks(lambda taken: None), (b"", True))[0]
         self._old_mac = b"\r" in head and b"\n" not in head
         self._empty = head[: len(head) - len(head.lstrip())].count(b"\n")  # lines above the first
@@ -291,8 +290,7 @@ class _Csv(_Lines):
             return None
         try:
             block.isascii() or block.decode()
-            if self._long:
-                block = block.replace(self._long.encode(), b"\x1f")
+            block = block.replace(self._long.encode(), b"\x1f") if self._long else block
             options = arrow_csv.ParseOptions(delimiter=self._delimiter, quote_char='"' if self._quoting else False)
             types = dict.fromkeys(wanted, pa.string())
             return arrow_csv.read_csv(
