@@ -3,6 +3,7 @@
 Your own interactions as a data set: CSV, TSV, JSON lines or Parquet, also .gz, .zst and .bz2, to be trained on with
 --dataset=NAME. Columns with usual names (user_id, asin, timestamp, ...) are found; the output says which they are.
 
+  --out=FOLDER             the data set's directory; its name is the data set's
   --user, --item=COLUMN    ids; in a file without a header 1, 2, ... are columns
   --time=COLUMN            ISO dates or numbers in any unit; without one, or with none, the order of the file counts
   --rating=COLUMN          numbers, kept beside the interactions; none: they are left out
@@ -21,10 +22,11 @@ Your own interactions as a data set: CSV, TSV, JSON lines or Parquet, also .gz, 
 examples:
   recbole-sigma convert clicks.csv --out=dataset/clicks
   recbole-sigma convert reviews.json.gz --out=dataset/beauty --k_core=5
-  recbole-sigma convert ratings.dat --out=dataset/ml-1m --columns=user,item,rating,time --items=movies.dat
+  recbole-sigma convert ratings.dat --out=dataset/ml-1m --items=movies.dat --item_id=1 --title=2 --categories=3
       RecBole's own loader reads the result, too
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,15 +45,16 @@ def main(argv: Sequence[str]) -> None:
     """Convert, and print what was found, as SIGMA's Table 1 does."""
     parser = options.command_parser(__doc__)
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help="file with interactions")
-    parser.add_argument("--out", metavar="FOLDER", help="the data set's directory; its name is the data set's")
+    hidden: dict[str, Any] = {"help": argparse.SUPPRESS}  # the module's docstring explains them
+    parser.add_argument("--out", **hidden)
     for name in _TEXT:
-        parser.add_argument(f"--{name}", help="see above")
-    parser.add_argument("--kind", choices=("csv", "jsonl", "parquet", "atomic"))
-    parser.add_argument("--k_core", type=int, default=0, metavar="K")
-    parser.add_argument("--min_rating", type=float, metavar="NUMBER")
-    parser.add_argument("--duplicates", choices=("keep", "first", "last"), default="keep")
+        parser.add_argument(f"--{name}", **hidden)
+    parser.add_argument("--kind", choices=("csv", "jsonl", "parquet", "atomic"), **hidden)
+    parser.add_argument("--k_core", type=int, default=0, **hidden)
+    parser.add_argument("--min_rating", type=float, **hidden)
+    parser.add_argument("--duplicates", choices=("keep", "first", "last"), default="keep", **hidden)
     for flag in ("python_literals", "strict", "overwrite"):
-        parser.add_argument(f"--{flag}", action="store_true")
+        parser.add_argument(f"--{flag}", action="store_true", **hidden)
     args, _ = options.parse(parser, argv, no_settings="convert takes files and the options of 'convert --help'")
     if not args.sources:
         raise UserError("convert: give the file, as in 'recbole-sigma convert clicks.csv --out=dataset/NAME'")

@@ -35,22 +35,24 @@ def find_columns(source: Source | ItemSource, names: Sequence[str], path: object
 
     Raises UserError for a given name that is no column, and where no user or item is given or guessed.
     """
-    roles = ("item", "title", "categories") if isinstance(source, ItemSource) else ("user", "item", "time", "rating")
+    about_items = isinstance(source, ItemSource)
+    roles = ("item", "title", "categories") if about_items else ("user", "item", "time", "rating")
     found: dict[str, str] = {}
     by_letters: dict[str, str] = {}
     for name in names:
         by_letters.setdefault(re.sub(r"[^a-z0-9]", "", name.lower()), name)
     for role in roles:
         given = getattr(source, role)
-        usual = _USUAL[role].split() + (["id"] if role == "item" and isinstance(source, ItemSource) else [])
+        option = f"--{role}_id" if about_items and role == "item" else f"--{role}"
+        usual = _USUAL[role].split() + (["id"] if about_items and role == "item" else [])
         guesses = [by_letters[each] for each in usual if each in by_letters]
         if given not in (None, NONE, *names):
             hint = did_you_mean(given, names)
-            raise UserError(f"{path}: no column {given!r} (--{role}); the columns are {', '.join(names[:30])}{hint}")
+            raise UserError(f"{path}: no column {given!r} ({option}); the columns are {', '.join(names[:30])}{hint}")
         if given != NONE and (given or guesses):
             found[role] = given or next((name for name in guesses if name not in found.values()), guesses[0])
         elif role in ("user", "item"):
-            listed = f"Name it {role}_id, or give --{role}=NAME, among {', '.join(names[:30])}"
+            listed = f"Name it {role}_id, or give {option}=NAME, among {', '.join(names[:30])}"
             raise UserError(f"{path}: which column has the {role}s? {listed}")
     if len({*found.values()}) < len(found):
         raise UserError(f"{path}: one column is used twice: {found}; give {', '.join(f'--{role}' for role in found)}")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from recbole_sigma.convert.columns import find_columns, numbers
 from recbole_sigma.convert.filters import kept_rows
 from recbole_sigma.convert.formats import Filters, ItemSource, Source, Summary
-from recbole_sigma.convert.reader import BadLines, Reader, open_source
+from recbole_sigma.convert.reader import BadLines, Reader, open_source, text_array
 from recbole_sigma.convert.spool import Spool
 from recbole_sigma.convert.writer import write_interactions, write_items
 from recbole_sigma.errors import UserError
@@ -128,8 +128,8 @@ def _columns(source: Source, reader: Reader, path: Path) -> dict[str, str]:
     """Which column is what. A column that is only guessed to have ratings must have numbers."""
     found = find_columns(source, reader.names, path)
     if "rating" in found and source.rating is None:
-        cells = pa.array([str(row.get(found["rating"]) or "") for row in reader.head], pa.string())
-        if numbers(cells)[1].mean() > 0.5:
+        cells = text_array([row.get(found["rating"]) for row in reader.head])
+        if 2 * numbers(cells)[1].sum() > len(cells):
             del found["rating"]
     return found
 

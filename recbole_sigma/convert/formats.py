@@ -1,6 +1,6 @@
 """What a conversion reads, keeps and reports: plain values that the command line and properties/dataset/ fill in."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -60,4 +60,3 @@ class Summary:
     bad_lines: int = 0
     first_bad: tuple[str, ...] = ()  # "FILE:LINE: what is wrong"
     notes: tuple[str, ...] = ()  # sentences about what was guessed
-    files: tuple[Path, ...] = field(default=())

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from recbole_sigma.convert.conversion import KEEP_ALL, convert_readers
 from recbole_sigma.convert.formats import Source
-from recbole_sigma.convert.reader import BadLines, Frame
+from recbole_sigma.convert.reader import BadLines, Batches
 from recbole_sigma.errors import UserError, one_line
 
 
@@ -21,7 +21,7 @@ def store(frame: Any, data_path: Path) -> str:
     The digest is of the content, so that equal frames are one data set. Columns are guessed as for a file. Raises
     UserError for something else than a table, a row without user, item or time, or columns that cannot be guessed.
     """
-    reader = Frame(_table(frame))
+    reader = Batches("frame", _table(frame))
     try:
         data_path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".frame-", dir=data_path) as folder:

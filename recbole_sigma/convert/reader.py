@@ -75,6 +75,7 @@ class Reader:
     names: list[str]
     head: list[dict[str, Any]]
     nameless = False  # a file without a header, whose columns nobody has named
+    blanks = False  # what separates the words of a list: blanks, as in atomic files
 
     def blocks(self, wanted: Sequence[str], bad: BadLines, advance: Callable[[int], object]) -> Iterator[Block]:
         """Read the columns `wanted`; `advance` is called with the bytes of the file that each block took."""
@@ -95,45 +96,44 @@ def open_source(source: Source | ItemSource, path: Path) -> Reader:
         known = " ".join(_KINDS)
         raise UserError(f"{path}: unknown kind of file; known are {known} (also .gz, .zst, .bz2), or give --kind=csv")
     if kind == "parquet":
-        return _Parquet(path)
+        return _parquet(path)
     return (_Json if kind == "jsonl" else _Csv)(path, kind, packed, source)
 
 
-class _Parquet(Reader):
-    def __init__(self, path: Path) -> None:
-        self._path = path
+class Batches(Reader):
+    """A table in pieces, with columns of its own types: of a frame, or of a Parquet file."""
+
+    def __init__(self, name: object, table: Any, size: int = 0) -> None:
+        """`table` is a pyarrow Table or ParquetFile; `size` in bytes is what a progress bar counts."""
+        self._name, self._table, self._size = name, table, size
+        file = isinstance(table, parquet.ParquetFile)
+        self._rows = table.metadata.num_rows if file else table.num_rows
+        self.names = list((table.schema_arrow if file else table.schema).names)
+        self.head = next(self._pieces(self.names, 100), pa.table([])).to_pylist()
+
+    def _pieces(self, wanted: Sequence[str], rows: int = 1 << 18) -> Iterator[pa.Table]:
+        if isinstance(self._table, pa.Table):
+            yield from (self._table.select(wanted).slice(row, rows) for row in range(0, self._rows, rows))
+            return
         try:
-            self._file = parquet.ParquetFile(path)
-            self.names = list(self._file.schema_arrow.names)
-            self.head = next(self._file.iter_batches(100), pa.record_batch({})).to_pylist()
+            for batch in self._table.iter_batches(rows, columns=list(wanted)):
+                yield pa.Table.from_batches([batch]).select(wanted)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: cannot be read as Parquet: {one_line(error)}") from None
+            raise UserError(f"{self._name}: damaged: {one_line(error)}") from None
 
     def blocks(self, wanted: Sequence[str], bad: BadLines, advance: Callable[[int], object]) -> Iterator[Block]:
-        rows = 0
-        batches = self._file.iter_batches(1 << 18, columns=list(wanted))
-        try:
-            for batch in batches:
-                table = pa.Table.from_batches([batch]).select(wanted)
-                yield Block(table, f"{self._path}:row", range(rows + 1, rows + 1 + batch.num_rows))
-                rows += batch.num_rows
-                advance(self._path.stat().st_size * batch.num_rows // self._file.metadata.num_rows)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{self._path}: damaged after row {rows}: {one_line(error)}") from None
+        done = 0
+        for piece in self._pieces(wanted):
+            yield Block(piece, f"{self._name}:row", range(done + 1, done + 1 + piece.num_rows))
+            done += piece.num_rows
+            advance(self._size * piece.num_rows // self._rows)
 
 
-class Frame(Reader):
-    """A table in memory, as read from a frame."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-        self.names = list(table.column_names)
-        self.head = table.slice(0, 100).to_pylist()
-
-    def blocks(self, wanted: Sequence[str], bad: BadLines, advance: Callable[[int], object]) -> Iterator[Block]:
-        table, size = self._table.select(wanted), 1 << 18
-        for first in range(0, table.num_rows, size):
-            yield Block(table.slice(first, size), "frame:row", range(first + 1, first + 1 + size))
+def _parquet(path: Path) -> Batches:
+    try:
+        return Batches(path, parquet.ParquetFile(path), path.stat().st_size)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet: {one_line(error)}") from None
 
 
 class _Lines(Reader):
@@ -142,12 +142,11 @@ class _Lines(Reader):
     def __init__(self, path: Path, kind: str, packed: str | None, source: Source | ItemSource) -> None:
         self._path, self._kind, self._packed = path, kind, packed
         self._latin = isinstance(source, ItemSource)  # titles of old data sets; never ids
-        self._skip = 0  # lines of the header
-        self._old_mac = False  # lines end in CR alone
+        self._skip, self._old_mac = 0, False  # lines of the header; whether lines end in CR alone
         head = next(self._chunks(lambda taken: None), (b"", True))[0]
         self._old_mac = b"\r" in head and b"\n" not in head
         self._empty = head[: len(head) - len(head.lstrip())].count(b"\n")  # lines above the first
-        lines = self._text(head[: 1 << 20]).split("\n")
+        lines = _UNREADABLE.sub("\ufffd", self._text(head[: 1 << 20])).split("\n")
         lines = [line for line in (lines if len(head) < 1 << 20 else lines[:-1])[:1000] if line.strip()]
         if not lines:
             raise UserError(f"{path}: the file is empty; rows of interactions are expected")
@@ -234,10 +233,10 @@ class _Lines(Reader):
                 rows.append(row)
                 numbers.append(first + number)
         columns = list(zip(*rows, strict=True)) or [()] * len(wanted)
-        return pa.table([_array(column) for column in columns], list(wanted)), numbers, end
+        return pa.table([text_array(column) for column in columns], list(wanted)), numbers, end
 
 
-def _array(values: Sequence[Any]) -> pa.Array:
+def text_array(values: Sequence[Any]) -> pa.Array:
     """Values of a column as text."""
     try:
         return pa.array(values, pa.string())
@@ -257,7 +256,8 @@ class _Csv(_Lines):
         delimiter = source.delimiter or _delimiter(lines)
         self._long = delimiter if len(delimiter) > 1 else None  # :: becomes one character that text does not have
         self._delimiter = "\x1f" if self._long else delimiter
-        plain = self._long or self._kind == "atomic"
+        self.blanks = self._kind == "atomic"
+        plain = self._long or self.blanks
         self._quoting = not plain
         self._form: dict[str, Any] = {"delimiter": self._delimiter, "quoting": csv.QUOTE_NONE if plain else 0}
         if self._long:
@@ -290,8 +290,7 @@ class _Csv(_Lines):
             return None
         try:
             block.isascii() or block.decode()
-            if self._long:
-                block = block.replace(self._long.encode(), b"\x1f")
+            block = block.replace(self._long.encode(), b"\x1f") if self._long else block
             options = arrow_csv.ParseOptions(delimiter=self._delimiter, quote_char='"' if self._quoting else False)
             types = dict.fromkeys(wanted, pa.string())
             return arrow_csv.read_csv(
@@ -356,8 +355,10 @@ def _breaks_in_quotes(block: bytes) -> bool:
 
 class _Json(_Lines):
     def _begin(self, lines: list[str], source: Any) -> None:
-        self._literals = source.python_literals
-        rows = [row for row in map(self._object, lines[:100]) if isinstance(row, dict)]
+        for self._literals in (source.python_literals, True):
+            rows = [row for row in map(self._object, lines[:100]) if isinstance(row, dict)]
+            if rows:
+                break
         if not rows:
             problem = self._object(lines[0])
             raise UserError(f"{self._path}:1: {problem}; one JSON object per line is expected")

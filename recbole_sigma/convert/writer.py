@@ -1,7 +1,6 @@
 """Atomic files, written in pieces."""
 
 import ast
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,7 +74,8 @@ def _item_rows(
             for row, token in enumerate(tokens):
                 if token:
                     texts = {role: values[row] for role, values in cells.items()}
-                    title, categories = _words(texts.get("title") or ""), _categories(texts.get("categories") or "")
+                    title, categories = _words(texts.get("title") or ""), texts.get("categories") or ""
+                    categories = _words(categories) if reader.blanks else _categories(categories)
                     yield safe(token), [{"title": title, "categories": categories}[role] for role in roles]
 
 
@@ -90,12 +90,9 @@ def _categories(value: Any) -> str:
     if isinstance(value, str):
         if value.lstrip().startswith("["):
             try:
-                value = json.loads(value)
-            except ValueError:
-                try:
-                    value = ast.literal_eval(value)
-                except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-                    value = value.strip("[] ")
+                value = ast.literal_eval(value)  # also what JSON says of lists of text
+            except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+                value = value.strip("[] ")
         if isinstance(value, str):
             value = re.split(r"\s*[|;]\s*" if re.search("[|;]", value) else r"\s*,\s*", value)
     flat: dict[str, None] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
@@ -38,7 +39,7 @@ class SequenceDataset(SequentialDataset):
     _listed: bool  # whether each row of the files is a sample with its history
     _target_time: np.ndarray | None = None  # of all samples, where the split depends on it
     _target_file: np.ndarray | None = None  # number of the file that each sample comes from, if there are several
-    _kept_rows: np.ndarray  # rows of the file that are left after filtering, in their present order
+    _kept_rows: np.ndarray | None  # rows of the file that are left after filtering, in their present order; None: all
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -129,13 +130,17 @@ class SequenceDataset(SequentialDataset):
         self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
 
     def _filter_inter_by_user_or_item(self) -> None:
-        """RecBole leaves out interactions whose user or item is not in the .user or .item file; ours says so."""
-        if self.config["filter_inter_by_user_or_item"]:
-            folder, feats = Path(self.dataset_path), {"user": self.user_feat, "item": self.item_feat}
-            ids = {"user": self.uid_field, "item": self.iid_field}
-            files = {ids[file]: (folder / f"{self.dataset_name}.{file}", feat) for file, feat in feats.items()}
-            for sentence in left_out(self.inter_feat, files):
-                logger.warning(sentence)
+        """RecBole leaves out interactions whose user or item is not in the .user or .item file; ours says so.
+
+        RecBole also copies all interactions where there is no such file.
+        """
+        if not self.config["filter_inter_by_user_or_item"] or self.user_feat is self.item_feat is None:
+            return
+        folder, feats = Path(self.dataset_path), {"user": self.user_feat, "item": self.item_feat}
+        ids = {"user": self.uid_field, "item": self.iid_field}
+        files = {ids[file]: (folder / f"{self.dataset_name}.{file}", feat) for file, feat in feats.items()}
+        for sentence in left_out(self.inter_feat, files):
+            logger.warning(sentence)
         super()._filter_inter_by_user_or_item()
 
     def _filter_by_inter_num(self) -> None:
@@ -188,7 +193,9 @@ class SequenceDataset(SequentialDataset):
                 "no interaction is left; the settings user_inter_num_interval, item_inter_num_interval, val_interval, "
                 "filter_inter_by_user_or_item decide what is kept"
             )
-        self._kept_rows = self.inter_feat.index.to_numpy()
+        index = self.inter_feat.index
+        everything = isinstance(index, pd.RangeIndex) and len(index) == len(self._time_as_written)
+        self._kept_rows = None if everything else index.to_numpy()
         super()._reset_index()
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
@@ -232,15 +239,18 @@ class SequenceDataset(SequentialDataset):
         rows = self._kept_rows
         by_file: list[np.ndarray] = []
         if self.benchmark_filename_list:
-            by_file = [np.repeat(np.arange(len(self._files)), self.file_size_list)[rows]]
+            files = np.repeat(np.arange(len(self._files)), self.file_size_list)
+            by_file = [files if rows is None else files[rows]]
         if self.config["time_order"] == "recbole":
             time = frame[self.time_field].to_numpy().astype(np.float32)
             order = np.lexsort((time, *by_file, users))
         else:
-            time = self._time_as_written[rows]
-            in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`, which sorts by time
-            if by_file or not in_file_order:
-                order = np.lexsort((time, *by_file, users) if in_file_order else (rows, time, users))
+            time = self._time_as_written if rows is None else self._time_as_written[rows]
+            in_file_order = rows is None or bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`
+            if not in_file_order:
+                order = np.lexsort((rows, time, users))
+            elif by_file:
+                order = np.lexsort((time, *by_file, users))
             else:
                 order = _by_user_and_time(users, time)
         self._aug_presets()
@@ -255,6 +265,7 @@ class SequenceDataset(SequentialDataset):
         for name in list(frame.columns):
             columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
             del frame[name]
+        pa.default_memory_pool().release_unused()  # the columns were pyarrow's
         self._keep(FlatHistories(columns, user_start, self.uid_field, self.iid_field), targets)
 
     def _flatten_samples(self) -> None:

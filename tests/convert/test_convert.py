@@ -151,6 +151,14 @@ def test_bad_lines_are_counted_and_the_first_are_named(
         made(tmp_path, BAD, strict=True)
 
 
+def test_the_categories_of_atomic_files_stay_as_they_are(tmp_path: Path) -> None:
+    content = "item_id:token\tmovie_title:token_seq\tclass:token_seq\na\tToy Story\tComedy Children's\n"
+    (tmp_path / "raw.item").write_text(content)
+    made(tmp_path, TABLE, "raw.inter", items=ItemSource((tmp_path / "raw.item",)))
+    items = (tmp_path / "data" / "mine" / "mine.item").read_text()
+    assert items.split("\n")[1] == "a\tToy Story\tComedy Children's"
+
+
 def test_bytes_that_are_not_utf8_and_lines_that_are_not_json_cost_one_line(tmp_path: Path) -> None:
     text, summary = made(tmp_path, PLAIN.encode() + b"caf\xe9,a,3\n")
     assert text == TABLE and "raw.csv:4" in summary.first_bad[0] and "UTF-8" in summary.first_bad[0]
