@@ -246,8 +246,7 @@ class SequenceDataset(SequentialDataset):
             order = np.lexsort((time, *by_file, users))
         else:
             time = self._time_as_written if rows is None else self._time_as_written[rows]
-            in_file_order = rows is None or bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`
-            if not in_file_order:
+            if rows is not None and not np.all(rows[1:] > rows[:-1]):  # `rm_dup_inter` has sorted by time
                 order = np.lexsort((rows, time, users))
             elif by_file:
                 order = np.lexsort((time, *by_file, users))
