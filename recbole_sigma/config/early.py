@@ -56,7 +56,10 @@ def data_folder(dataset: str, data_path: Path) -> Path:
         return recbole_path() / "dataset_example" / dataset
     if not folder.is_dir():  # RecBole would start to download
         names = [path.name for path in data_path.iterdir() if path.is_dir()] if data_path.is_dir() else []
-        hint = did_you_mean(dataset, [*names, "ml-100k"]) or "; set --data_path to the directory of data sets"
+        hint = (
+            did_you_mean(dataset, [*names, "ml-100k"], same_numbers=True)
+            or "; set --data_path to the directory of data sets"
+        )
         raise UserError(f"unknown data set {dataset!r}: there is no directory {str(folder)!r}{hint}")
     return folder
 
