@@ -90,7 +90,7 @@ def test_hints_lead_to_the_setting_that_is_meant(model: str, setting: str, named
 def test_hints_lead_to_no_other_data_set_and_no_other_kind_of_model(refused: Refused, tmp_path: Path) -> None:
     for name in ("ml-10m", "ml-100k", "beauty"):
         (tmp_path / name).mkdir()
-    for wrong, hint in {"ml-1m": "data_path", "beuaty": "'beauty'", "ml-100": "data_path"}.items():
+    for wrong, hint in {"ml-1m": "data_path", "beuaty": "'beauty'"}.items():
         with pytest.raises(UserError, match=hint) as caught:
             data_folder(wrong, tmp_path)
         assert "ml-10" not in str(caught.value).partition("'; ")[2]
