@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 a bug, 2 a mistake of the user's (one line on stderr), 130 interrupted.
 """
 
+import errno
 import importlib
 import io
 import os
@@ -52,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         resume = f"; resume with: {interrupt.how}" if isinstance(interrupt, Interrupted) else ""
         status, message = 130, f"interrupted{resume}"
+    except OSError as error:
+        full = error.errno == errno.ENOSPC and error.filename is None  # a file would name itself
+        if full:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status, message = 1, f"error: {f'the output cannot be written: {error.strerror}' if full else _bug(error)}"
     except Exception as error:
         status, message = 1, f"error: {_bug(error)}"
     print(f"{_PROGRAM}: {message}", file=sys.stderr)

@@ -27,15 +27,15 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], same_numbers: bool = False) -> str:
     """`; did you mean 'SIGMA'?` for the known name nearest to `name` (upper and lower case apart), or nothing.
 
-    A name whose numbers differ is another one: `ml-1m` is no misspelt `ml-100k`.
+    With `same_numbers`, a name whose numbers differ is another one: `ml-1m` is no misspelt `ml-10m`.
     """
     by_lower_case = {each.lower(): each for each in known}
     nearest = difflib.get_close_matches(name.lower()[:80], by_lower_case, n=1, cutoff=0.75)  # long names take long
     digits = [re.sub(r"\D", "", each) for each in (name, *nearest)]
-    if all(digits) and len({*digits}) > 1:
+    if same_numbers and len({*digits}) > 1:
         return ""
     return f"; did you mean {by_lower_case[nearest[0]]!r}?" if nearest else ""
 

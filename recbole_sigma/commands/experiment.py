@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="an experiment, or a YAML file of arms")
     args, settings = options.parse(parser, argv)
     datasets = options.names(settings, "dataset", example="amazon-beauty") if "dataset" in settings else []
+    if "rounds" in settings and args.name != "efficiency":
+        raise UserError("--rounds: only the experiment efficiency times steps; leave it out")
     rounds, how = options.option(settings, "rounds", 20), take_options(settings)
     user = str(settings.pop("user")) if "user" in settings else None
     from recbole_sigma.experiment.spec import read_experiment, seeds_of

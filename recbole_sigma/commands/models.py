@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="a model, as the papers write it")
     help_items = f"items to count parameters for ({AMAZON_BEAUTY_ITEMS}, as amazon-beauty has)"
     parser.add_argument("--items", type=int, default=AMAZON_BEAUTY_ITEMS, metavar="N", help=help_items)
+    parser.add_argument("--model", dest="name", metavar="NAME", help="another way to write NAME")
     args, _ = options.parse(parser, argv, no_settings="models takes a NAME and --items=N")
     if not 1 <= args.items <= MOST_ITEMS:
         raise UserError(f"--items must be a number from 1 to {MOST_ITEMS:,}, got {args.items}")

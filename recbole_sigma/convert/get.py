@@ -41,7 +41,10 @@ def find(name: str, data_path: Path) -> Entry:
     """The data set of that name. Raises UserError with the nearest name, known or in `data_path`."""
     if name not in entries():
         present = [path.name for path in data_path.iterdir() if path.is_dir()] if data_path.is_dir() else []
-        hint = did_you_mean(name, [*present, *entries()]) or "; set --data_path to the directory of data sets"
+        hint = (
+            did_you_mean(name, [*present, *entries()], same_numbers=True)
+            or "; set --data_path to the directory of data sets"
+        )
         raise UserError(f"unknown data set {name!r}: there is no directory {str(data_path / name)!r}{hint}")
     return entries()[name]
 
