@@ -186,7 +186,7 @@ def _train(
             if group.rank:
                 init_seed(config["seed"] + group.rank, config["reproducibility"])  # dropout differs between processes
             fixed = {key: value for key, value in identity(config.settings()).items() if not may_change(key)}
-            decides = {name: metadata[name] for name in metadata.keys() - {"features", "candidates"}}
+            decides = {name: value for name, value in metadata.items() if name not in ("features", "candidates")}
             decides |= metadata["features"] | fixed
             checkpoint = Checkpoint(folder, trainer, data.train, decides, started)
             if resumed:
