@@ -92,7 +92,7 @@ def print_summary(out: Path, made: Summary) -> None:
     for note in made.notes:
         print(note)
     if made.bad_lines:
-        print(f"{made.bad_lines:,} bad lines are left out, the first:")
+        print(f"bad lines: {made.bad_lines:,}, left out; the first:")
         print("\n".join(f"  {line}" for line in made.first_bad))
     path = "" if out.parent == Path("dataset") else f" --data_path={out.absolute().parent}"
     print(f"train: recbole-sigma train --model=SIGMA --dataset={out.absolute().name}{path}")

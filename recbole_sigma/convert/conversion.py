@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,9 @@ def convert_readers(
         data = spool.columns() if spool.rows else {}
         rows = kept_rows(filters, **data) if data else range(0)
         if not len(rows):
-            shown = f"; {bad.count} bad lines, the first: {bad.first[0]}" if bad.first else ""
-            raise UserError(f"{source.paths[0]}: no interaction is left of {spool.rows}, with {filters}{shown}")
+            shown = f"; bad lines: {bad.count:,}, the first: {bad.first[0]}" if bad.first else ""
+            options = " ".join(f"--{name}={value}" for name, value in asdict(filters).items() if value)
+            raise UserError(f"{source.paths[0]}: no interaction is left of {spool.rows:,} with {options}{shown}")
         with _bar(progress, total=len(rows), unit=" rows", desc="writing") as bar:
             kept = write_interactions(folder / f"{out.name}.inter", spool, data, rows, bar.update)
         notes = _notes(columns, spool, readers)
@@ -111,7 +113,7 @@ def convert_readers(
             known = write_items(folder / f"{out.name}.item", about_items, set(tokens), unread)
             notes.append(f"{known:,} of {len(tokens):,} items have a title or categories")
             if unread.count:
-                notes.append(f"{unread.count:,} bad lines about items are left out, the first: {unread.first[0]}")
+                notes.append(f"bad lines about items: {unread.count:,}, left out; the first: {unread.first[0]}")
     n, users, items = len(rows), int(kept["user"].sum()), int(kept["item"].sum())
     sparsity = 1 - n / (users * items)
     return Summary(users, items, n, n / users, sparsity, bad.count, tuple(bad.first), tuple(notes))
