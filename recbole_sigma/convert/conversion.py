@@ -102,7 +102,9 @@ def convert_readers(
         rows = kept_rows(filters, **data) if data else range(0)
         if not len(rows):
             shown = f"; bad lines: {bad.count:,}, the first: {bad.first[0]}" if bad.first else ""
-            options = " ".join(f"--{name}={value}" for name, value in asdict(filters).items() if value)
+            options = " ".join(
+                f"--{name}={value}" for name, value in asdict(filters).items() if value not in (None, 0, "keep")
+            )
             raise UserError(f"{source.paths[0]}: no interaction is left of {spool.rows:,} with {options}{shown}")
         with _bar(progress, total=len(rows), unit=" rows", desc="writing") as bar:
             kept = write_interactions(folder / f"{out.name}.inter", spool, data, rows, bar.update)
