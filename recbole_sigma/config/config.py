@@ -101,7 +101,7 @@ class Config(RecBoleConfig):
         Raises UserError for such a name if the model is built on our base class.
         """
         ours = any(base.__module__ == "recbole_sigma.model.sequence" for base in self.model_class.__mro__)
-        if ours and name not in self.final_config_dict:
+        if ours and name not in self.final_config_dict and name not in WITHOUT_DEFAULT:
             default = f"; its default belongs into {self.model}.yaml, beside the module of the class"
             hint = did_you_mean(name, self.final_config_dict) or default
             raise UserError(f"{self.model} reads the setting {name!r}, which does not exist{hint}")
