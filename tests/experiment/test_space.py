@@ -127,7 +127,7 @@ def test_all_of_a_finite_space_is_each_setting_once_and_more_begin_with_fewer() 
 WRONG = [
     ("r choice", ["'r choice'", "name choice [1, 2]", "name quniform 1,10,1"]),
     ("r chioce [1]", ["'r chioce [1]'", "name choice [1, 2]"]),
-    ("rr choice [1]", ["'rr'", "'r'"]),
+    ("num_layer choice [1]", ["'num_layer'", "'num_layers'"]),
     ("r choice [1, -1]", ["r must be", "at least 0", "-1"]),
     ("r choice [1, 1.5]", ["r must be", "whole number", "1.5"]),
     ("r uniform 0,3", ["r must be", "whole number", "0.0"]),
