@@ -1,5 +1,6 @@
 """Tiny data sets, written where a test can see every line."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,15 @@ class AnyLength(GRU4Rec):
     """A model that says of itself that it takes batches of any length, as ours do."""
 
     accepts_any_length = True
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A run gives our logger a handler of its own, after which pytest's `caplog` would see nothing."""
+    ours = logging.getLogger("recbole_sigma")
+    before = ours.handlers[:], ours.propagate, ours.level
+    yield
+    ours.handlers[:], ours.propagate, ours.level = before
 
 
 @pytest.fixture

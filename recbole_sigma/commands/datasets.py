@@ -73,24 +73,24 @@ def _get(name: str, data_path: Path, download: bool | None, given: str) -> None:
 
 
 def _list(data_path: Path) -> None:
-    rows: dict[str, list[str | int]] = {}
+    rows: dict[str, list[str]] = {}
     for name, entry in entries().items():
         here = name == "ml-100k" or is_present(name, data_path)
         if here or (entry.page and not entry.family):
-            rows[name] = [name, *_row(entry), "yes" if here else ""]
+            rows[name] = _row(name, entry, here)
         elif entry.family:
-            rows.setdefault(entry.family, [entry.family, *_row(entry), ""])
-    print(table(["name", "users", "items", "interactions", "download", "licence", "here"], list(rows.values())))
+            rows.setdefault(entry.family, _row(entry.family, entry, False))
+    print(table(["name", "users", "items", "interactions", "download", "licence"], list(rows.values())))
     print(f"\nhere: in {data_path}. Numbers: after the papers' filters. CATEGORY: as in amazon-2023-video-games.")
     theirs = ", ".join(name for name, entry in entries().items() if not entry.page)
     print(textwrap.fill(f"RecBole's archives, unfiltered: {theirs}", WIDTH, break_on_hyphens=False))
 
 
-def _row(entry: Entry) -> list[str]:
+def _row(name: str, entry: Entry, here: bool) -> list[str]:
     numbers = [f"{entry.expected[key]:,}" if entry.expected else "" for key in ("users", "items", "interactions")]
     addresses = [origin for origin in entry.origins if origin.url]
     size = f"{addresses[0].megabytes:,} MB" if addresses and addresses[0].megabytes else ""
-    return [*numbers, size if addresses else "by hand", entry.licence]
+    return [name, *numbers, "here" if here else size if addresses else "by hand", entry.licence]
 
 
 def _show(entry: Entry, data_path: Path) -> None:

@@ -6,7 +6,10 @@ WIDTH = 80  # characters, where output is not a terminal
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:
-    """A table for `print`: text left, 12,345 and 0.1235 right; without a terminal at most WIDTH and no colours."""
+    """A table for `print`: text left, 12,345 and 0.1235 right; without a terminal at most WIDTH and no colours.
+
+    The first column is never cut.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -14,6 +17,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header, cell in zip(headers, rows[0] if rows else headers, strict=False):
         grid.add_column(Text(header), justify="left" if isinstance(cell, str) else "right")
+    grid.columns[0].min_width = max((len(str(row[0])) for row in rows), default=0)  # names can be typed
     for row in rows:
         cells = [f"{cell:,}" if isinstance(cell, int) else cell for cell in row]
         grid.add_row(*(Text(f"{cell:.4f}" if isinstance(cell, float) else cell) for cell in cells))
