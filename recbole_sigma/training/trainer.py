@@ -69,8 +69,9 @@ class SequenceTrainer:
         self.group = group
         self.device: torch.device = config["device"]
         rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
-        if config["learner"] in _FUSED and not config["enable_scaler"]:
-            rates["fused"] = True  # one pass over a parameter, its gradient and its moments
+        as_in_recbole = not getattr(model, "accepts_any_length", False) or not getattr(model, "by_length", True)
+        if config["learner"] in _FUSED and not config["enable_scaler"] and not as_in_recbole:
+            rates["fused"] = True  # one pass over a parameter, its gradient and its moments; rounds otherwise
         self.fits_at_once = getattr(model, "fits_at_once", False)  # has no gradient (model/fitted.py)
         parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(1))]
         self.optimizer: Any = getattr(torch.optim, _OPTIMIZERS[config["learner"]])(parameters, **rates)
