@@ -182,9 +182,16 @@ def test_a_killed_run_is_reported_and_resumed_the_next_time(tiny: Tiny, tmp_path
 def test_ctrl_c_stops_every_child_and_names_the_same_command(tiny: Tiny, tmp_path: Path):
     planned = tiny(["GRU4Rec"], [1, 2, 3], epochs=10_000, stopping_step=10_000)
     directory = tmp_path / "runs" / run_key(planned[0][1])
-    interrupter = once_training(directory, lambda: os.kill(os.getpid(), signal.SIGINT))
+    stopped = threading.Event()
+
+    def press_ctrl_c() -> None:
+        while not stopped.wait(5):  # again, should one be lost
+            os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = once_training(directory, press_ctrl_c)
     with pytest.raises(Interrupted) as error:
         run_all(planned, tmp_path / "runs", jobs=2)
+    stopped.set()
     interrupter.join()
     assert error.value.how == "the same command"
     logs = [log.read_text() for log in (tmp_path / "runs").glob("*/log.txt")]
