@@ -1,9 +1,11 @@
 """SIGMA's Feature Extract GRU (arXiv 2408.11451, section 2.3.3): short-term dependencies of short histories."""
 
+import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops.gru import gru
 
 CONVOLUTIONS = ("conv", "residual", "none")
@@ -31,3 +33,29 @@ class FeatureExtractGRU(nn.Module):
         weight_ih, weight_hh, *biases = self.gru.parameters()
         bias_ih, bias_hh = biases or (None, None)
         return rows.output(gru(features, weight_ih, weight_hh, bias_ih, bias_hh, rows.lengths))
+
+    def start(self) -> State:
+        """The state of an empty history: the last items (n, D) that the convolution needs, the GRU's state (D,)."""
+        weight = self.gru.weight_hh_l0
+        return {"window": weight.new_zeros(0, weight.shape[1]), "gru": weight.new_zeros(weight.shape[1])}
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,), what `forward` gives at the last item.
+
+        The convolution looks at the items after a position, too: its last width // 2 outputs change with the next item,
+        and the GRU reads them again then.
+        """
+        features, final = hidden[None], 1
+        if self.conv is not None:
+            half = self.conv.kernel_size[0] // 2
+            window = torch.cat([state["window"], hidden[None]])
+            length = torch.tensor([len(window)], device=hidden.device)
+            features = self.conv(window[None], Rows(length))[0, -(half + 1) :]
+            if self.residual:
+                features = features + window[-(half + 1) :]
+            final = int(len(window) > half)
+            state["window"] = window[max(len(window) - 2 * half, 0) :]
+        states, _ = self.gru(features, state["gru"][None])
+        if final:
+            state["gru"] = states[0]
+        return states[-1]

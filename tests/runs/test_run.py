@@ -179,7 +179,7 @@ def test_two_runs_of_the_same_second_and_number_get_two_directories(tmp_path: Pa
     numbers = iter(["000001", "000001", "000001", "000002"])
     monkeypatch.setattr("recbole_sigma.runs.folder.secrets.token_hex", lambda _: next(numbers))
     monkeypatch.setattr("recbole_sigma.runs.folder.time.strftime", lambda _: "now")
-    made = [RunFolder.create(tmp_path, "A", "d", {"seed": seed}, ["[PAD]"]) for seed in (1, 2)]
+    made = [RunFolder.create(tmp_path, "A", "d", {"seed": seed}, ["[PAD]"], {}) for seed in (1, 2)]
     assert [each.path.name for each in made] == ["A-d-now-000001", "A-d-now-000002"]
     assert [(each.path / "config.yaml").read_text() for each in made] == ["seed: 1\n", "seed: 2\n"]
     assert len(list(tmp_path.iterdir())) == 2
