@@ -36,8 +36,8 @@ class FeatureExtractGRU(nn.Module):
 
     def start(self) -> State:
         """The state of an empty history: the last items (n, D) that the convolution needs, the GRU's state (D,)."""
-        weight = self.gru.weight_hh_l0
-        return {"window": weight.new_zeros(0, weight.shape[1]), "gru": weight.new_zeros(weight.shape[1])}
+        zeros = next(self.gru.parameters()).new_zeros(self.gru.hidden_size)
+        return {"window": zeros.new_zeros(0, self.gru.input_size), "gru": zeros}
 
     def step(self, hidden: Tensor, state: State) -> Tensor:
         """The next item: (D,) -> (D,), what `forward` gives at the last item.

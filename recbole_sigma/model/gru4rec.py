@@ -20,7 +20,7 @@ class GRU4Rec(ByLength, RecBoleGRU4Rec):
         weight = self.gru_layers.weight_hh_l0
         return {"gru": weight.new_zeros(self.gru_layers.num_layers, self.hidden_size)}
 
-    def step(self, item: Tensor, position: int, state: State) -> Tensor:
-        """The representation (D,) after the next item, ()."""
-        output, state["gru"] = self.gru_layers(self.item_embedding(item)[None], state["gru"])
+    def step(self, item: int, position: int, state: State) -> Tensor:
+        """The representation (D,) after the next item."""
+        output, state["gru"] = self.gru_layers(self.item_embedding.weight[item][None], state["gru"])
         return self.dense(output[0])

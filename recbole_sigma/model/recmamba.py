@@ -26,7 +26,7 @@ class RecMamba(SequenceModel):
         items = self.item_embedding(item_seq) * math.sqrt(self.hidden_size)
         return self.embedding_dropout(items + self.position_embedding.weight[: item_seq.shape[1]])
 
-    def embed_item(self, item: Tensor, position: int) -> Tensor:
-        """The item at `position`: () -> (D,); positions beyond the longest history of training are like its last."""
+    def embed_item(self, item: int, position: int) -> Tensor:
+        """The item at `position`: (D,); positions beyond the longest history of training are like its last."""
         position = min(position, self.max_seq_length - 1)
         return self.item_embedding.weight[item] * math.sqrt(self.hidden_size) + self.position_embedding.weight[position]

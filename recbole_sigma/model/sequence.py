@@ -1,6 +1,7 @@
 """The base class of our models: embedding, losses, scores, and encoding rows of similar length together."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,17 +85,17 @@ class SequenceModel(SequentialRecommender):
 
     def start(self) -> State:
         """The state of an empty history, for `step`."""
-        return {str(number): layer.start() for number, layer in enumerate(self.layers)}
+        return {str(number): layer.start() for number, layer in enumerate(cast(Iterable[Any], self.layers))}
 
-    def step(self, item: Tensor, position: int, state: State) -> Tensor:
-        """The representation (D,) after the next item, (), which has `position` items before it; updates the state."""
+    def step(self, item: int, position: int, state: State) -> Tensor:
+        """The representation (D,) after the next item, which has `position` items before it; updates the state."""
         hidden = self.embed_item(item, position)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(cast(Iterable[Any], self.layers)):
             hidden = layer.step(hidden, state[str(number)])
         return hidden
 
-    def embed_item(self, item: Tensor, position: int) -> Tensor:
-        """`embed` of the item at `position`: () -> (D,), without dropout"""
+    def embed_item(self, item: int, position: int) -> Tensor:
+        """`embed` of the item at `position`: (D,), without dropout"""
         return self.embedding_norm(self.item_embedding.weight[item])
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:

@@ -1,4 +1,4 @@
-"""A Mamba block and a feed-forward network on the next items of one history, from a state that is kept between calls."""
+"""A Mamba block and a feed-forward network on the next items of one history, from a state kept between calls."""
 
 import math
 from typing import Any
