@@ -110,6 +110,8 @@ class Session:
         self._representation = tensors.pop("representation", None)
         right = {f"state.{name}" for name in state} == {*tensors} and seen.dtype == torch.int64 and seen.dim() == 1
         right = right and bool(((seen > 0) & (seen <= len(self._recommender.items))).all())
+        if self._model is not None and len(seen):
+            right = right and getattr(self._representation, "shape", ()) == self._model.item_embedding.weight.shape[1:]
         for name, start in state.items() if right else ():
             saved = tensors[f"state.{name}"]
             rows = {len(start), len(saved)} if len(start) == 0 else {len(start)}  # an empty one grows with the history

@@ -18,7 +18,7 @@ import torch
 
 from recbole_sigma import Recommender, full_sort_scores, full_sort_topk, run
 from recbole_sigma.evaluation.ranks import Ranks, target_ranks
-from recbole_sigma.model.sequence import SequenceModel
+from recbole_sigma.model.mamba4rec import Mamba4Rec
 from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.reader import load_run
 from tests.helpers.models import refused
@@ -27,7 +27,7 @@ from tests.helpers.runs import NINE, OUR_SIZE, SIZES, TINY, environment
 SHORT = {**TINY, "epochs": 1}
 
 
-class Mean(SequenceModel):
+class Mean(Mamba4Rec):
     """A user's own model: the mean of the items of a history."""
 
     def encode(self, hidden: Any, lengths: Any) -> Any:
