@@ -98,7 +98,7 @@ def test_every_folder_of_modules_has_its_init_and_its_line_in_setup_cfg() -> Non
 # each other.
 RANKS = [
     ["errors", "compat", "data.items"], ["ops"], ["layers"], ["model"], ["registry", "evaluation", "environment"],
-    ["config"], ["data"], ["runs"], ["training"], ["quick_start"], ["experiment", "report", "inference"],
+    ["config"], ["data"], ["runs"], ["training"], ["quick_start"], ["experiment", "report"], ["inference"],
     ["commands"], ["cli"],
 ]  # fmt: skip
 

@@ -19,11 +19,9 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def get(model: str) -> Recommender:
         if model not in loaded:
-            settings = {**TINY, **SIZES.get(model, OUR_SIZE), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 30}
-            folder: Path = run(
-                model, "ml-100k", settings={**settings, "checkpoint_dir": str(tmp_path_factory.mktemp("s"))}
-            ).folder
-            loaded[model] = Recommender.load(folder)
+            settings: dict[str, Any] = {**TINY, **SIZES.get(model, OUR_SIZE), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 30}
+            settings["checkpoint_dir"] = str(tmp_path_factory.mktemp("saved"))
+            loaded[model] = Recommender.load(run(model, "ml-100k", settings=settings).folder)
         return loaded[model]
 
     return get
