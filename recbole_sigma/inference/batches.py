@@ -46,7 +46,7 @@ class Request:
 
 
 def recommend_file(recommender: Recommender, source: Path, output: Path, request: Request, engine: Engine) -> str:
-    """Answer the histories of `source` in `output`, and say how many; resumes what the same request has begun.
+    """Answer the histories of `source` in `output` and say how many; resumes what the same request started.
 
     Raises UserError for a file that cannot be read, naming the line, and Interrupted for Ctrl-C.
     """
@@ -129,12 +129,12 @@ def read_histories(path: Path) -> Iterator[Row]:
             yield row.get("user_id", str(line)), items or []
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:  # also bytes that are not UTF-8
+    except (ValueError, RecursionError, pa.ArrowException) as error:  # also bytes that are not UTF-8
         raise UserError(f"{path}:{line + 1}: cannot be read: {one_line(error)}") from None
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open("rb") as file:
         yield from ((number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip())
 
 
@@ -142,7 +142,10 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(2**27)  # characters of the longest history
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        yield from ((reader.line_num, row) for row in reader)
+        try:
+            yield from ((reader.line_num, row) for row in reader)
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.reader.line_num}: cannot be read: {error}") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:

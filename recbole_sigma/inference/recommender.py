@@ -172,6 +172,10 @@ class Recommender:
             return None
         return self.model if self.device.type == "cpu" else deepcopy(self.model).cpu()
 
+    def number(self, item: Any) -> int:
+        """The number of an item, 0 if the model does not know it."""
+        return self._numbers.get(str(item), 0)
+
     def numbers(self, histories: Iterable[Iterable[Any]], on_unknown: OnUnknown) -> tuple[list[np.ndarray], int]:
         """Item numbers of each history, (n,) int64 each, and how many ids are unknown; UserError for `error`."""
         if on_unknown not in ("skip", "error"):

@@ -48,17 +48,24 @@ class Session:
 
     def append(self, item: Any, on_unknown: "OnUnknown" = "skip") -> bool:
         """Add the newest item; False if the model does not know it, which is then skipped (or UserError)."""
-        return self.extend([item], on_unknown) == 0
+        number = self._recommender.number(item)
+        if not number:
+            return self.extend([item], on_unknown) == 0  # which says so
+        self._read(number)
+        return True
 
     def extend(self, items: Iterable[Any], on_unknown: "OnUnknown" = "skip") -> int:
         """Add items, oldest first; how many of them are unknown and were skipped."""
         (numbers,), unknown = self._recommender.numbers([items], on_unknown)
         for number in numbers.tolist():
-            if self._model is not None:
-                with torch.inference_mode():
-                    self._representation = self._model.step(number, len(self._seen), self._state)
-            self._seen.append(number)
+            self._read(number)
         return unknown
+
+    def _read(self, number: int) -> None:
+        if self._model is not None:
+            with torch.inference_mode():
+                self._representation = self._model.step(number, len(self._seen), self._state)
+        self._seen.append(number)
 
     def top_k(self, k: int = 10, exclude_seen: bool = True) -> list[tuple[str, float]]:
         """The k best items and their scores, best first; the most popular ones for an empty history."""

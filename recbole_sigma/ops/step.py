@@ -25,9 +25,9 @@ def mamba_step(
     """
     from recbole_sigma.ops.cpu import step  # here, because it imports numba
 
-    output, dt = (np.zeros(size, weights[0].dtype) for size in (hidden.shape[1], len(scan)))
-    arrays = hidden.contiguous().numpy(), held, window.numpy(), scan.numpy()
-    step.mamba_step(*arrays, *weights, dt, output)
+    dtype = weights[0].dtype
+    output, dt = np.zeros(hidden.shape[1], dtype), np.zeros(len(scan), dtype)
+    step.mamba_step(hidden.contiguous().numpy(), held, window.numpy(), scan.numpy(), *weights, dt, output)
     return torch.from_numpy(output), torch.from_numpy(dt)
 
 
