@@ -40,7 +40,7 @@ from tqdm import tqdm
 MODELS = ("RecMamba", "Mamba4Rec", "SIGMA", "LinRec", "SASRec")
 RIVAL = "SASRec"
 SEQUENCE = ":sequence"  # after the name of a model: `train_mode: sequence`
-DEFAULT_MODELS = (*MODELS, *(f"{name}{SEQUENCE}" for name in ("RecMamba", "Mamba4Rec")))
+DEFAULT_MODELS = (*MODELS, *(f"{name}{SEQUENCE}" for name in ("RecMamba", "Mamba4Rec", "SIGMA")))
 RATIOS = {f"time / {RIVAL}": "seconds", f"memory / {RIVAL}": "memory_mb"}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000")  # can be distinguished by colour-blind readers
 
@@ -170,14 +170,14 @@ def build(name: str, length: int, args: argparse.Namespace) -> Any:
 
 
 def make_batch(model: Any, name: str, length: int, rows: int, device: str) -> Any:
-    """Random items in full rows, with one target per row or, in sequence mode, one at every position."""
+    """Random items in full rows, with one target per row or, in sequence mode, flat rows and one at every position."""
     from recbole.data.interaction import Interaction
 
-    targets = (rows, length) if name.endswith(SEQUENCE) else (rows,)
+    flat = name.endswith(SEQUENCE)
     batch = {
-        model.ITEM_SEQ: torch.randint(1, model.n_items, (rows, length)),
+        model.ITEM_SEQ: torch.randint(1, model.n_items, (rows * length,) if flat else (rows, length)),
         model.ITEM_SEQ_LEN: torch.full((rows,), length),
-        model.POS_ITEM_ID: torch.randint(1, model.n_items, targets),
+        model.POS_ITEM_ID: torch.randint(1, model.n_items, (rows * length,) if flat else (rows,)),
     }
     return Interaction(batch).to(device)
 

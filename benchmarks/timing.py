@@ -73,10 +73,10 @@ def in_turn(works: Mapping[Any, Callable[[], Any]], rounds: int, warm_up: int = 
     return seconds
 
 
-def measure_alone(command: list[str], limit: float | None = None) -> dict[str, Any]:
+def measure_alone(command: list[str], limit: float | None = None, python: str = sys.executable) -> dict[str, Any]:
     """Run Python on `command`, at most `limit` seconds: the JSON that it prints last, or `{"failure": reason}`."""
     try:
-        process = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=limit, check=False)
+        process = subprocess.run([python, *command], capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         return {"failure": f"> {limit:g} s"}
     if process.returncode == -9:  # Linux kills a process that takes too much memory

@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from recbole_sigma.errors import UserError
     from recbole_sigma.inference.full_sort import full_sort_scores, full_sort_topk
     from recbole_sigma.inference.recommender import Recommender
-    from recbole_sigma.quick_start import resume, run
+    from recbole_sigma.quick_start import load_data_and_model, resume, run
+    from recbole_sigma.registry import register
     from recbole_sigma.runs.result import RunResult
 
 __version__ = "0.1.0"
 __all__ = [
     "Config", "Recommender", "RunResult", "UserError", "__version__", "full_sort_scores", "full_sort_topk",
-    "resume", "run",
+    "load_data_and_model", "register", "resume", "run",
 ]  # fmt: skip
 
 _MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
@@ -33,6 +34,8 @@ _MODULES = {
     "UserError": "errors",
     "full_sort_scores": "inference.full_sort",
     "full_sort_topk": "inference.full_sort",
+    "load_data_and_model": "quick_start",
+    "register": "registry",
     "resume": "quick_start",
     "run": "quick_start",
     **{name: f"model.{name.lower()}" for name in _MODELS},

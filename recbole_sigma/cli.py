@@ -3,7 +3,9 @@
 Exit status: 0 done, 1 a bug, 2 a mistake of the user's (one line on stderr), 130 interrupted.
 """
 
+import errno
 import importlib
+import io
 import os
 import signal
 import sys
@@ -18,11 +20,13 @@ from recbole_sigma.errors import Interrupted, UserError, did_you_mean, one_line,
 _PROGRAM = "recbole-sigma"
 COMMANDS = {
     "train": "train and evaluate one model",
+    "datasets": "list the data sets that are known by name, or get one",
     "models": "list the models, or one model's settings",
     "compare": "train models on data sets with several seeds and report them side by side",
     "experiment": "an experiment of SIGMA's paper, or your own",
     "tune": "choose settings on validation, by Hyperopt or Ray Tune",
     "recommend": "items for a history, or for a file of histories, by a trained model",
+    "convert": "your own CSV, JSON lines or Parquet file as a data set",
     "report": "a table of recorded runs, with significance, plots and all that is needed to cite it",
     "env": "versions, devices, and whether the kernels work",
 }
@@ -32,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status. `argv` defaults to the process's arguments."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's notice counts as Ctrl-C
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # characters that the terminal's encoding does not have
     try:
         with out_of_memory():
             _dispatch(list(sys.argv[1:] if argv is None else argv))
@@ -47,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         resume = f"; resume with: {interrupt.how}" if isinstance(interrupt, Interrupted) else ""
         status, message = 130, f"interrupted{resume}"
+    except OSError as error:
+        full = error.errno == errno.ENOSPC and error.filename is None  # a file would name itself
+        if full:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status, message = 1, f"error: {f'the output cannot be written: {error.strerror}' if full else _bug(error)}"
     except Exception as error:
         status, message = 1, f"error: {_bug(error)}"
     print(f"{_PROGRAM}: {message}", file=sys.stderr)
@@ -54,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(argv: list[str]) -> None:
-    command, rest = (argv[0], argv[1:]) if argv else ("", [])
-    if command in ("--help", "-h"):
+    command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if command in ("--help", "-h", "help"):
         print(f"usage: {_PROGRAM} <command> [options]\n\nState-space sequential recommenders inside RecBole.\n")
         print("\n".join(f"{name:12} {summary}" for name, summary in COMMANDS.items()))
         print(f"\n'{_PROGRAM} <command> --help' says more about one command.")
@@ -64,7 +76,7 @@ def _dispatch(argv: list[str]) -> None:
     elif command in COMMANDS or command == "ensure":  # what `compare` and `experiment` start for each run
         importlib.import_module(f"recbole_sigma.commands.{command}").main(rest)
     else:
-        wrong = f"unknown command {command!r}{did_you_mean(command, COMMANDS)}" if command else "no command"
+        wrong = f"unknown command {command!r}{did_you_mean(command, COMMANDS)}"
         raise UserError(f"{wrong}; the commands are {', '.join(COMMANDS)}")
 
 

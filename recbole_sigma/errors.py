@@ -1,6 +1,8 @@
 """Errors that a user is meant to read."""
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -25,10 +27,16 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'SIGMA'?` for the known name nearest to `name` (upper and lower case apart), or nothing."""
+def did_you_mean(name: str, known: Iterable[str], same_numbers: bool = False) -> str:
+    """`; did you mean 'SIGMA'?` for the known name nearest to `name` (upper and lower case apart), or nothing.
+
+    With `same_numbers`, a name whose numbers differ is another one: `ml-1m` is no misspelt `ml-10m`.
+    """
     by_lower_case = {each.lower(): each for each in known}
-    nearest = difflib.get_close_matches(name.lower()[:80], by_lower_case, n=1)  # long names take long
+    nearest = difflib.get_close_matches(name.lower()[:80], by_lower_case, n=1, cutoff=0.75)  # long names take long
+    digits = [re.sub(r"\D", "", each) for each in (name, *nearest)]
+    if same_numbers and len({*digits}) > 1:
+        return ""
     return f"; did you mean {by_lower_case[nearest[0]]!r}?" if nearest else ""
 
 
@@ -38,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, folder: object, how: str = "") -> None:
         super().__init__(str(folder))
         self.folder = folder
-        self.how = how or f"recbole-sigma train --resume={folder}"
+        self.how = how or f"recbole-sigma train --resume={shlex.quote(str(folder))}"
 
 
 @contextmanager

@@ -18,11 +18,10 @@ from recbole.utils import init_seed
 
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import identity, may_change
-from recbole_sigma.config.values import dump_settings, read_config_file
+from recbole_sigma.config.values import Files, dump_settings, read_config_file
 from recbole_sigma.data.item_info import item_info
 from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.errors import Interrupted, UserError, one_line, out_of_memory
-from recbole_sigma.evaluation.metrics import metrics_of_ranks
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.ops.cuda import MOST_STATES
@@ -31,6 +30,7 @@ from recbole_sigma.runs.files import json_text, read_json, write_text
 from recbole_sigma.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from recbole_sigma.runs.reader import LoadedRun
     from recbole_sigma.runs.result import RunResult
     from recbole_sigma.training.callbacks import Callback
     from recbole_sigma.training.distributed import Group
@@ -40,26 +40,37 @@ logger = logging.getLogger(__name__)
 
 def run(
     model: str | type,
-    dataset: str,
-    config_files: Sequence[str | Path] = (),
-    settings: Mapping[str, Any] | None = None,
+    dataset: Any,
+    config_file_list: Files = None,
+    config_dict: Mapping[str, Any] | None = None,
     *,
+    config_files: Files = None,
+    settings: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     test: bool = True,
+    configure_process: bool = True,
 ) -> RunResult:
     """Train one model on one data set, choose the epoch on validation, evaluate test once, write the run directory.
 
     Args:
         model: a name that `registry.find_model` knows, `package.module:Class`, or a class.
-        dataset: a folder in `data_path`, or `ml-100k`.
-        config_files: YAML files; `settings` win over them.
+        dataset: a folder in `data_path`, or a name of `recbole-sigma datasets`, which is downloaded if it is missing;
+            or a table of interactions (pandas, polars, pyarrow), which is written below `checkpoint_dir` under a name
+            made of its content. Its columns are guessed as by `convert`.
+        config_file_list: YAML files, or the path of one; also as `config_files`.
+        config_dict: settings, which win over the files; also as `settings`.
         callbacks: are called after each epoch (not with `nproc` above 1: the processes are others).
         test: False for a trial of a sweep: test is not evaluated.
+        configure_process: False, for notebooks and services, leaves the log handlers, the allocator and the number of
+            threads of this process as they are. The random generators are seeded in any case.
 
     Raises UserError for settings, data or a training that cannot be right, and Interrupted for Ctrl-C once the run
     directory exists.
     """
-    return _start(Config(model, dataset, config_files=config_files, settings=settings), callbacks, test, None)
+    if (config_file_list and config_files) or (config_dict and settings):
+        raise UserError("config_files and settings are other names of config_file_list and config_dict; give one each")
+    config = Config(model, dataset, config_files=config_file_list or config_files, settings=config_dict or settings)
+    return _start(config, callbacks, test, None, configure_process)
 
 
 def resume(
@@ -69,6 +80,7 @@ def resume(
     *,
     callbacks: Sequence[Callback] = (),
     test: bool = True,
+    configure_process: bool = True,
 ) -> RunResult:
     """Resume an interrupted run after its last complete epoch; on CPU bit for bit as if it had not been interrupted.
 
@@ -76,7 +88,8 @@ def resume(
         folder: the run directory; that of a finished run gives its result.
         settings: those that may change: where things are, how fast it runs, `epochs`, `stopping_step`.
         model: the class, for a run of a class that is not in a package of recbole-sigma or RecBole.
-        callbacks, test: as for `run`. A finished trial that is resumed with `test` is tested, with its best weights.
+        callbacks, test, configure_process: as for `run`. A finished trial that is resumed with `test` is tested, with
+            its best weights.
 
     Raises UserError also for a directory that cannot be resumed, and for data or settings that are not the run's.
     """
@@ -107,20 +120,39 @@ def resume(
 
             return read_finished(folder)
     config = Config(model_class, saved["dataset"], config_files=[file], settings=settings)
-    return _start(config, callbacks, test, folder)
+    return _start(config, callbacks, test, folder, configure_process)
 
 
-def _start(config: Config, callbacks: Sequence[Callback], test: bool, folder: Path | None) -> RunResult:
+def load_data_and_model(
+    run: str | Path | RunResult, model: type | str | None = None, config_dict: Mapping[str, Any] | None = None
+) -> LoadedRun:
+    """Config, model, data set and the loaders for training, validation and test of a finished run, as RecBole's.
+
+    Args:
+        run: the run directory, or what `run` has returned.
+        model: the class, for a run of a class that is not in a package of recbole-sigma or RecBole.
+        config_dict: settings that differ here, such as `use_gpu` or `data_path`.
+
+    Raises UserError as `runs.reader.load_run`.
+    """
+    from recbole_sigma.runs.reader import load_run
+
+    return load_run(run if isinstance(run, str | Path) else run.folder, model=model, **(config_dict or {}))
+
+
+def _start(
+    config: Config, callbacks: Sequence[Callback], test: bool, folder: Path | None, configure: bool = True
+) -> RunResult:
     """Train in this process, in as many as `nproc` says, or as one of those that torchrun has started."""
     from recbole_sigma.training import distributed
 
     if os.environ.keys() >= distributed.VARIABLES:
-        return _train(config, distributed.join(config), callbacks, test, folder)
+        return _train(config, distributed.join(config), callbacks, test, folder, configure)
     if config["nproc"] > 1:
         arguments = config.model_class, config.dataset, config.settings(), test, folder
         result: RunResult = distributed.launch(config["nproc"], _train_in_worker, *arguments)
         return result
-    return _train(config, distributed.ALONE, callbacks, test, folder)
+    return _train(config, distributed.ALONE, callbacks, test, folder, configure)
 
 
 def _train_in_worker(model: type, dataset: str, settings: dict[str, Any], test: bool, folder: Path | None) -> RunResult:
@@ -128,47 +160,78 @@ def _train_in_worker(model: type, dataset: str, settings: dict[str, Any], test: 
     return _start(Config(model, dataset, settings=settings), (), test, folder)
 
 
-def _train(config: Config, group: Group, callbacks: Sequence[Callback], test: bool, resumed: Path | None) -> RunResult:
+def _train(
+    config: Config, group: Group, callbacks: Sequence[Callback], test: bool, resumed: Path | None, configure: bool
+) -> RunResult:
     from recbole_sigma.runs.result import RunResult, data_metadata, result_content
     from recbole_sigma.training.callbacks import TensorBoard
     from recbole_sigma.training.checkpoint import Checkpoint
     from recbole_sigma.training.trainer import SequenceTrainer
 
     started = time.time()
-    backend = _prepare(config, group)
+    backend = _prepare(config, group, configure)
     with out_of_memory():
         data = load(config, group.rank, group.size)
         network = build_model(config, data.train.dataset)
         group.copy_from_first(network)
         with _run_folder(resumed, config, data, group) as folder:
             metadata = data_metadata(data.dataset)
-            logger.info("%s on %s: %s", config.model, config.dataset, metadata)
+            logger.info(
+                "%s on %s: %s users, %s items, %s interactions, %.1f per user",
+                config.model, config.dataset, *(f"{metadata[name]:,}" for name in ("users", "items", "interactions")),
+                metadata["mean_length"],
+            )  # fmt: skip
             threads = torch.get_num_threads()
             logger.info("%s, %s, %d threads; run directory %s", config["device"], backend, threads, folder.path)
             trainer = SequenceTrainer(config, network, group)
             if group.rank:
                 init_seed(config["seed"] + group.rank, config["reproducibility"])  # dropout differs between processes
             fixed = {key: value for key, value in identity(config.settings()).items() if not may_change(key)}
-            checkpoint = Checkpoint(folder, trainer, data.train, {**metadata, **fixed}, started)
+            decides = {name: value for name, value in metadata.items() if name not in ("features", "candidates")}
+            decides |= metadata["features"] | fixed
+            checkpoint = Checkpoint(folder, trainer, data.train, decides, started)
             if resumed:
                 checkpoint.restore()
             with closing(TensorBoard(folder.path, len(trainer.rows))) if group.first else nullcontext() as events:
                 trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
-            metrics = {}
+            metrics: dict[str, dict[str, float]] = {}
             for split, loader in {"valid": data.valid, **({"test": data.test} if test else {})}.items():
-                ranks = trainer.ranks(loader, split)
-                metrics[split] = metrics_of_ranks(ranks.rank, trainer.topk)
-                if group.first:
-                    folder.write_ranks(split, ranks.arrays())
+                metrics[split] = {}
+                if len(loader.dataset):
+                    ranks = trainer.ranks(loader, split)
+                    metrics[split] = trainer.metrics(ranks, loader)
+                    if group.first:
+                        folder.write_ranks(split, ranks.arrays())
             if group.first:
                 content = result_content(config, metadata, trainer.summary(), metrics)
                 content |= {"backend": backend, **checkpoint.times()}
                 write_text(folder.path / "result.json", json_text(content))  # last: now the run is complete
-    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], metrics.get("test", {}))
+    tested = metrics.get("test", {})
+    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], tested, config["valid_metric"].lower())
 
 
-def _prepare(config: Config, group: Group) -> str:
-    """Set up the process as the settings say; returns the name of what computes scans."""
+def _prepare(config: Config, group: Group, configure: bool) -> str:
+    """Seed the process, and set it up as the settings say; returns the name of what computes scans."""
+    if configure:
+        _configure_process(config, group)
+    elif config["threads"]:
+        raise UserError("threads: configure_process=False leaves them alone; call torch.set_num_threads yourself")
+    if config["device"].type == "cuda":
+        torch.cuda.reset_peak_memory_stats(config["device"])  # an earlier run of this process has set it
+    init_seed(config["seed"], config["reproducibility"])
+    states = config.final_config_dict.get("d_state")
+    if not issubclass(config.model_class, SequenceModel) or states is None:
+        return "torch"  # a model without a scan, or one of RecBole's own
+    if config["device"].type == "cuda" and states > MOST_STATES:
+        raise UserError(f"d_state must be at most {MOST_STATES} on a GPU, got {states}; or run on CPU: use_gpu=False")
+    try:
+        return active_backend(config["device"])
+    except CudaExtensionError as error:
+        raise UserError(one_line(error)) from None
+
+
+def _configure_process(config: Config, group: Group) -> None:
+    """Log handler, threads and allocator of this process."""
     from recbole_sigma.training import allocator
 
     ours = logging.getLogger("recbole_sigma")  # RecBole's own loggers stay at warnings and above
@@ -181,18 +244,6 @@ def _prepare(config: Config, group: Group) -> str:
     if config["threads"]:
         torch.set_num_threads(config["threads"])
     allocator.keep_freed_memory()
-    if config["device"].type == "cuda":
-        torch.cuda.reset_peak_memory_stats(config["device"])  # an earlier run of this process has set it
-    init_seed(config["seed"], config["reproducibility"])
-    states = config["d_state"]
-    if not issubclass(config.model_class, SequenceModel) or states is None:
-        return "torch"  # a model without a scan, or one of RecBole's own
-    if config["device"].type == "cuda" and states > MOST_STATES:
-        raise UserError(f"d_state must be at most {MOST_STATES} on a GPU, got {states}; or run on CPU: use_gpu=False")
-    try:
-        return active_backend(config["device"])
-    except CudaExtensionError as error:
-        raise UserError(one_line(error)) from None
 
 
 @contextmanager

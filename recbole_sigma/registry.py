@@ -5,7 +5,10 @@ import importlib
 import pkgutil
 import sys
 import traceback
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeGuard
 
 import torch
@@ -38,6 +41,27 @@ def find_model(model: str | type) -> type:
     if not _is_model(cls):
         raise UserError(f"unknown model {model!r}{hint or did_you_mean(str(model), model_names())}")
     return cls
+
+
+def register() -> None:
+    """Let RecBole's own functions find our models by name: `run_recbole(model="SIGMA")`, `get_model`, HyperTuning.
+
+    Changes this process: RecBole looks models up as modules of its own package, and imports `kmeans_pytorch`, a package
+    that it does not declare and that only its LDiffRec uses; without that package an empty module replaces it.
+    """
+    if find_spec("kmeans_pytorch") is None:
+
+        def kmeans(*_: Any, **__: Any) -> None:
+            raise ImportError("RecBole's LDiffRec needs the package kmeans_pytorch: pip install kmeans-pytorch")
+
+        replacement: Any = ModuleType("kmeans_pytorch")
+        replacement.__spec__, replacement.kmeans = ModuleSpec("kmeans_pytorch", None), kmeans
+        sys.modules["kmeans_pytorch"] = replacement
+    for stem in _OUR_MODULES:
+        name = f"{recbole_models.__name__}.{stem}"
+        if find_spec(name) is None:
+            sys.modules[name] = importlib.import_module(f"recbole_sigma.model.{stem}")
+    compat.repair_trainers()
 
 
 def _import_class(path: str) -> Any:
@@ -97,8 +121,13 @@ def _is_bundled(cls: type) -> bool:
 
 def build_model(config: Any, dataset: Any) -> nn.Module:
     """The model of `config`, new, on its device; UserError where one of RecBole's refuses its settings or data."""
+    model_class = config.model_class
+    if config["head"] == "history":
+        from recbole_sigma.model.history_head import with_history_head
+
+        model_class = with_history_head(model_class)
     try:
-        model: nn.Module = config.model_class(config, dataset)
+        model: nn.Module = model_class(config, dataset)
     except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
         if not config.model_class.__module__.startswith("recbole."):
             raise  # in our models or the user's own this is a bug, whose traceback is wanted

@@ -8,12 +8,14 @@ import tokenize
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
+# RecBole's habits, one pass over a history.
 LIMITS = {
-    "code lines": 5_400,
-    "functions": 600,
-    "lines of the package with templates": 9_000,
-    "lines of tests": 8_600,
-    "lines of benchmarks": 1_300,
+    "code lines": 8_150,
+    "functions": 780,
+    "lines of the package with templates": 13_300,
+    "lines of tests": 11_300,
+    "lines of benchmarks": 1_510,
 }
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT,

@@ -271,3 +271,9 @@ def test_a_released_design_scores_as_our_model_of_the_same_weights(name: str, la
     scores = [each.model.eval().full_sort_predict(batch) for each in (rival, ours)]
     rows = slice(None) if layers == 1 else slice(-1, None)  # a second layer reads the first one's output for padding
     torch.testing.assert_close(scores[0][rows], scores[1][rows], rtol=1e-4, atol=1e-6)
+
+
+def test_every_part_of_loading_reads_the_file_of_the_benchmark(script: Script, tmp_path: Path) -> None:
+    loading = script("loading")
+    loading.write_synthetic(tmp_path / "raw.csv", 3000)
+    assert all(loading.measure(part, tmp_path) > 0 for part in loading.OURS + loading.RIVALS)

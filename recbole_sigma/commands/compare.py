@@ -1,9 +1,9 @@
-"""recbole-sigma compare --models=A,B [--datasets=D,E] [--seeds=N] [--jobs=N] [--SETTING=VALUE ...]
+"""recbole-sigma compare --model=A,B [--dataset=D,E] [--seeds=N] [--jobs=N] [--SETTING=VALUE ...]
 
 Models side by side: trains what is missing, prints the table and, last, the report's file.
 
-  --models=A,B             models, as the papers write them
-  --datasets=D,E           folders in data_path, or ml-100k (ml-100k)
+  --model=A,B              models, as the papers write them, or package.module:Class of yours
+  --dataset=D,E            folders in data_path, or names of `recbole-sigma datasets` (ml-100k)
   --seeds=N                how many (1: 2020), or which ([1,2,3])
   --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
@@ -12,8 +12,8 @@ Models side by side: trains what is missing, prints the table and, last, the rep
   --SETTING=VALUE          any setting, for all arms
 
 examples:
-  recbole-sigma compare --models=SIGMA,Mamba4Rec,SASRec --seeds=3
-  recbole-sigma compare --models=SIGMA,ECHO --datasets=amazon-beauty,yelp --data_path=data --seeds=5 --jobs=2
+  recbole-sigma compare --model=SIGMA,Mamba4Rec,SASRec --seeds=3
+  recbole-sigma compare --model=SIGMA,ECHO --dataset=amazon-beauty,yelp --data_path=data --seeds=5 --jobs=2
       stopped, or asked for more models or seeds, it trains what is missing
 """
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> None:
     """Train what is missing, print the table and, last, the report's file."""
     _, settings = options.parse(options.command_parser(__doc__), argv)
-    models = options.names(settings, "models", example="SIGMA,Mamba4Rec")
-    datasets = options.names(settings, "datasets", "ml-100k", example="amazon-beauty,yelp")
+    models = options.names(settings, "model", example="SIGMA,Mamba4Rec")
+    datasets = options.names(settings, "dataset", "ml-100k", example="amazon-beauty,yelp")
     how = take_options(settings)
     from recbole_sigma.experiment.spec import comparison, seeds_of
 

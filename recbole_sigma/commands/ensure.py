@@ -3,8 +3,6 @@
 Complete the run that DIRECTORY/settings.yaml describes: what `compare` and `experiment` start for each run.
 """
 
-import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +20,7 @@ def main(argv: Sequence[str]) -> None:
 
     # What result.json records as the command: one that repeats this run and can be typed.
     file = str(directory / "settings.yaml")
-    files = file if re.fullmatch(r"[\w./-]+", file) else json.dumps([file], ensure_ascii=False)
-    sys.argv = ["recbole-sigma", "train", f"--config_files={files}"]
+    sys.argv = ["recbole-sigma", "train", f"--config_files={file}"]
     model = str(read_config_file(file).get("model", Given("")).value)
     if ":" in model:  # a class of the user's own, which `train` does not import because a file says so
         sys.argv.append(f"--model={model}")

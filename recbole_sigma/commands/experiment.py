@@ -11,6 +11,7 @@ Runs an experiment: ablation, case-study, depth, efficiency, flip-range, groups,
   --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
   --SETTING=VALUE          any setting, for all arms
   --rounds=N               efficiency: steps of each arm that are timed (20)
+  --model=CLASS            confirms a package.module:Class of the file's arms, which importing executes
   --user=U                 case-study: the user, as in the data
 
 examples:
@@ -36,12 +37,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="an experiment, or a YAML file of arms")
     args, settings = options.parse(parser, argv)
     datasets = options.names(settings, "dataset", example="amazon-beauty") if "dataset" in settings else []
+    if "rounds" in settings and args.name != "efficiency":
+        raise UserError("--rounds: only the experiment efficiency times steps; leave it out")
     rounds, how = options.option(settings, "rounds", 20), take_options(settings)
     user = str(settings.pop("user")) if "user" in settings else None
     from recbole_sigma.experiment.spec import read_experiment, seeds_of
 
     seeds = seeds_of(settings.pop("seeds")) if "seeds" in settings else []
-    experiment = read_experiment(args.name, datasets, seeds, settings)
+    confirmed = options.names(settings, "model", example="package.module:Class") if "model" in settings else []
+    experiment = read_experiment(args.name, datasets, seeds, settings, confirmed)
     if (experiment.name == "case-study") != (user is not None):
         raise UserError("--user: case-study shows one user, as in --user=196; no other experiment does")
     if experiment.name != "efficiency":

@@ -1,4 +1,4 @@
-"""recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--case-study=USER]
+"""recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--user=USER]
 
 Recorded runs side by side. Reads their directories; trains nothing.
 
@@ -8,7 +8,7 @@ examples:
   recbole-sigma report saved/SIGMA-* saved/SASRec-* --out=results/beauty.html --title="amazon-beauty, 3 seeds"
       one page with plots; .md has its plots beside it, .csv full precision, .tex a table (booktabs)
   recbole-sigma report saved --format=md --groups
-  recbole-sigma report saved --case-study=196
+  recbole-sigma report saved --user=196
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (the text itself is printed)")
     parser.add_argument("--title", default="", metavar="TEXT", help="heading (Runs on DATASET)")
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
-    parser.add_argument("--groups", action="store_true", help="also by the users' history length: 0-5, 5-20, 20+")
+    parser.add_argument("--groups", action="store_true", help="also by history length and by the target's frequency")
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
-    parser.add_argument("--case-study", metavar="USER", help="a user's history, each model's list (terminal, md, html)")
+    parser.add_argument("--user", metavar="USER", help="a user's history, each model's list (terminal, md, html)")
     parser.add_argument("--model", metavar="CLASS", help="package.module:Class of yours that a case study may import")
     args, _ = options.parse(parser, argv, no_settings="report takes run directories and the options of --help")
     form = args.format or (args.out.suffix.lstrip(".") if args.out else None)
@@ -44,22 +44,20 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--bounds must be whole numbers with commas, as 5,20; got {args.bounds!r}") from None
     if args.k < 1:
         raise UserError(f"--k must be at least 1, got {args.k}")
-    if args.out and not args.out.absolute().parent.is_dir():
-        raise UserError(f"--out: there is no directory {str(args.out.parent)!r}")
     for path in args.runs:
         if not Path(path).is_dir():
             raise UserError(f"{path}: there is no such directory")
     from recbole_sigma.report.render import check_report, render, report_of, summary, write_report
     from recbole_sigma.runs.reader import read_runs
 
-    if form in ("md", "html", "tex"):
-        check_report(args.out)
+    if form:
+        check_report(args.out, form)
     if args.model:
         from recbole_sigma.registry import find_model
 
         for model in args.model.split(","):
             find_model(model)
-    report = report_of(read_runs(args.runs), args.title, command_line(), args.k, bounds, args.case_study)
+    report = report_of(read_runs(args.runs), args.title, command_line(), args.k, bounds, args.user)
     if args.out and form:
         write_report(report, args.out, form)
         print(f"{summary(report)}\n\n{args.out}")

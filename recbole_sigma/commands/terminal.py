@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-WIDTH = 100  # characters, where output is not a terminal
+WIDTH = 80  # characters, where output is not a terminal
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str | int | float]]) -> str:

@@ -3,7 +3,7 @@
 Train one model on one data set; print its metrics and, last, the run directory.
 
   --model=NAME             a model, as the papers write it, or package.module:Class (SIGMA)
-  --dataset=NAME           a folder in data_path, or ml-100k, which RecBole brings along (ml-100k)
+  --dataset=NAME           a folder in data_path, or a name of `recbole-sigma datasets`: downloaded if missing (ml-100k)
   --data_path=FOLDER       where data sets are (dataset/)
   --config_files=A,B       YAML files of settings; a later file wins over an earlier, the command line over all
   --resume=RUN_DIR         resume an interrupted run after its last complete epoch
@@ -46,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
 
     from recbole_sigma.evaluation.metrics import metric_title
 
-    rows = [(metric_title(name), result.valid[name], value) for name, value in result.test.items()]
+    names = result.valid or result.test
+    rows = [(metric_title(name), result.valid.get(name, "-"), result.test.get(name, "-")) for name in names]
     print(table(["", "valid", "test"], rows))
     print(result.folder)

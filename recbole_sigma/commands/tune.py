@@ -1,4 +1,4 @@
-"""recbole-sigma tune [--model=NAME] [--dataset=NAME] [--params_file=FILE] [--tool=hyperopt|ray] [--SETTING=VALUE ...]
+"""recbole-sigma tune [--model=NAME] [--dataset=NAME] [--params_file=FILE] [--engine=hyperopt|ray] [--SETTING=VALUE ...]
 
 Train a model with many settings; print the trials, and the winner with its test metrics.
 
@@ -8,12 +8,12 @@ Train a model with many settings; print the trials, and the winner with its test
                                dropout_prob uniform 0.1,0.5
                                learning_rate loguniform -8,0         exponents of e
                                num_layers quniform 1,4,1             steps of 1
-  --tool=hyperopt|ray      hyperopt: one trial after the other, in this process; ray: side by side (hyperopt)
+  --engine=hyperopt|ray      hyperopt: one trial after the other, in this process; ray: side by side (hyperopt)
   --max_evals=N            trials (all, if every parameter is a choice; else 20)
   --algo=exhaustive|random|bayes    (exhaustive, if every parameter is a choice; else bayes)
   --resume=TUNE_DIR        resume an interrupted sweep; giving the same command does, too
 
-with --tool=ray; RAY_ADDRESS joins a cluster, whose machines must share checkpoint_dir and the data:
+with --engine=ray; RAY_ADDRESS joins a cluster, whose machines must share checkpoint_dir and the data:
   --jobs=N                 trials at the same time (as many as there is room for)
   --cpus_per_trial=X       (1)
   --gpus_per_trial=X       fractions are allowed, such as 0.25 (1 where there is a GPU)
@@ -27,8 +27,8 @@ directory, and is not trained again when a sweep is resumed or gets more trials.
 examples:
   recbole-sigma tune --model=SIGMA --dataset=ml-100k --params_file=hyper.test
   recbole-sigma tune --model=SIGMA --dataset=amazon-beauty --data_path=data --max_evals=30 --algo=bayes --epochs=50
-  recbole-sigma tune --dataset=amazon-beauty --data_path=data --tool=ray --jobs=4 --gpus_per_trial=0.25
-  RAY_ADDRESS=auto recbole-sigma tune --tool=ray --cpus_per_trial=2
+  recbole-sigma tune --dataset=amazon-beauty --data_path=data --engine=ray --jobs=4 --gpus_per_trial=0.25
+  RAY_ADDRESS=auto recbole-sigma tune --engine=ray --cpus_per_trial=2
   recbole-sigma tune --resume=saved/tune-SIGMA-ml-100k-ray-0123456789ab
 """
 
@@ -37,6 +37,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.commands import options, terminal
+from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.space import OPTIONS, complete_options, read_space
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def main(argv: Sequence[str]) -> None:
         print(tables(resume_tuning(folder, settings, max_evals)))
         return
     files = options.files(settings)
+    if "engine" in settings:
+        settings["tool"] = settings.pop("engine")  # the name in RecBole and in tuning.json
+        if settings["tool"] not in ("hyperopt", "ray"):
+            raise UserError(f"--engine must be hyperopt or ray, got {settings['tool']!r}")
     params_file = options.name(settings, "params_file", "hyper.test")
     tune_options = complete_options({name: settings.pop(name) for name in OPTIONS if name in settings})
     model, dataset = options.model_and_dataset(settings, files)

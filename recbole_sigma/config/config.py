@@ -6,7 +6,7 @@ classes), properties/dataset/<name>.yaml, config files in their order, settings 
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,22 @@ import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.config.early import check_dataset, data_folder, recbole_path
+from recbole_sigma.config.early import WITHOUT_DEFAULT, check_dataset, data_folder, unknown_setting
 from recbole_sigma.config.schema import check, role
-from recbole_sigma.config.values import Given, SettingsLoader, all_settings, properties_path, read_config_files
+from recbole_sigma.config.values import (
+    Files,
+    Given,
+    SettingsLoader,
+    all_settings,
+    properties_path,
+    read_defaults,
+    recbole_path,
+)
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
 
 __all__ = ["Config", "properties_path"]
 
-# Settings that RecBole's code reads, or once read, and that have no default in its files.
-_WITHOUT_DEFAULT = {"encoding", "reg_weight", "use_filter", "world_size", "offset", "ip", "port"}
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
 
@@ -36,8 +42,8 @@ class Config(RecBoleConfig):
     def __init__(
         self,
         model: str | type,
-        dataset: str,
-        config_files: Sequence[str | Path] = (),
+        dataset: Any,
+        config_files: Files = (),
         settings: Mapping[str, Any] | None = None,
         *,
         need_data: bool = True,
@@ -46,11 +52,15 @@ class Config(RecBoleConfig):
 
         Args:
             model: the class, or a name that `find_model` knows.
-            dataset: a directory in `data_path`, or `ml-100k`, which is part of RecBole's wheel.
+            dataset: a directory in `data_path`, or a name of `recbole-sigma datasets`, which is downloaded if it is
+                missing; or a pandas, polars or pyarrow table, which is written to `checkpoint_dir`/data (columns are
+                guessed as by `convert`).
             config_files: YAML files; a later one wins, and `settings` win over all.
             need_data: refuse a data set that does not exist. False for a checkpoint that is served without its data.
         """
         given = all_settings(config_files, settings or {})
+        if not isinstance(dataset, str):
+            dataset, given["data_path"] = _stored(dataset, given)
         if dataset or need_data:
             check_dataset(dataset)
         self.model_class = find_model(model)
@@ -75,7 +85,8 @@ class Config(RecBoleConfig):
         if self["loss_type"] in _SAMPLED_LOSSES:
             self["MODEL_INPUT_TYPE"] = InputType.PAIRWISE  # RecBole knows BPR only
         data_path = Path(self._settings["data_path"])
-        self["data_path"] = str(data_folder(dataset, data_path) if need_data else data_path / dataset)
+        folder = data_folder(dataset, data_path, self["download"]) if need_data else data_path / dataset
+        self["data_path"] = str(folder)
         gpus = self["gpu_id"] if isinstance(self["gpu_id"], list) else str(self["gpu_id"]).split(",")
         self["gpu_id"] = ",".join(str(gpu).strip() for gpu in gpus)
         self.final_config_dict.update(single_spec=True, local_rank=0, device=self._device(str(gpus[0]).strip()))
@@ -84,13 +95,25 @@ class Config(RecBoleConfig):
         """Every setting as a plain YAML value: given as a config file, they repeat the run."""
         return copy.deepcopy(self._settings)
 
+    def __getitem__(self, name: str) -> Any:
+        """The value of a setting. RecBole answers None for a name that does not exist, on which its models rely.
+
+        Raises UserError for such a name if the model is built on our base class.
+        """
+        ours = any(base.__module__ == "recbole_sigma.model.sequence" for base in self.model_class.__mro__)
+        if ours and name not in self.final_config_dict:
+            default = f"; its default belongs into {self.model}.yaml, beside the module of the class"
+            hint = did_you_mean(name, self.final_config_dict) or default
+            raise UserError(f"{self.model} reads the setting {name!r}, which does not exist{hint}")
+        return super().__getitem__(name)
+
     def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
         super()._load_internal_config_dict(model, model_class, dataset)
         ours = properties_path()
         # RecBole's file of the model once more: RecBole reads it before its own defaults of sequential models.
-        files = (ours / "overall.yaml", *_model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
+        files = (ours / "overall.yaml", *model_files(model_class), ours / "dataset" / f"{dataset}.yaml")
         for file in filter(Path.is_file, files):
-            for name, given in read_config_files([file]).items():
+            for name, given in read_defaults([file]).items():
                 if not file.is_relative_to(recbole_path()):
                     # A model's file declares the model's settings, with any value.
                     default = given.value if role(name) == "model" else self.internal_config_dict.get(name)
@@ -100,10 +123,10 @@ class Config(RecBoleConfig):
     def _merge(self, given: Mapping[str, Given]) -> dict[str, Any]:
         """The settings of the run: the defaults and what was given. Refuses unknown names and wrong values."""
         defaults = self.internal_config_dict
-        known = ({*defaults} | _WITHOUT_DEFAULT | {"model", "dataset"}) - {"MODEL_TYPE"}
+        known = ({*defaults} | WITHOUT_DEFAULT | {"model", "dataset"}) - {"MODEL_TYPE"}
         for name, value in given.items():
             if name not in known:
-                raise value.error(f"unknown setting {name!r}{did_you_mean(name, known)}")
+                raise value.error(unknown_setting(name, self.model, known))
             check(name, value, defaults.get(name), self._choices)
         merged = {**defaults, **{name: value.value for name, value in given.items()}}
         del merged["MODEL_TYPE"]
@@ -122,8 +145,9 @@ class Config(RecBoleConfig):
 
     def _check_together(self, given: Mapping[str, Given]) -> None:
         """Refuse settings that are right alone and wrong together."""
-        if self["n_heads"] and self["hidden_size"] and self["hidden_size"] % self["n_heads"]:
-            raise UserError(f"n_heads must divide hidden_size, {self['hidden_size']}, got {self['n_heads']}")
+        heads, size = (self.final_config_dict.get(name) for name in ("n_heads", "hidden_size"))
+        if heads and size and size % heads:
+            raise UserError(f"n_heads must divide hidden_size, {size}, got {heads}")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):
             right = f"valid_metric must be one of {', '.join(available)} (metrics and topk)"
@@ -150,7 +174,17 @@ class Config(RecBoleConfig):
         return torch.device("cuda", int(gpu_id))
 
 
-def _model_files(model_class: type) -> Iterator[Path]:
+def _stored(frame: Any, given: Mapping[str, Given]) -> tuple[str, Given]:
+    """Name and data_path of the data set that a table of interactions has become."""
+    from recbole_sigma.convert.frames import store
+
+    checkpoints = given.get("checkpoint_dir", Given("saved"))
+    check("checkpoint_dir", checkpoints, "saved", {})
+    folder = Path(checkpoints.value, "data")
+    return store(frame, folder), Given(str(folder))
+
+
+def model_files(model_class: type) -> Iterator[Path]:
     """Where the defaults of a model may be, from weak to strong: those of its base classes come first."""
     for base in reversed(model_class.__mro__):
         folders = [recbole_path() / "properties" / "model", properties_path() / "model"]

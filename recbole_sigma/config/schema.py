@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
-import yaml
-
-from recbole_sigma.config.values import Given, properties_path
+from recbole_sigma.config.values import Given, schemas
 from recbole_sigma.errors import did_you_mean
 
 _KINDS: dict[type, str] = {
@@ -27,26 +25,19 @@ _DIGITS = 18  # of the largest integer: sums and doubles of such numbers still f
 _INTERVAL = re.compile(r"\s*[\[(]([^,;]*),([^,;]*)[\])]\s*")
 
 
-@cache
-def _schemas() -> dict[str, dict[str, Any]]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a few milliseconds
-    text = (properties_path() / "schema.yaml").read_text(encoding="utf-8")
-    return dict(yaml.load(text, Loader=loader))  # noqa: S506 - a safe loader
-
-
 def role(name: str) -> str:
     """What a setting is for: model, training, data, protocol, machine or location."""
-    return str(_schemas().get(name, {}).get("role", "model"))
+    return str(schemas().get(name, {}).get("role", "model"))
 
 
 def may_change(name: str) -> bool:
     """Whether a resumed run may be given another value: where it runs and when it stops, for example."""
-    return bool(_schemas().get(name, {}).get("may_change", role(name) in ("machine", "location")))
+    return bool(schemas().get(name, {}).get("may_change", role(name) in ("machine", "location")))
 
 
 def needs_no_default(name: str) -> bool:
     """Whether schema.yaml alone says what a setting may be."""
-    return name in _schemas() and "unsupported" not in _schemas()[name]
+    return name in schemas() and "unsupported" not in schemas()[name]
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +51,7 @@ def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any
     A setting without a line in schema.yaml takes the type of its `default`. `choices` are those of the model class.
     """
     value = given.value
-    schema = dict(_schemas().get(name) or _schema_of_default(default))
+    schema = dict(schemas().get(name) or _schema_of_default(default))
     if reason := schema.get("unsupported"):
         if value == default:
             return

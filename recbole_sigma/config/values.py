@@ -4,11 +4,14 @@ YAML is read by a loader that knows plain values only. A number is what a reader
 (YAML 1.1 calls it text), whereas 010, 10:20 and 2024-01-01 are text (YAML 1.1: 8, 620 and a date).
 """
 
+import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import yaml
 from yaml.constructor import ConstructorError
 
 from recbole_sigma.errors import UserError, one_line
+
+CATALOGUE = "catalogue"  # the key of properties/dataset/NAME.yaml that says where the data set comes from
+Files = str | Path | Sequence[str | Path] | None  # of settings; a single path is a list of one
 
 _LARGEST_FILE = 2**16  # bytes; PyYAML needs seconds for more, and some devices never end
 _NUMBERS = {
@@ -38,6 +44,23 @@ def properties_path() -> Path:
         if (folder / "overall.yaml").is_file():
             return folder
     raise FileNotFoundError(f"no properties/overall.yaml in {package} nor beside it: install recbole-sigma again")
+
+
+@cache
+def recbole_path() -> Path:
+    """The directory of RecBole's package, found without importing it."""
+    spec = find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("RecBole is not installed: pip install recbole")
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def schemas() -> dict[str, dict[str, Any]]:
+    """The content of properties/schema.yaml: what each setting may be."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a few milliseconds
+    text = (properties_path() / "schema.yaml").read_text(encoding="utf-8")
+    return dict(yaml.load(text, Loader=loader))  # noqa: S506 - a safe loader
 
 
 @dataclass(frozen=True)
@@ -90,18 +113,76 @@ for _tag, _pattern in _NUMBERS.items():
     yaml.add_implicit_resolver(_tag, _pattern, [*"-+.0123456789"], SettingsLoader, SettingsDumper)
 
 
+def _is_text(schema: Mapping[str, Any]) -> bool:
+    """Whether a setting can be nothing but text, or text or null: such values are taken as they are written."""
+    kinds = schema.get("type", ())
+    return {kinds} == {"string"} if isinstance(kinds, str) else {*kinds} - {"null", "array", "object"} == {"string"}
+
+
+def _keep_text(node: yaml.Node, schema: Mapping[str, Any]) -> None:
+    """Mark what the schema calls text as text, which YAML may take for a number, a truth value or nothing: 2024, NO.
+
+    Keys of mappings are text. An inner mapping of settings is read by the schema of each.
+    """
+    for each in schema.get("anyOf", [schema]):
+        if isinstance(node, yaml.ScalarNode):
+            is_null = node.tag.endswith(":null") and "null" in each.get("type", ())
+            node.tag = "tag:yaml.org,2002:str" if _is_text(each) and not is_null else node.tag
+        elif isinstance(node, yaml.SequenceNode):
+            for element in node.value:
+                _keep_text(element, each.get("items", {}))
+        else:
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    key.tag = "tag:yaml.org,2002:str"
+                inner = each.get("properties", {}).get(str(key.value), each.get("additionalProperties"))
+                _keep_text(value, inner if inner and isinstance(inner, dict) else schemas().get(str(key.value), {}))
+
+
+def read_value(text: str, schema: Mapping[str, Any]) -> Any:
+    """A value as typed on the command line, read as YAML; what can only be text stays as typed, quotes around it apart.
+
+    Raises a YAMLError for what is not YAML, and RecursionError.
+    """
+    if _is_text(schema) and not ("array" in schema["type"] and text.lstrip().startswith("[")):
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        if not quoted:
+            return None if text in ("", "~", "null", "None") and "null" in schema["type"] else text
+    loader = SettingsLoader(text)
+    node = loader.get_single_node()
+    if node is None or text == "None":
+        return None
+    _keep_text(node, schema)
+    return loader.construct_document(node)
+
+
+def at_home(path: str | Path) -> str:
+    """A path with the home directory in place of `~`; unlike pathlib's, without an error for an unknown user."""
+    return os.path.expanduser(path)  # noqa: PTH111
+
+
 def dump_settings(settings: Mapping[str, Any]) -> str:
     """YAML, in the order of names, that `read_config_file` reads back as it was."""
     return yaml.dump(dict(settings), Dumper=SettingsDumper)
 
 
-def read_config_files(paths: Sequence[str | Path]) -> dict[str, Given]:
-    """The settings of several YAML files; a later file wins. Raises UserError naming the file and line."""
+def read_config_files(paths: Files) -> dict[str, Given]:
+    """The settings of YAML files; a later file wins. Raises UserError naming the file and line."""
+    paths = [paths] if isinstance(paths, str | Path) else paths or ()
     return {name: given for path in paths for name, given in read_config_file(path).items()}
 
 
-def read_config_file(path: str | Path) -> dict[str, Given]:
-    """The settings of one YAML file with the line of each. Raises UserError naming the file and line."""
+def read_defaults(paths: Sequence[str | Path]) -> dict[str, Given]:
+    """The settings of several files of `properties/`; the key CATALOGUE is not one."""
+    return {name: given for name, given in read_config_files(paths).items() if name != CATALOGUE}
+
+
+def read_config_file(path: str | Path, schema: Mapping[str, Any] | None = None) -> dict[str, Given]:
+    """The settings of one YAML file with the line of each. Raises UserError naming the file and line.
+
+    `schema` is that of the file, if it is no file of settings; `~` is the home directory.
+    """
+    path = at_home(path)
     try:
         with Path(path).open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
@@ -109,6 +190,8 @@ def read_config_file(path: str | Path) -> dict[str, Given]:
             raise UserError(f"{path}: settings in more than {_LARGEST_FILE} bytes; is it a YAML file?")
         loader = SettingsLoader(content.decode("utf-8"))
         node = loader.get_single_node()
+        if node is not None:
+            _keep_text(node, schema or {})
         values = None if node is None else loader.construct_document(node)
     except OSError as error:
         raise UserError(f"config file {str(path)!r} cannot be read: {error.strerror}") from None
@@ -142,7 +225,7 @@ def parse_overrides(args: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--{name} has no value: write --{name}=value")
         try:
-            value = None if text == "None" else yaml.load(text, Loader=SettingsLoader)  # noqa: S506 - a SafeLoader
+            value = read_value(text, schemas().get(name) or schemas().get(f"--{name}", {}))
         except (ConstructorError, RecursionError) as error:
             problem = getattr(error, "problem", "nested too deeply")
             raise UserError(f"--{name}: {one_line(problem)} (put text in quotes)") from None
@@ -168,14 +251,17 @@ def plain(value: Any) -> Any:
     raise TypeError(type(value).__name__)
 
 
-def all_settings(config_files: Sequence[str | Path], settings: Mapping[str, Any]) -> dict[str, Given]:
-    """All settings of the user's, with plain values."""
+def all_settings(config_files: Files, settings: Mapping[str, Any]) -> dict[str, Given]:
+    """All settings of the user's, with plain values; `~` in a path is the home directory."""
     given = read_config_files(config_files)
     for name, value in settings.items():
         try:
             given[name] = Given(plain(value))
         except TypeError as error:
             raise UserError(f"{name} must be a plain value (number, text, list, mapping), got a {error}") from None
+    for name, value in given.items():
+        if schemas().get(name, {}).get("role") == "location" and isinstance(value.value, str):
+            given[name] = Given(at_home(value.value), value.origin)
     for name in {"user_inter_num_interval", "item_inter_num_interval"} & {*given}:
         match given[name].value:  # [5, 40] is a list in YAML, and an interval to whoever writes it
             case [int() | float() as low, int() | float() as high]:

@@ -4,10 +4,12 @@ An atomic file is UTF-8 text, columns separated by tabs or commas; the first lin
 `user_id:token`, `timestamp:float`. A line number is searched only once a mistake is known to be there.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -72,6 +74,29 @@ def read_atomic(path: Path, form: AtomicFormat, wanted: Callable[[str], bool] = 
     return table
 
 
+def read_columns(path: Path) -> list[str]:
+    """The names of a file's columns. Raises UserError as `read_atomic`."""
+    try:
+        return [*_read_header(path)[1]]
+    except (OSError, UnicodeDecodeError):  # which `read_atomic` explains
+        return list(read_atomic(path, AtomicFormat({})).types)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, "" if it cannot be read; read again only after it has changed."""
+    try:
+        stat = path.stat()
+        return _digest_of(path, stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        return ""
+
+
+@functools.cache
+def _digest_of(path: Path, _modified: int, _size: int) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def _check_text(path: Path) -> str:
     """SHA-256 of the file's bytes, which must be UTF-8 text without the character NUL."""
     digest, line = hashlib.sha256(), 1
@@ -119,15 +144,18 @@ def _read_columns(
     titles = {name: f"{name}:{kind.value}" for name, kind in types.items()}
     arrow = {titles[name]: pa.float64() if kind == FeatureType.FLOAT else pa.string() for name, kind in types.items()}
     arrow.update({titles[name]: pa.dictionary(pa.int32(), pa.string()) for name in form.ids})
-    for time_type in (pa.int64(), pa.float64()):
+    for time_type, threads in ((pa.int64(), True), (pa.string(), True), (pa.float64(), False)):
         arrow.update({titles[name]: time_type for name in form.time})
         try:
-            read = csv.ReadOptions(use_threads=False, block_size=_BLOCK)
+            read = csv.ReadOptions(use_threads=threads, block_size=_BLOCK)
             parse = csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False)
             convert = csv.ConvertOptions(
                 column_types=arrow, include_columns=list(arrow), null_values=_MISSING, check_utf8=False
             )
             table = csv.read_csv(path, read, parse, convert)
+            for name in form.time if time_type == pa.string() else ():
+                index = table.schema.get_field_index(titles[name])
+                table = table.set_column(index, titles[name], _times(path, name, table[titles[name]]))
             break
         except pa.ArrowInvalid as error:
             problem = str(error)
@@ -135,6 +163,32 @@ def _read_columns(
         raise _refusal(path, list(columns), problem)
     table = table.rename_columns(list(types))
     return table.to_pandas(split_blocks=True, self_destruct=True)
+
+
+def _times(path: Path, name: str, column: pa.ChunkedArray) -> pa.Array:
+    """Times as text -> numbers that differ where the texts do: float64, or int64 if that is needed and possible.
+
+    Raises ArrowInvalid for what is no number, and UserError with the line of a time that a number cannot tell from
+    another.
+    """
+    encoded = column.combine_chunks().dictionary_encode()
+    texts = encoded.dictionary
+    values = texts.cast(pa.float64()).to_numpy()
+    order = np.argsort(values, kind="stable")
+    equal = np.flatnonzero(values[order][1:] == values[order][:-1])
+    for one, other in zip(order[equal], order[equal + 1], strict=True):
+        if Decimal(texts[int(one)].as_py()) != Decimal(texts[int(other)].as_py()):
+            break
+    else:
+        return pa.array(values).take(encoded.indices)
+    exact = [Decimal(text) for text in texts.to_pylist()]
+    if all(each == each.to_integral_value() and abs(each) < 2**63 for each in exact):
+        return pa.array([int(each) for each in exact], pa.int64()).take(encoded.indices)
+    rows = encoded.indices.to_numpy()
+    first, second = sorted((int((rows == each).argmax()), str(texts[int(each)])) for each in (one, other))
+    right = "times have at most 18 digits, or 15 with a fraction; subtract the same number from all"
+    both = f"{name} {second[1]} cannot be told from {first[1]} in line {_line_of(path, first[0])}"
+    raise UserError(f"{path}:{_line_of(path, second[0])}: {both}; {right}")
 
 
 def _refusal(path: Path, names: list[str], problem: str) -> UserError:

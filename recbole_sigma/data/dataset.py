@@ -1,19 +1,26 @@
 """SequenceDataset: RecBole's sequential data set, in exact time order, in memory proportional to the interactions."""
 
+import hashlib
+import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, read_atomic
-from recbole_sigma.data.fields import check_fields, normalised
-from recbole_sigma.data.prefixes import FlatHistories, Prefixes, Rows
+from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, file_digest, read_atomic, read_columns
+from recbole_sigma.data.fields import check_fields, check_names, feature_files, feature_paths, left_out, normalised
+from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
+from recbole_sigma.data.splits import interaction_files, lists_histories, split_rows, unroll
 from recbole_sigma.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class SequenceDataset(SequentialDataset):
@@ -25,10 +32,14 @@ class SequenceDataset(SequentialDataset):
     """
 
     inter_feat: Any  # pandas.DataFrame while RecBole filters it, then Prefixes
-    _file: Path  # NAME.inter
-    _sha256: str
-    _time_as_written: np.ndarray  # of the rows of the file
-    _kept_rows: np.ndarray  # rows of the file that are left after filtering, in their present order
+    _files: list[Path]  # NAME.inter, or those that `benchmark_filename` names
+    _sha256: list[str]  # of the files
+    _times: list[np.ndarray]  # as written, of the rows of each file
+    _time_as_written: np.ndarray  # of all rows
+    _listed: bool  # whether each row of the files is a sample with its history
+    _target_time: np.ndarray | None = None  # of all samples, where the split depends on it
+    _target_file: np.ndarray | None = None  # number of the file that each sample comes from, if there are several
+    _kept_rows: np.ndarray | None  # rows of the file that are left after filtering, in their present order; None: all
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -36,16 +47,22 @@ class SequenceDataset(SequentialDataset):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         """Read the files. (RecBole would offer a download when the folder is missing.)"""
-        self._file = Path(dataset_path, f"{token}.inter")
-        if not self._file.is_file():
-            raise UserError(f"{self._file}: no such file (settings data_path, dataset); see dataset/README.md")
+        self._files, self._sha256, self._times = interaction_files(self.config), [], []
+        self._listed = bool(self.benchmark_filename_list) and lists_histories(self._files[0], self.iid_field)
         super()._load_data(token, dataset_path)
+        if not self._listed:
+            self._time_as_written = self._times[0] if len(self._times) == 1 else np.concatenate(self._times)
+        self._kept_rows = np.arange(len(self.inter_feat))
         feats = {"inter": self.inter_feat, "user": self.user_feat, "item": self.item_feat}
         columns = {file: list(feat) for file, feat in feats.items() if feat is not None}
+        if self._listed:
+            columns["inter"] = [name for name in columns["inter"] if not name.endswith(LIST_SUFFIX)]
         check_fields(self.config, columns, self.field2type)
 
     def _load_feat(self, filepath: str, source: FeatureSource) -> pd.DataFrame | None:
         """Read one file into a table and note its fields, as RecBole does, but fast and with every line checked."""
+        if source.value in ("user", "item") and source.value not in feature_files(self.config):
+            return None
         wanted = (self.config["load_col"] or {source.value: "*"}).get(source.value, [])
         unwanted = (self.config["unload_col"] or {}).get(source.value, [])
         if not wanted:
@@ -55,7 +72,10 @@ class SequenceDataset(SequentialDataset):
         user, item = {self.uid_field: "USER_ID_FIELD"}, {self.iid_field: "ITEM_ID_FIELD"}
         form = AtomicFormat(user if source == FeatureSource.USER else item)
         if source == FeatureSource.INTERACTION:
-            form = AtomicFormat({**user, **item}, {self.time_field: "TIME_FIELD"})
+            form = AtomicFormat({**user, **item}, {} if self._listed else {self.time_field: "TIME_FIELD"})
+        columns = read_columns(Path(filepath))
+        for setting, names in {"load_col": () if wanted == "*" else wanted, "unload_col": unwanted}.items():
+            check_names(setting, source.value, names, columns)
         table = read_atomic(
             Path(filepath), form, lambda name: name not in unwanted and (wanted == "*" or name in wanted)
         )
@@ -69,9 +89,10 @@ class SequenceDataset(SequentialDataset):
             else:
                 table.frame[name] = self._split_sequences(table, name, kind)
         if source == FeatureSource.INTERACTION:
-            self._sha256 = table.sha256
-            self._time_as_written = table.frame[self.time_field].to_numpy()
-            table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
+            self._sha256.append(table.sha256)
+            if not self._listed:
+                self._times.append(table.frame[self.time_field].to_numpy())
+                table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
         return table.frame
 
     def _split_sequences(self, table: AtomicTable, name: str, kind: FeatureType) -> list[np.ndarray]:
@@ -79,6 +100,8 @@ class SequenceDataset(SequentialDataset):
         limit = (self.config["seq_len"] or {}).get(name)
         cells = [list(filter(None, cell.split(" ")))[:limit] for cell in table.frame[name]]
         self.field2seqlen[name] = max(map(len, cells))
+        if self._listed and name == self.iid_field + LIST_SUFFIX and not all(cells):
+            raise table.error(cells.index([]), f"{name} is empty; a sample needs a history of at least one item")
         if kind == FeatureType.TOKEN_SEQ:
             return [np.array(words, dtype=str) for words in cells]
         numbers = []
@@ -89,6 +112,14 @@ class SequenceDataset(SequentialDataset):
                 raise table.error(row, f"{name}:float_seq is {' '.join(words)!r}; numbers are expected") from error
         return numbers
 
+    def _set_alias(self, alias_name: str, default_value: list[str]) -> None:
+        """Items of listed histories have the ids of items."""
+        listed = [self.iid_field + LIST_SUFFIX] if self._listed and alias_name == "item_id" else []
+        super()._set_alias(alias_name, [*default_value, *listed])
+
+    def _benchmark_presets(self) -> None:
+        """RecBole's lists are columns of the files; ours are made for batches in either case."""
+
     def _remove_duplication(self) -> None:
         """RecBole keeps a pair's first or last interaction after a sort that may swap equal times; ours is stable."""
         keep = self.config["rm_dup_inter"]
@@ -98,10 +129,55 @@ class SequenceDataset(SequentialDataset):
         by_time = np.argsort(self._time_as_written[self.inter_feat.index.to_numpy()], kind="stable")
         self.inter_feat = self.inter_feat.iloc[by_time].drop_duplicates([self.uid_field, self.iid_field], keep=keep)
 
+    def _filter_inter_by_user_or_item(self) -> None:
+        """RecBole leaves out interactions whose user or item is not in the .user or .item file; ours says so.
+
+        RecBole also copies all interactions where there is no such file.
+        """
+        if not self.config["filter_inter_by_user_or_item"] or self.user_feat is self.item_feat is None:
+            return
+        folder, feats = Path(self.dataset_path), {"user": self.user_feat, "item": self.item_feat}
+        ids = {"user": self.uid_field, "item": self.iid_field}
+        files = {ids[file]: (folder / f"{self.dataset_name}.{file}", feat) for file, feat in feats.items()}
+        for sentence in left_out(self.inter_feat, files):
+            logger.warning(sentence)
+        super()._filter_inter_by_user_or_item()
+
     def _filter_by_inter_num(self) -> None:
-        """RecBole counts in Python, slowly and in much memory, also where the intervals exclude nothing."""
-        if {self.config["user_inter_num_interval"], self.config["item_inter_num_interval"]} - {None, "[0,inf)"}:
-            super()._filter_by_inter_num()
+        """The settings user_inter_num_interval and item_inter_num_interval, with exactly RecBole's result.
+
+        RecBole counts in Python. This takes a second for 2 million interactions, so that no result needs to be kept.
+        """
+        from recbole_sigma.convert.filters import without_refused
+
+        fields = {"user": self.uid_field, "item": self.iid_field}
+        texts = {side: self.config[f"{side}_inter_num_interval"] for side in fields}
+        if not {*texts.values()} - {None, "[0,inf)"}:
+            return
+        codes, described, refuse, intervals = {}, {}, {}, {}
+        for side, field in fields.items():
+            ids, feat = self.inter_feat[field].array, getattr(self, f"{side}_feat")
+            intervals[side] = self._parse_intervals_str(texts[side]) or []
+            codes[side] = ids.codes
+            described[side] = ids.categories.get_indexer([] if feat is None else feat[field])
+            in_file = np.isin(np.arange(len(ids.categories)), described[side])
+            refuse[side] = partial(self._refused, intervals[side], in_file)
+        users, items = (len(self.inter_feat[field].array.categories) for field in fields.values())
+        counted = codes["user"], codes["item"], refuse["user"], refuse["item"]
+        rows, *refused = without_refused(*counted, sizes=(users, items))
+        self.inter_feat = self.inter_feat.iloc[rows]
+        for side, gone in zip(fields, refused, strict=True):
+            feat, known = getattr(self, f"{side}_feat"), described[side]
+            if feat is not None and intervals[side]:
+                without_interactions = intervals[side][0][1] > 0
+                setattr(self, f"{side}_feat", feat[~np.where(known < 0, without_interactions, gone[known])])
+
+    def _refused(self, intervals: list[Any], described: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Ids whose `counts` are outside the intervals; those in the .user or .item file also if they are too few."""
+        if not intervals:
+            return np.zeros(len(counts), bool)
+        small = described & (counts < intervals[0][1])
+        return (counts > 0) & ~self._within_intervals(counts, intervals) | small
 
     def _normalize(self) -> None:
         """RecBole's own fails on a list column of equal numbers, and goes through every cell in Python."""
@@ -117,7 +193,9 @@ class SequenceDataset(SequentialDataset):
                 "no interaction is left; the settings user_inter_num_interval, item_inter_num_interval, val_interval, "
                 "filter_inter_by_user_or_item decide what is kept"
             )
-        self._kept_rows = self.inter_feat.index.to_numpy()
+        index = self.inter_feat.index
+        everything = isinstance(index, pd.RangeIndex) and len(index) == len(self._time_as_written)
+        self._kept_rows = None if everything else index.to_numpy()
         super()._reset_index()
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
@@ -146,31 +224,58 @@ class SequenceDataset(SequentialDataset):
 
     def _flatten(self) -> None:
         """Table of interactions -> flat arrays in the order of (user, time), one column after the other."""
+        if self._listed:
+            self._flatten_samples()
+            return
         frame = self.inter_feat
         users = frame[self.uid_field].to_numpy()
         counts = np.bincount(users, minlength=self.user_num)
-        if counts.max() < 3:
+        left_out = "LS" in self.config["eval_args"]["split"] and not self.benchmark_filename_list
+        if counts.max() < 2 + left_out:
             raise UserError(
-                f"{self._file}: no user has 3 or more interactions (the longest history has {counts.max()}); a user "
-                "needs one each for training, validation and test"
+                f"{self._files[0]}: no user has {2 + left_out} or more interactions (the longest history has "
+                f"{counts.max()}); a sample is an item and the history before it"
             )
         rows = self._kept_rows
+        by_file: list[np.ndarray] = []
+        if self.benchmark_filename_list:
+            files = np.repeat(np.arange(len(self._files)), self.file_size_list)
+            by_file = [files if rows is None else files[rows]]
         if self.config["time_order"] == "recbole":
             time = frame[self.time_field].to_numpy().astype(np.float32)
-            order = np.lexsort((time, users))
+            order = np.lexsort((time, *by_file, users))
         else:
-            time = self._time_as_written[rows]
-            in_file_order = bool(np.all(rows[1:] > rows[:-1]))  # not after `rm_dup_inter`, which sorts by time
-            order = np.lexsort((time, users) if in_file_order else (rows, time, users))
+            time = self._time_as_written if rows is None else self._time_as_written[rows]
+            if rows is not None and not np.all(rows[1:] > rows[:-1]):  # `rm_dup_inter` has sorted by time
+                order = np.lexsort((rows, time, users))
+            elif by_file:
+                order = np.lexsort((time, *by_file, users))
+            else:
+                order = _by_user_and_time(users, time)
         self._aug_presets()
         user_start = np.concatenate([[0], np.cumsum(counts)])
         targets = _targets_by_first_time(user_start, time[order])
-        del time, users, rows, self._time_as_written, self._kept_rows
+        if by_file:
+            self._target_file = by_file[0][order][targets]
+        if "LS" not in self.config["eval_args"]["split"]:
+            self._target_time = time[order][targets]
+        del time, users, rows, by_file, self._time_as_written, self._kept_rows, self._times
         columns = {}
         for name in list(frame.columns):
             columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
             del frame[name]
-        flat = FlatHistories(columns, user_start, self.uid_field, self.iid_field)
+        pa.default_memory_pool().release_unused()  # the columns were pyarrow's
+        self._keep(FlatHistories(columns, user_start, self.uid_field, self.iid_field), targets)
+
+    def _flatten_samples(self) -> None:
+        """Table of samples with their histories -> flat arrays, sample after sample."""
+        self._target_file = np.repeat(np.arange(len(self._files)), self.file_size_list)
+        self.inter_feat, start, sample = unroll(self.inter_feat, self.uid_field, self.iid_field)
+        self._aug_presets()
+        columns = {name: self._tensor(self.inter_feat[name]) for name in self.inter_feat}
+        self._keep(FlatHistories(columns, start, self.uid_field, self.iid_field, sample), start[1:] - 1)
+
+    def _keep(self, flat: FlatHistories, targets: np.ndarray) -> None:
         any_length = getattr(self.config.model_class, "accepts_any_length", False)
         self.inter_feat = Prefixes(flat, targets, self.max_item_list_len, any_length)
 
@@ -189,43 +294,47 @@ class SequenceDataset(SequentialDataset):
                 setattr(self, name, self._dataframe_to_interaction(feat))
 
     def build(self) -> "list[SequenceDataset]":
-        """The training, validation and test split, leave-one-out in time order.
-
-        As RecBole: a user's first sample always stays in training, the last goes to test, the one before to validation.
-        """
+        """The training, validation and test split (data/splits.py); one may be empty."""
         self._change_feat_format()
         self._drop_unused_col()
         samples = self.inter_feat
-        user = samples.flat.columns[self.uid_field].numpy()[samples.targets]
-        left = samples.flat.user_start[user + 1] - 1 - samples.targets  # samples of the user after this one
-        before = samples.history_lengths(slice(None)) - 1  # and before
-        mode = self.config["eval_args"]["split"]["LS"]
-        valid = (left == (mode == "valid_and_test")) & (before >= 1) & (mode != "test_only")
-        test = (left == 0) & (before >= 1) & (mode != "valid_only")
-        return [self.copy(samples.select(rows)) for rows in (~(valid | test), valid, test)]
+        parts = split_rows(self.config, samples, self._target_time, self._target_file)
+        return [self.copy(samples.select(rows)) for rows in parts]
 
     def history_lengths(self, index: Rows) -> np.ndarray:
         """Interactions before the target of each row, not truncated: (n,) int64."""
         return self.inter_feat.history_lengths(index)
 
     def statistics(self) -> dict[str, int | float]:
-        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity."""
-        flat = self.inter_feat.flat
+        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity.
+
+        Where each row of the files is a sample with its history, interactions are these samples.
+        """
+        flat, n = self.inter_feat.flat, self.inter_num
         users = int(np.count_nonzero(np.diff(flat.user_start)))
+        if flat.segment is not None:
+            users = len(np.unique(flat.columns[self.uid_field].numpy()))
         items = len(np.unique(flat.columns[self.iid_field].numpy()))
-        n = int(flat.user_start[-1])
         sizes = {"users": users, "items": items, "interactions": n}
         return {**sizes, "mean_length": n / users, "sparsity": 1 - n / (users * items)}
 
+    def feature_checksums(self) -> dict[str, str]:
+        """SHA-256 of the .user and .item files that are read, by name."""
+        return {path.name: file_digest(path) for path in feature_paths(self.config)}
+
     def checksum(self) -> str:
-        """SHA-256 of the .inter file, in hexadecimal."""
-        return self._sha256
+        """SHA-256 of the .inter file, in hexadecimal; of several files, that of their checksums."""
+        if len(self._sha256) == 1:
+            return self._sha256[0]
+        return hashlib.sha256("".join(self._sha256).encode()).hexdigest()
 
     @property
     def inter_num(self) -> int:
         """Interactions left after filtering."""
         feat = self.inter_feat
-        return len(feat) if isinstance(feat, pd.DataFrame) else int(feat.flat.user_start[-1])
+        if isinstance(feat, pd.DataFrame):
+            return len(feat)
+        return int(feat.flat.user_start[-1]) if feat.flat.segment is None else len(feat.flat.user_start) - 1
 
     @property
     def avg_actions_of_users(self) -> float:
@@ -241,6 +350,15 @@ class SequenceDataset(SequentialDataset):
         """A batch (recbole.data.interaction.Interaction) of the samples `index`."""
         batch = self.inter_feat[index]
         return self.join(batch) if join and not self.inter_feat.any_length else batch
+
+
+def _by_user_and_time(users: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """The stable order by (user, time); of one number for both where int64 has room, in a third of the time."""
+    low = int(time.min()) if time.dtype == np.int64 else 0
+    span = int(time.max()) - low + 1 if time.dtype == np.int64 else 2**63
+    if (int(users.max()) + 1) * span >= 2**63:
+        return np.lexsort((time, users))
+    return np.argsort(users * np.int64(span) + (time - low), kind="stable")
 
 
 def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarray:

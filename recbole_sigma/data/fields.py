@@ -1,6 +1,10 @@
 """Checks of the columns against the settings that name them, and the normalisation of columns."""
 
-from collections.abc import Iterable, Mapping
+import functools
+import re
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +18,69 @@ _TOKENS = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
 _NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
 
 
+_NAMING_COLUMNS = (
+    "selected_features", "numerical_features", "val_interval", "normalize_field", "alias_of_user_id",
+    "alias_of_item_id", "seq_len", "unload_col", "unused_col",
+)  # fmt: skip
+
+
+def feature_files(config: Any) -> list[str]:
+    """Which of the files `user` and `item` a run reads, if they exist.
+
+    For a model that reads no features of users and items, and settings that name no column of theirs, they play no
+    role: an item that is missing there is an item like all others. A model of the user's own reads them if its source
+    says so (`dataset.item_feat`, `get_user_feature()`).
+    """
+    named = {*(config["load_col"] or ())} - {"inter"}
+    reads = "item_attribute" in config or _source_reads_features(config.model_class)
+    if config["load_col"] is None and (reads or any(config[name] for name in _NAMING_COLUMNS if name in config)):
+        named = {"user", "item"}
+    return sorted(named)
+
+
+@functools.cache
+def _source_reads_features(model_class: type) -> bool:
+    bundled = ("recbole", "recbole_sigma", "torch", "builtins")
+    own = {base.__module__ for base in model_class.__mro__ if base.__module__.partition(".")[0] not in bundled}
+    files = [getattr(sys.modules.get(module), "__file__", None) for module in own]
+    sources = (Path(file).read_text(encoding="utf-8", errors="replace") for file in files if file)
+    return any(re.search(r"\b(get_)?(user|item)_feat(ure)?\b", source) for source in sources)
+
+
+def feature_paths(config: Any) -> list[Path]:
+    """The files of `feature_files` that exist."""
+    paths = [Path(config["data_path"], f"{config.dataset}.{file}") for file in feature_files(config)]
+    return list(filter(Path.is_file, paths))
+
+
+def left_out(inter: pd.DataFrame, features: Mapping[str, tuple[Path, pd.DataFrame | None]]) -> Iterator[str]:
+    """What RecBole's filter_inter_by_user_or_item leaves out, in a sentence for each file.
+
+    `features` are, by column of ids, the file's path and its table. Raises UserError where no interaction is left.
+    """
+    for name, (path, table) in features.items():
+        if table is None:
+            continue
+        missing = ~inter[name].astype(str).isin(table[name].astype(str)).to_numpy()
+        ids = pd.unique(inter[name].astype(str)[missing])
+        if missing.all() and len(ids):
+            both = f"the first {name} is {ids[0]!r} in the .inter file and {table[name].astype(str).iloc[0]!r} here"
+            raise UserError(f"{path}: none of its ids is in the .inter file: {both}; spell them alike")
+        if len(ids):
+            what = path.suffix.removeprefix(".") + "s" * (len(ids) > 1)
+            verb = "are" if len(ids) > 1 else "is"
+            counts = f"{missing.sum():,} of {len(inter):,} interactions are left out"
+            yield f"{counts}: {len(ids):,} {what} {verb} not in {path.name} (first: {min(ids)})"
+
+
+def check_names(setting: str, file: str, names: Iterable[str], columns: Collection[str]) -> None:
+    """Refuse a name in `setting` that is no column of the file."""
+    for name in names:
+        if name not in columns:
+            hint = did_you_mean(name, columns) or f"; its columns are {', '.join(columns)}"
+            raise UserError(f"{setting}: the .{file} file has no column {name!r}{hint}")
+
+
 def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Mapping[str, FeatureType]) -> None:
     """Refuse settings that name a column which is missing or of another type, and columns that hide one another.
 
@@ -24,6 +91,8 @@ def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Mapping[s
     needed = (*ids, config["TIME_FIELD"])
     for name, values in (config["val_interval"] or {}).items():
         _check_kind("val_interval", name, kinds, [FeatureType.FLOAT if isinstance(values, str) else FeatureType.TOKEN])
+    for name in config["seq_len"] or ():
+        _check_kind("seq_len", name, kinds, (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ))
     for name in config["threshold"] or ():
         _check_kind("threshold", name, kinds, [FeatureType.FLOAT])
         if name not in columns["inter"] or name in needed:
@@ -35,7 +104,7 @@ def check_fields(config: Any, columns: Mapping[str, list[str]], kinds: Mapping[s
         ("normalize_field", _NUMBERS), ("numerical_features", _NUMBERS), ("selected_features", _TOKENS),
         ("alias_of_user_id", _TOKENS), ("alias_of_item_id", _TOKENS),
     ):  # fmt: skip
-        for name in config[setting] or ():
+        for name in config.final_config_dict.get(setting) or ():
             if setting == "selected_features" and name in config["numerical_features"]:
                 continue  # the only numbers that RecBole's models embed
             _check_kind(setting, name, kinds, right)

@@ -20,7 +20,7 @@ def training_counts(data: Any) -> np.ndarray:
     """How often training has each item, (V,) int64: all interactions but the targets of validation and test."""
     samples, n_items = data.dataset.inter_feat, data.dataset.item_num
     items = samples.flat.columns[data.dataset.iid_field].numpy()
-    counts = np.bincount(items, minlength=n_items)
+    counts = np.bincount(items[samples.interactions()], minlength=n_items)
     for loader in (data.valid, data.test):
         counts -= np.bincount(items[loader.dataset.inter_feat.targets], minlength=n_items)
     return counts

@@ -3,7 +3,8 @@
 Subclasses, because RecBole's trainer asks for the types; they draw the same batches from the same seed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,9 @@ from recbole.utils import ModelType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from recbole_sigma.data.dataset import SequenceDataset
-from recbole_sigma.data.prefixes import Prefixes
+from recbole_sigma.data.prefixes import LIST_LENGTH, Prefixes
+
+_DRAWN_TOGETHER = 1024  # rows whose candidates are drawn together, whatever the batches
 
 
 class Batch(NamedTuple):
@@ -136,27 +139,80 @@ class WindowLoader(TrainLoader):
     """Random batches of windows with `train_batch_size` targets in each batch, and at most one negative per target."""
 
     def collate_fn(self, batch: Batch) -> Interaction | None:
-        """The windows, (B, L); negatives depend on (seed, epoch, number of the batch, process) only."""
+        """The windows, flat (data/windows.py); negatives depend on (seed, epoch, number of the batch, process) only."""
         if not len(batch.rows):
             return None
         windows = self._dataset[batch.rows]
         if self._sampler is not None:
             positive = windows[self._dataset.iid_field]
-            row, position = positive.nonzero(as_tuple=True)
+            at = positive.nonzero()[:, 0]
             self._seed_negatives(batch)
-            users = windows[self._dataset.uid_field][row].numpy()
+            users = windows[self._dataset.uid_field].repeat_interleave(windows[LIST_LENGTH])[at].numpy()
             negative = torch.zeros_like(positive)
-            negative[row, position] = self._sampler.sample_by_user_ids(users, positive[row, position].numpy(), 1)
+            negative[at] = self._sampler.sample_by_user_ids(users, positive[at].numpy(), 1)
             windows.update(Interaction({self.neg_prefix + self.iid_field: negative}))
         return windows
 
 
 class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
-    """Every evaluated user once, unshuffled: `(interaction, None, positive_u, positive_i)`."""
+    """Every evaluated sample once, unshuffled: `(interaction, candidates, positive_u, positive_i)`."""
 
-    def collate_fn(self, batch: Batch) -> tuple[Interaction, None, torch.Tensor, torch.Tensor] | None:
-        """Rows of `batch`, which row of the batch each target belongs to, and the targets."""
-        return super().collate_fn(batch.rows) if len(batch.rows) else None
+    def __init__(
+        self, config: Any, dataset: SequenceDataset, train: SequenceDataset, sampled: "SampledItems | None" = None
+    ) -> None:
+        """`train` is the training split, which says how often each item is known; `sampled` is for sampled metrics."""
+        super().__init__(config, dataset, None)
+        self._train = train
+        self._sampled = sampled
+
+    def collate_fn(self, batch: Batch) -> tuple[Interaction, torch.Tensor | None, torch.Tensor, torch.Tensor] | None:
+        """Rows of `batch`, the items that targets are ranked among, which row each target belongs to, the targets.
+
+        Candidates are (B, n), with repetitions and without the target; None if all items are ranked.
+        """
+        if not len(batch.rows):
+            return None
+        interaction, _, row, target = super().collate_fn(batch.rows)
+        candidates = None
+        if self._sampled:
+            candidates = torch.from_numpy(self._sampled.draw(batch.rows, target.numpy()))
+        return interaction, candidates, row, target
+
+    @cached_property
+    def target_counts(self) -> np.ndarray:
+        """How many training samples have each item as target (RecBole's `item_counter`): (V,)."""
+        targets = self._train.inter_feat[self._train.iid_field].numpy()
+        return np.bincount(targets, minlength=self._train.item_num)
+
+    @cached_property
+    def item_frequency(self) -> np.ndarray:
+        """How many training interactions each item has, a history's first one included: (V,)."""
+        samples = self._train.inter_feat
+        items = samples.flat.columns[samples.flat.item].numpy()[samples.interactions()]
+        return np.bincount(items, minlength=self._train.item_num)
+
+
+class SampledItems:
+    """`number` items for each evaluated row, drawn with replacement among all but the target.
+
+    RecBole's protocol (RepeatableSampler), with one difference: RecBole draws other items in each evaluation. Here they
+    depend on the seed, the split and the row only, so that epochs and models are compared on the same items.
+    """
+
+    def __init__(self, weights: np.ndarray, number: int, seed: Sequence[int]) -> None:
+        """`weights` (V,) int64: how likely each item is, relative to the others; 0 for the padding item."""
+        self._weights, self._ends = weights, np.cumsum(weights)
+        self._number, self._seed = number, seed
+
+    def draw(self, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Items for each of `rows` (n,), whose targets are (n,): (n, number)."""
+        blocks, block_of_row = np.unique(rows // _DRAWN_TOGETHER, return_inverse=True)
+        size = _DRAWN_TOGETHER, self._number
+        drawn = np.stack([np.random.default_rng((*self._seed, int(block))).random(size) for block in blocks])
+        own = self._weights[targets][:, None]
+        point = (drawn[block_of_row, rows % _DRAWN_TOGETHER] * (self._ends[-1] - own)).astype(np.int64)
+        point += np.where(point >= self._ends[targets][:, None] - own, own, 0)  # leaves the target out
+        return np.searchsorted(self._ends, point, side="right")
 
 
 class UniformNegatives:

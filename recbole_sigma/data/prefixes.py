@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +20,23 @@ Rows = int | slice | list[int] | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class FlatHistories:
-    """All interactions by (user, time): user u owns `user_start[u]:user_start[u + 1]`."""
+    """All interactions by (user, time): user u owns `user_start[u]:user_start[u + 1]`.
+
+    In files that list the history of each sample, `segment` is the sample of each interaction, and a sample owns
+    `user_start[sample]:user_start[sample + 1]`, of which the last interaction is its target.
+    """
 
     columns: dict[str, Tensor]  # (interactions, ...) each
-    user_start: np.ndarray  # (users + 1,)
+    user_start: np.ndarray  # (users + 1,), or (samples + 1,) with `segment`
     user: str  # the names of the fields with the ids
     item: str
+    segment: np.ndarray | None = None  # (interactions,)
     _copies: dict[tuple[str, torch.device], Tensor] = field(default_factory=dict)
+
+    def starts(self, positions: np.ndarray) -> np.ndarray:
+        """Where the histories begin that contain `positions`: (n,) -> (n,)"""
+        owner = self.columns[self.user].numpy() if self.segment is None else self.segment
+        return self.user_start[owner[positions]]
 
     def column(self, name: str, device: torch.device) -> Tensor:
         """A column on `device`, copied there once for all splits."""
@@ -62,12 +73,15 @@ class Prefixes:
     def history_lengths(self, rows: Rows) -> np.ndarray:
         """All interactions before the target, not truncated: (n,) int64."""
         stop = self.targets[self._index(rows)].astype(np.int64)
-        users = self.flat.columns[self.flat.user].numpy()[stop]
-        return stop - self.flat.user_start[users]
+        return stop - self.flat.starts(stop)
 
-    def select(self, chosen: np.ndarray) -> "Prefixes":
-        """The samples where `chosen` (n,) bool holds, over the same flat arrays."""
-        return replace(self, targets=self.targets[chosen])
+    def select(self, rows: np.ndarray) -> "Prefixes":
+        """The samples `rows` (n,), over the same flat arrays."""
+        return replace(self, targets=self.targets[rows])
+
+    def interactions(self) -> np.ndarray:
+        """Positions of the targets, and of the only items of histories of one: all that is known from the samples."""
+        return np.concatenate([self.targets, self.targets[self.history_lengths(slice(None)) == 1] - 1])
 
     def batch(self, rows: Rows) -> Interaction:
         """`rows` as tensors on `device`, padded on the right with 0."""
@@ -144,8 +158,15 @@ class HistoryColumn:
     def __len__(self) -> int:
         return len(self._prefixes)
 
-    def __getitem__(self, rows: Rows) -> Tensor:
-        """The history of one sample (max_length, ...) for an int, otherwise those of several (n, max_length, ...)."""
+    def __getitem__(self, rows: "Rows | tuple[Any, ...]") -> Tensor:
+        """The history of one sample (max_length, ...) for an int, otherwise those of several (n, max_length, ...).
+
+        A tuple indexes that tensor further: `[:, :5]` is the first five items of each history.
+        """
+        if isinstance(rows, tuple):
+            if rows and isinstance(rows[0], slice):  # only these rows are built
+                return self[rows[0]][(slice(None), *rows[1:])]
+            return self[:][rows]
         samples = self._prefixes
         start, stop = map(torch.from_numpy, samples.ranges(rows))
         where, padding = positions(start, stop - start, samples.max_length)

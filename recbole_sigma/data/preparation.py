@@ -1,5 +1,6 @@
 """From a Config to a data set and its three loaders; RecBole's functions of the same names, without their pickles."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,14 @@ from recbole.data.utils import create_samplers
 from recbole.utils import ModelType
 
 from recbole_sigma.data.dataset import SequenceDataset
-from recbole_sigma.data.loaders import EvalLoader, TrainLoader, UniformNegatives, WindowLoader
+from recbole_sigma.data.loaders import EvalLoader, SampledItems, TrainLoader, UniformNegatives, WindowLoader
+from recbole_sigma.data.splits import check_split, has_samples
 from recbole_sigma.data.windows import Windows
 from recbole_sigma.errors import UserError
 
 _WITH_LABELS = ("DIN", "DIEN")  # RecBole's sequential models of clicks
-_SPLITS = ("valid_and_test", "valid_only", "test_only")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,31 +34,32 @@ def load(config: Any, rank: int = 0, size: int = 1) -> Data:
     """The data of a run: of each batch, the shard of process `rank` of `size`. UserError for wrong data or settings."""
     dataset = create_dataset(config)
     data = Data(dataset, *data_preparation(config, dataset))
-    mode = config["eval_args"]["split"]["LS"]
+    wanted = has_samples(config)
     for split, loader in {"training": data.train, "validation": data.valid, "test": data.test}.items():
-        if not len(loader.dataset):
-            why = "no user has 4 or more interactions"
-            if mode != "valid_and_test":
-                why = f"eval_args has the split LS: {mode}; write LS: valid_and_test"
+        if wanted[split] and not len(loader.dataset):
+            split_args, files = config["eval_args"]["split"], config["benchmark_filename"]
+            why = f"by benchmark_filename {files}" if files else f"by eval_args, split: {split_args}"
+            why = "no user has 4 or more interactions" if split_args == {"LS": "valid_and_test"} and not files else why
             raise UserError(f"{dataset.dataset_name}: the {split} split is empty: {why}")
         loader.shard(rank, size)
+    sampled = {phase: mode for phase, mode in config["eval_args"]["mode"].items() if mode != "full"}
+    if sampled:
+        logger.warning(
+            "eval_args, mode: %s: sampled metrics do not rank models reliably (Krichene and Rendle, KDD 2020), and "
+            "cannot be compared with a ranking of all items; report mode: full",
+            ", ".join(f"{phase} {mode}" for phase, mode in sampled.items()),
+        )
     return data
 
 
 def create_dataset(config: Any) -> SequenceDataset:
     """Read the data set that `config` names. Raises UserError for malformed files, unsupported protocols and models."""
-    model, protocol = config["model"], config["eval_args"]
+    model = config["model"]
     if config["MODEL_TYPE"] != ModelType.SEQUENTIAL or hasattr(recbole.data.dataset, f"{model}Dataset"):
         raise UserError(f"model: {model} needs a data set of another kind than item histories; it is not supported")
     if model in _WITH_LABELS:
         raise UserError(f"model: {model} learns from labels, which histories do not have; it is not supported")
-    if not isinstance(protocol["split"], dict) or protocol["split"].get("LS") not in _SPLITS:
-        raise UserError(f"eval_args: split {protocol['split']} is not supported; write {{'LS': 'valid_and_test'}}")
-    if protocol["order"] != "TO":
-        raise UserError(f"eval_args: order {protocol['order']!r} is not supported; histories need TO (time order)")
-    for phase, mode in protocol["mode"].items():
-        if mode != "full":
-            raise UserError(f"eval_args: mode {mode!r} of {phase} is not supported; all items are ranked (mode: full)")
+    check_split(config)
     for setting in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD"):
         if not config[setting]:
             raise UserError(f"{setting}: empty; name the column of the .inter file")
@@ -74,19 +78,38 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         if distribution == "uniform" and config["repeatable"]:
             negatives = UniformNegatives(dataset.item_num)
         else:
-            negatives = create_samplers(config, dataset, splits)[0]
-    evaluated = EvalLoader(config, valid, None), EvalLoader(config, test, None)
-    if config["train_mode"] != "sequence":
+            known = train if "time" in config["eval_args"]["split"] else dataset  # RecBole counts test items, too
+            negatives = create_samplers(config, known, splits)[0]
+    evaluated = (
+        EvalLoader(config, valid, train, sampled_items(config, dataset, "valid")),
+        EvalLoader(config, test, train, sampled_items(config, dataset, "test")),
+    )
+    if config["train_mode"] != "sequence" or getattr(config.model_class, "fits_at_once", False):
         return TrainLoader(config, train, negatives, shuffle=config["shuffle"]), *evaluated
-    if not getattr(config.model_class, "causal", False):
+    problem = getattr(config.model_class, "one_pass_problem", lambda config: "it is RecBole's own class")(config)
+    if problem:
         raise UserError(
-            "train_mode: sequence scores every position of a history in one pass, for which a position may not see the "
-            f"items after it, as in Mamba4Rec or RecMamba; for {config.model} write train_mode: prefix"
+            f"train_mode: sequence scores all prefixes of a history in one pass; {config.model} cannot, because "
+            f"{problem}: write train_mode: prefix"
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
         raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")
-    windows = train.copy(Windows(train.inter_feat))
+    windows = train.copy(Windows(train.inter_feat, config["window_step"]))
     return WindowLoader(config, windows, negatives, shuffle=config["shuffle"]), *evaluated
+
+
+def sampled_items(config: Any, dataset: SequenceDataset, phase: str) -> SampledItems | None:
+    """What a target is ranked among with `mode: uni100` or `pop100`; None with `mode: full`."""
+    mode = config["eval_args"]["mode"][phase]
+    if mode == "full":
+        return None
+    weights = np.ones(dataset.item_num, dtype=np.int64)
+    if mode.startswith("pop"):  # as RecBole: how often each item is a target, in all splits
+        weights = np.bincount(dataset.inter_feat[dataset.iid_field].numpy(), minlength=dataset.item_num)
+    weights[0] = 0  # padding
+    if np.count_nonzero(weights) < 2:
+        raise UserError(f"eval_args: mode {mode} of {phase} needs at least two items to draw from; write mode: full")
+    return SampledItems(weights, int(mode[3:]), (config["seed"], ("valid", "test").index(phase)))
 
 
 def _check_masking(dataset: SequenceDataset) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows, gather, positions
+from recbole_sigma.data.prefixes import LIST_LENGTH, LIST_SUFFIX, Prefixes, Rows
 
 
 class Windows:
@@ -14,30 +14,43 @@ class Windows:
 
     A window is the range of interactions `start` to `stop`: all but the last are read, each position predicts the next.
     A history of at most `max_length` items before its last target is one window, in which positions see exactly what
-    prefixes see. A longer one is cut into windows of `max_length` that overlap by half: every sample is a target in one
-    window, with all earlier items or at least half of `max_length` of them. RecBole takes it for an Interaction.
+    prefixes see. A longer one is cut into windows of `max_length`, each of which brings `step` more targets: every
+    sample is a target in one window, with all earlier items or at least `max_length - step + 1` of them. With `step` 1
+    that is exactly what the prefix has. `step` None means 1 where that at most doubles the number of items read, and
+    otherwise half of `max_length`. RecBole takes a Windows for an Interaction.
     """
 
     any_length = True
 
-    def __init__(self, prefixes: Prefixes) -> None:
+    def __init__(self, prefixes: Prefixes, step: int | None = None) -> None:
         self.flat = prefixes.flat
-        self.start, self.first_target, self.stop = _cut(*_histories(prefixes), prefixes.max_length)
+        start, first, last = _histories(prefixes)
+        half = max(prefixes.max_length // 2, 1)
+        if step is None:
+            beyond = np.maximum(last - start - prefixes.max_length, 0)  # targets that need a window each
+            read = int((last - start).sum())
+            step = 1 if int(beyond.sum()) * prefixes.max_length <= read else half
+        self.step = min(step, prefixes.max_length)
+        self.start, self.first_target, self.stop = _cut(start, first, last, prefixes.max_length, self.step)
         self.n_targets = self.stop - self.first_target + 1  # samples of each window, (windows,)
 
     def __len__(self) -> int:
         return len(self.start)
 
     def __getitem__(self, rows: Rows) -> Interaction:
-        """Windows as tensors: items read (B, L), their number (B,), and targets (B, L), 0 where there is none."""
-        start, first, stop = (torch.from_numpy(of[rows]) for of in (self.start, self.first_target, self.stop))
+        """Windows as tensors: users and lengths (R,); items read and targets (T,), 0 where there is none.
+
+        Windows follow each other without padding: T is the sum of their lengths.
+        """
+        start, first, stop = self.start[rows], self.first_target[rows], self.stop[rows]
         length = stop - start
-        position, padding = positions(start, length, int(length.numpy().max(initial=1)))
-        user, item, columns = self.flat.user, self.flat.item, self.flat.columns
-        target = gather(columns[item], position + 1, padding | (position + 1 < first[:, None]))
-        read = gather(columns[item], position, padding)
-        fields = {user: columns[user][start], item: target, item + LIST_SUFFIX: read}
-        return Interaction({**fields, LIST_LENGTH: length})
+        position = np.arange(length.sum()) + np.repeat(start - (np.cumsum(length) - length), length)
+        user, item = (self.flat.columns[name] for name in (self.flat.user, self.flat.item))
+        target = item[torch.from_numpy(position + 1)]
+        target[torch.from_numpy(position + 1 < np.repeat(first, length))] = 0
+        read = item[torch.from_numpy(position)]
+        fields = {self.flat.user: user[torch.from_numpy(start)], LIST_LENGTH: torch.from_numpy(length)}
+        return Interaction({**fields, self.flat.item: target, self.flat.item + LIST_SUFFIX: read})
 
     def __iter__(self) -> Iterator[str]:
         return iter([*self.flat.columns, self.flat.item + LIST_SUFFIX, LIST_LENGTH])
@@ -50,14 +63,13 @@ def _histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     begins = np.flatnonzero(np.diff(targets, prepend=-1) != 1)
     begins = np.union1d(begins, np.flatnonzero(np.diff(user, prepend=-1)))
     last = np.append(begins[1:], len(targets)) - 1
-    return prefixes.flat.user_start[user[begins]], targets[begins], targets[last]
+    return prefixes.flat.starts(targets[begins]), targets[begins], targets[last]
 
 
 def _cut(
-    start: np.ndarray, first: np.ndarray, last: np.ndarray, max_length: int
+    start: np.ndarray, first: np.ndarray, last: np.ndarray, max_length: int, step: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Windows of the histories: start, first target, last target, (windows,) each."""
-    step = max(max_length // 2, 1)
     reach = np.minimum(np.maximum(first, start + max_length), last)  # last target of a history's first window
     count = 1 - (reach - last) // step  # one, and as many of `step` targets as the rest needs
     history = np.repeat(np.arange(len(start)), count)

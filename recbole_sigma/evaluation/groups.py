@@ -1,4 +1,4 @@
-"""Groups of users by the length of their full history (SIGMA, Figure 3)."""
+"""Groups of test samples: by the user's full history (SIGMA, Figure 3), and by how often the target is in training."""
 
 import math
 from collections.abc import Sequence
@@ -10,41 +10,53 @@ import numpy as np
 from recbole_sigma.errors import UserError
 
 BOUNDS = (5, 20)
+TARGET_BOUNDS = (1, 5, 20)
 _NAMES = ("Short", "Medium", "Long")
+_TARGET_NAMES = ("Unseen", "Rare", "Common", "Frequent")
 
 
 @dataclass(frozen=True)
-class UserGroup:
-    """Users whose history length is in [low, high). `members`: (n,) bool, True for the users of the group."""
+class Group:
+    """Samples whose history length, or target's training frequency, is in [low, high). `members`: (n,) bool."""
 
     low: int
     high: float
     name: str
     members: np.ndarray
+    by: str = "history"  # or "target"
 
     @property
     def count(self) -> int:
-        """Number of users."""
+        """Number of samples."""
         return int(self.members.sum())
 
     @property
     def title(self) -> str:
         """The group as a person reads it: `Short 0-5` (half-open), `Long 20+`."""
-        lengths = f"{self.low}+" if math.isinf(self.high) else f"{self.low}-{self.high:.0f}"
-        return f"{self.name} {lengths}".strip()
+        numbers = f"{self.low}+" if math.isinf(self.high) else f"{self.low}-{self.high:.0f}"
+        return f"{self.name} {numbers}".strip()
 
 
-def user_groups(history_length: np.ndarray, bounds: Sequence[int] = BOUNDS) -> list[UserGroup]:
-    """Divide users by history length (n,); a length equal to a bound belongs to the longer. Groups may be empty.
+def user_groups(history_length: np.ndarray, bounds: Sequence[int] = BOUNDS) -> list[Group]:
+    """Divide samples by history length (n,); a length equal to a bound belongs to the longer. Groups may be empty.
 
     Raises UserError for bounds that are not ascending from 1 on.
     """
-    edges = [0, *bounds, math.inf]
-    if len(bounds) < 1 or any(low >= high for low, high in pairwise(edges)):
+    if len(bounds) < 1 or any(low >= high for low, high in pairwise([0, *bounds])):
         bounds_text = ",".join(map(str, bounds))
         raise UserError(f"bounds of user groups must grow and be at least 1, as in 5,20; got {bounds_text!r}")
     names = _NAMES if len(bounds) == len(_NAMES) - 1 else ("",) * (len(bounds) + 1)
+    return _groups(history_length, bounds, names, "history")
+
+
+def target_groups(frequency: np.ndarray) -> list[Group]:
+    """Divide samples by the number of training interactions of their target, (n,): from unseen to frequent items."""
+    return _groups(frequency, TARGET_BOUNDS, _TARGET_NAMES, "target")
+
+
+def _groups(values: np.ndarray, bounds: Sequence[int], names: Sequence[str], by: str) -> list[Group]:
+    edges = pairwise([0, *bounds, math.inf])
     return [
-        UserGroup(int(low), high, name, (history_length >= low) & (history_length < high))
-        for (low, high), name in zip(pairwise(edges), names, strict=True)
+        Group(int(low), high, name, (values >= low) & (values < high), by)
+        for (low, high), name in zip(edges, names, strict=True)
     ]

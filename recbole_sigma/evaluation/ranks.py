@@ -10,32 +10,36 @@ from torch import Tensor
 from recbole_sigma.errors import UserError
 
 PADDING_ITEM = 0
+_FREQUENCY = "target_frequency"
 _KINDS = {"user": "U", "target": "U", "history_length": "i", "rank": "f"}  # of the arrays' dtypes
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One entry per evaluated user, (n,) each."""
+    """One entry per evaluated sample, (n,) each. Leave-one-out has one sample per user, other splits may have more."""
 
     user: np.ndarray  # ids as in the data
     target: np.ndarray  # ids of the target items
     history_length: np.ndarray  # int64, number of interactions before the target
     rank: np.ndarray  # float64, 1 is the first; fractional where other items have the target's score
+    target_frequency: np.ndarray | None = None  # int64, training interactions with the target; runs of before have none
+    lists: np.ndarray | None = None  # (n, K) numbers of the best items, best first; not saved
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, as in ranks-valid.npz and ranks-test.npz."""
-        return {name: getattr(self, name) for name in _KINDS}
+        return {name: getattr(self, name) for name in (*_KINDS, _FREQUENCY) if getattr(self, name) is not None}
 
     @classmethod
     def load(cls, path: str | Path) -> "Ranks":
         """Read a ranks file without executing anything in it. Raises UserError for any other file."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in _KINDS}
+                arrays = {name: file[name] for name in (*_KINDS, _FREQUENCY) if name in file or name in _KINDS}
         except Exception as error:  # NumPy and its zip reader raise almost anything for a damaged file
             raise UserError(f"{path}: not a file of ranks ({error})") from None
         rank = arrays["rank"]
-        if {name: array.dtype.kind for name, array in arrays.items()} != _KINDS:
+        kinds = _KINDS | ({_FREQUENCY: "i"} if _FREQUENCY in arrays else {})
+        if {name: array.dtype.kind for name, array in arrays.items()} != kinds:
             raise UserError(f"{path}: not a file of ranks (arrays of other types)")
         if len({array.shape for array in arrays.values()}) > 1 or rank.ndim != 1 or not len(rank):
             raise UserError(f"{path}: not a file of ranks (arrays of different lengths, or empty)")
@@ -44,17 +48,36 @@ class Ranks:
         return cls(**arrays)
 
 
-def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
+def target_ranks(scores: Tensor, targets: Tensor, candidates: Tensor | None = None) -> Tensor:
     """Rank of each row's target among all items but the padding item: (B, V), (B,) -> (B,) float64 on the CPU.
 
     1 + the items with higher scores + half the others with the same score: the mean over all orders of equal scores, so
-    that constant scores are no hits. Raises FloatingPointError if a score is NaN or infinite.
+    that constant scores are no hits. With `candidates` (B, n), among those and the target; an item counts once.
+    Raises FloatingPointError if a score is NaN or infinite.
     """
     items = scores[:, PADDING_ITEM + 1 :]
     if not torch.isfinite(items).all():
         row = int((~torch.isfinite(items)).any(1).nonzero()[0, 0])
         raise FloatingPointError(f"row {row} of the batch has scores that are NaN or infinite")
     own = scores.gather(1, targets[:, None])
-    better = (items > own).sum(1)
-    equal = (items == own).sum(1) - 1
+    if candidates is None:
+        better, equal = (items > own).sum(1), (items == own).sum(1) - 1
+    else:
+        candidates = candidates.sort(1).values
+        again = candidates.diff(dim=1, prepend=torch.full_like(candidates[:, :1], -1)) == 0
+        drawn = scores.gather(1, candidates).masked_fill(again, -torch.inf)
+        better, equal = (drawn > own).sum(1), (drawn == own).sum(1)
     return (1 + better.double() + equal.double() / 2).cpu()
+
+
+def top_items(scores: Tensor, k: int, targets: Tensor, candidates: Tensor | None = None) -> Tensor:
+    """The best `k` items of each row, best first: (B, V), (B,) -> (B, min(k, V - 1)) int32 on the CPU.
+
+    With `candidates` (B, n), of those and the target; where they are fewer than k, other items follow, as in RecBole.
+    """
+    if candidates is not None:
+        candidates = torch.cat([targets[:, None], candidates], 1)
+        allowed = torch.full_like(scores, -torch.inf)
+        scores = allowed.scatter_(1, candidates, scores.gather(1, candidates))
+    items = scores[:, PADDING_ITEM + 1 :]
+    return (items.topk(min(k, items.shape[1])).indices + PADDING_ITEM + 1).int().cpu()

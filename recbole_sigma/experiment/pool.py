@@ -88,7 +88,7 @@ def _run_missing(missing: Mapping[Path, str], total: int, jobs: int, launch: Lau
     problems: dict[Path, str] = {}
     stop, started = threading.Event(), time.monotonic()
     with (
-        tqdm(total=total, initial=total - len(missing), unit="run", ncols=100, disable=None) as progress,
+        tqdm(total=total, initial=total - len(missing), unit="run", dynamic_ncols=True, disable=None) as progress,
         ThreadPoolExecutor(jobs) as threads,
     ):
         futures = {threads.submit(launch, directory, stop): directory for directory in missing}

@@ -6,9 +6,10 @@ read back: earlier trials are drawn again first, and report the epochs that they
 
 import contextlib
 import io
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import role
-from recbole_sigma.config.values import read_config_files
+from recbole_sigma.config.values import Files, read_config_files
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.experiment.pool import ensure
 from recbole_sigma.experiment.space import check_space, complete_options, parse_space, read_space
@@ -37,7 +38,7 @@ def tune(
     model: str | type,
     dataset: str,
     params_file: str | Path,
-    config_files: Sequence[str | Path] = (),
+    config_files: Files = (),
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Sweep:
@@ -103,7 +104,7 @@ def _search(sweep: Sweep) -> Sweep:
             raise UserError(f"{size} settings would be tried: give max_evals")
         n_trials = min(max_evals or size, size)
     if sweep.options["tool"] == "ray" and base["nproc"] > 1:
-        raise UserError(f"nproc must be 1 with --tool=ray, which runs trials side by side, got {base['nproc']}")
+        raise UserError(f"nproc must be 1 with --engine=ray, which runs trials side by side, got {base['nproc']}")
     make_directory(sweep.folder)
 
     def finish(values: Mapping[str, Any], error: str) -> Trial:
@@ -120,7 +121,7 @@ def _search(sweep: Sweep) -> Sweep:
             sweep.finished = 0
             sweep.write()
             shown = None if base["show_progress"] else True
-            with tqdm(total=n_trials, unit="trial", desc="trials", ncols=100, disable=shown) as bar:
+            with tqdm(total=n_trials, unit="trial", desc="trials", dynamic_ncols=True, disable=shown) as bar:
                 (_by_ray if sweep.options["tool"] == "ray" else _by_hyperopt)(sweep, base, n_trials, finish)
         best = sweep.best
         limit = {"epochs": best.epochs} if best.status == "stopped" else {}  # it ends where the scheduler stopped it
@@ -128,7 +129,7 @@ def _search(sweep: Sweep) -> Sweep:
         sweep.finished = max(n_trials, sweep.finished)
         sweep.write()
     except KeyboardInterrupt:
-        raise Interrupted(sweep.folder, f"recbole-sigma tune --resume={sweep.folder}") from None
+        raise Interrupted(sweep.folder, f"recbole-sigma tune --resume={shlex.quote(str(sweep.folder))}") from None
     return sweep
 
 

@@ -197,7 +197,7 @@ def complete_options(given: Mapping[str, Any]) -> dict[str, Any]:
         if value != OPTIONS.get(name):
             check(f"--{name}", Given(value), None, {})
             if name in _OF_RAY and options["tool"] != "ray":
-                raise UserError(f"--{name} is an option of --tool=ray")
+                raise UserError(f"--{name} is an option of --engine=ray")
     for library in (options["tool"], "hyperopt"):
         if find_spec(library) is None:
             raise UserError(f"{library} is not installed; install with pip install 'recbole-sigma[tune]'")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_sigma.config.early import check_early
 from recbole_sigma.config.schema import check
-from recbole_sigma.config.values import Given, all_settings, properties_path, read_config_file
+from recbole_sigma.config.values import Given, all_settings, properties_path, read_config_file, schemas
 from recbole_sigma.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -80,18 +80,31 @@ def names() -> list[str]:
 
 
 def read_experiment(
-    name: str, datasets: Sequence[str] = (), seeds: Sequence[int] = (), settings: Mapping[str, Any] | None = None
+    name: str,
+    datasets: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
+    confirmed: Sequence[str] = (),
 ) -> Experiment:
-    """Read an experiment of properties/experiment/, or a YAML file; arguments win. UserError with file and line."""
+    """Read an experiment of properties/experiment/, or a YAML file; arguments win. UserError with file and line.
+
+    A `package.module:Class` of an arm runs code when it is imported, and is refused unless it is `confirmed`.
+    """
     file = properties_path() / "experiment" / f"{name}.yaml"
     if name.endswith((".yaml", ".yml")):
         file = Path(name)
     elif name not in names():
         raise UserError(f"unknown experiment {name!r}{did_you_mean(name, names())}; there are {', '.join(names())}")
-    content = read_config_file(file)
+    content = read_config_file(file, schemas()["experiment file"])
     for key, given in {**content, "arms": content.get("arms", Given(None, f"{file}:1"))}.items():
         check("experiment file", Given({key: given.value}, given.origin), None, {})
     value = {key: given.value for key, given in content.items()}
+    models = [own["model"] for own in value["arms"].values()]
+    if code := [model for model in dict.fromkeys(models) if ":" in model and model not in confirmed]:
+        right = f"to run it, add --model={','.join(code)}"
+        raise content["arms"].error(f"model {code[0]!r} is code of its own; {right}")
+    if other := [model for model in confirmed if model not in models]:
+        raise UserError(f"--model={other[0]}: no arm of {file.name} has this model")
     return Experiment(
         name=file.stem,
         title=value.get("title", file.stem),

@@ -5,7 +5,6 @@
 <checkpoint_dir>/<key>/<run directory>/   as `run` writes it
 """
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,26 +15,30 @@ import recbole_sigma
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import identity
 from recbole_sigma.config.values import dump_settings
+from recbole_sigma.data.atomic import file_digest
+from recbole_sigma.data.fields import feature_paths
 from recbole_sigma.errors import UserError
 from recbole_sigma.registry import model_name, source_digest
 from recbole_sigma.runs.files import read_json, write_text
 
 
 def run_key(config: Config) -> str:
-    """Hash of everything that determines a run's numbers: its settings, its data, the version of this package.
+    """Hash of everything that determines a run's numbers: settings, files that are read, version of this package.
 
-    A model of the user's own has no version: its source counts, and the files of features that it may read.
+    A model of the user's own has no version: its source counts.
     """
     data = Path(config["data_path"])
     determines: dict[str, Any] = {
         "settings": identity(config.settings()) | {"nproc": config["nproc"]},
-        "data": _file_digest(data / f"{config.dataset}.inter"),
+        "data": file_digest(data / f"{config.dataset}.inter"),
+        **{part: file_digest(data / f"{config.dataset}.{part}.inter") for part in config["benchmark_filename"] or ()},
         "version": recbole_sigma.__version__,
         "processes": config["nproc"],
     }
+    if features := {path.name: file_digest(path) for path in feature_paths(config)}:
+        determines["features"] = features
     if source := source_digest(config.model_class):
         determines["source"] = source
-        determines["features"] = [_file_digest(data / f"{config.dataset}.{kind}") for kind in ("user", "item")]
     return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -76,18 +79,3 @@ def furthest_run(directory: Path) -> Path | None:
 
     unfinished = (file.parent for file in sorted(directory.glob("[!.]*/config.yaml")))
     return complete_run(directory) or max(unfinished, key=epochs, default=None)
-
-
-def _file_digest(file: Path) -> str:
-    """SHA-256 of a file, "" if it cannot be read (the run says so); read again only after it has changed."""
-    try:
-        stat = file.stat()
-        return _digest_of(file, stat.st_mtime_ns, stat.st_size)
-    except OSError:
-        return ""
-
-
-@functools.cache
-def _digest_of(file: Path, _modified: int, _size: int) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -15,6 +15,7 @@ from typing import Any
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import Given
+from recbole_sigma.data.splits import has_samples
 from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.space import Space
 from recbole_sigma.experiment.store import furthest_run, run_key
@@ -63,6 +64,10 @@ class Sweep:
     def __post_init__(self) -> None:
         base = self.config()
         self.metric = base["valid_metric"].lower()
+        if not has_samples(base)["validation"]:
+            raise UserError("tune: a sweep chooses on validation, and these settings have no validation split")
+        if not base["valid_metric_bigger"]:
+            raise UserError(f"valid_metric: less is better of {base['valid_metric']}, but a sweep looks for the most")
         options = {name: self.options[name] for name in _DECIDING}
         decides = {"run": run_key(base), "space": str(self.space), "options": options}
         self.key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -78,6 +78,9 @@ class Session:
             return self._recommender.scores([seen])
         with torch.inference_mode():
             scores: Tensor = (self._model.item_embedding.weight @ self._representation)[None]
+            if hasattr(self._model, "history_head"):
+                history = torch.from_numpy(seen)
+                scores = self._model.history_head(scores, history[None], history[-1:])
             scores[:, 0] = -torch.inf
         return scores
 

@@ -17,8 +17,14 @@ class SequenceConv(nn.Conv1d):
         super().__init__(hidden_size, hidden_size, width, padding=width // 2)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:  # type: ignore[override]
-        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
-        width, length = self.kernel_size[0], hidden.shape[1]
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
+        width = self.kernel_size[0]
+        if rows.wanted in ("flat", "prefixes"):
+            # a prefix ends at its position: nothing comes after it
+            taps = width if rows.wanted == "flat" else width // 2 + 1
+            neighbours = torch.cat([rows.earlier(hidden, width // 2 - k) for k in range(taps)], dim=-1)
+            return F.linear(neighbours, self.weight[:, :, :taps].permute(0, 2, 1).flatten(1), self.bias)
+        length = hidden.shape[1]
         padded = F.pad(rows.zero_padding(hidden), (0, 0, width // 2, width // 2))
         neighbours = torch.cat([rows.output(padded[:, k : k + length]) for k in range(width)], dim=-1)
         return F.linear(neighbours, self.weight.permute(0, 2, 1).flatten(1), self.bias)

@@ -24,15 +24,24 @@ class FeatureExtractGRU(nn.Module):
         self.gru = nn.GRU(hidden_size, hidden_size, bias=bias, batch_first=True)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
-        features = hidden
-        if self.conv is not None:
-            features = self.conv(hidden, Rows(rows.lengths))  # the GRU reads all positions
-            if self.residual:
-                features = features + hidden
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
         weight_ih, weight_hh, *biases = self.gru.parameters()
         bias_ih, bias_hh = biases or (None, None)
-        return rows.output(gru(features, weight_ih, weight_hh, bias_ih, bias_hh, rows.lengths))
+        # the GRU reads all positions
+        features = self._features(hidden, Rows(rows.lengths, "flat" if rows.wanted == "prefixes" else "all"))
+        states = gru(features, weight_ih, weight_hh, bias_ih, bias_hh, **rows.extent)
+        if rows.wanted == "prefixes" and self.conv is not None:
+            # the convolution looks one item ahead, which a prefix does not have at its end: the last step again
+            ends, before = self._features(hidden, rows), rows.earlier(states, 1)
+            return torch.gru_cell(ends, before, weight_ih, weight_hh, bias_ih, bias_hh)
+        return rows.output(states)
+
+    def _features(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """What the GRU reads."""
+        if self.conv is None:
+            return hidden
+        features = self.conv(hidden, rows)
+        return features + hidden if self.residual else features
 
     def start(self) -> State:
         """The state of an empty history: the last items (n, D) that the convolution needs, the GRU's state (D,)."""
@@ -50,9 +59,7 @@ class FeatureExtractGRU(nn.Module):
             half = self.conv.kernel_size[0] // 2
             window = torch.cat([state["window"], hidden[None]])
             length = torch.tensor([len(window)], device=hidden.device)
-            features = self.conv(window[None], Rows(length))[0, -(half + 1) :]
-            if self.residual:
-                features = features + window[-(half + 1) :]
+            features = self._features(window[None], Rows(length))[0, -(half + 1) :]
             final = int(len(window) > half)
             state["window"] = window[max(len(window) - 2 * half, 0) :]
         states, _ = self.gru(features, state["gru"][None])

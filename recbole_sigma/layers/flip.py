@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from recbole_sigma.layers.padding import Rows
+
 
 class PartialFlip(nn.Module):
     """Reverse a history except for its last `r` items.
@@ -31,3 +33,15 @@ class PartialFlip(nn.Module):
         nothing = (source >= lengths[:, None]) | (position >= lengths[:, None])
         flipped = hidden.gather(1, source.masked_fill(nothing, 0)[..., None].expand_as(hidden))
         return flipped.masked_fill(nothing[..., None], 0)
+
+
+def prefix_ends(hidden: Tensor, rows: Rows, reach: int, r: int | None = None) -> Tensor:
+    """The last `reach` items of each prefix of flat rows, with `r` of the flipped prefix: (T, D) -> (T, reach, D)
+
+    Right-padded, with any of the prefix's items, where a prefix is shorter.
+    """
+    length = rows.position[:, None] + 1
+    position = (length - reach).clamp(min=0) + torch.arange(reach, device=hidden.device)
+    if r is not None:
+        position = torch.where(position < length - r, length - r - 1 - position, position)
+    return hidden[rows.per_item(rows.offsets[:-1])[:, None] + torch.minimum(position, length - 1)]

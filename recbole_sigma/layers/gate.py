@@ -13,6 +13,7 @@ class DenseSelectiveGate(nn.Module):
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
+        self.reach = width // 2 + 1  # the last items that the gate at the last one depends on
         self.inner = nn.Linear(hidden_size, hidden_size)
         self.conv = SequenceConv(hidden_size, width)
         self.outer = nn.Linear(hidden_size, hidden_size)
@@ -33,6 +34,8 @@ class ReleasedGates(nn.Module):
     g = W_s SiLU(H + W_1 H) + W_g sigmoid(H + W_1 H), g^f = W_s SiLU(H^f + W_2 H^f) + W_g sigmoid(g), each with
     dropout; used as factors 1 + g and 1 + g^f.
     """
+
+    reach = 1
 
     def __init__(self, hidden_size: int, dropout: float, flipped: bool = True) -> None:
         super().__init__()

@@ -24,8 +24,7 @@ class Mamba(nn.Module):
     Causal: a position depends on itself and earlier positions only, so padding after a row's last item changes nothing.
     """
 
-    gives_last = True
-    streams = True
+    gives_last = gives_prefixes = streams = True
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -52,14 +51,17 @@ class Mamba(nn.Module):
         nn.init.zeros_(self.dt_proj.bias)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """(B, L, D) -> (B, L, D), zero beyond each row's length, or (B, D), gated and projected at last items only."""
+        """(B, L, D) -> (B, L, D), zero beyond each row's length, or (B, D), gated and projected at last items only.
+
+        Flat rows: (T, D) -> (T, D).
+        """
         if rows.wanted == "last":
             x_weight, z_weight = self.in_proj.weight.chunk(2)
             x, z = F.linear(hidden, x_weight), F.linear(rows.last(hidden), z_weight)
-            y = rows.last(self._scan(x, None, rows.lengths)) * F.silu(z)
+            y = rows.last(self._scan(x, None, rows)) * F.silu(z)
         else:
             x, z = self.in_proj(hidden).chunk(2, dim=-1)
-            y = self._scan(x, z, rows.lengths)
+            y = self._scan(x, z, rows)
         return self.out_proj(y)
 
     def start(self) -> State:
@@ -79,11 +81,18 @@ class Mamba(nn.Module):
         weights = shared_arrays(self, _WEIGHTS, self.A_log)
         return mamba_step(hidden, state["window"], state["scan"], weights, held)
 
-    def _scan(self, x: Tensor, z: Tensor | None, lengths: Tensor) -> Tensor:
-        """Convolution and selective scan: (B, L, E), gate (B, L, E) -> (B, L, E)"""
+    def _scan(self, x: Tensor, z: Tensor | None, rows: Rows) -> Tensor:
+        """Convolution and selective scan: (..., E), gate (..., E) -> (..., E)"""
         assert self.conv1d.bias is not None
-        x = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", lengths=lengths)
-        dt, B, C = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
-        A = -torch.exp(self.A_log)
-        return selective_scan(x, delta, A, B, C, self.D, z, self.dt_proj.bias, lengths=lengths)
+        u = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", **rows.extent)
+        delta, B, C = self.select(u)
+        return selective_scan(u, delta, self.decay_rates(), B, C, self.D, z, self.dt_proj.bias, **rows.extent)
+
+    def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The input-dependent parameters of the scan: (..., E) -> step sizes before bias and softplus, B, C (..., N)"""
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        return F.linear(dt, self.dt_proj.weight), B, C
+
+    def decay_rates(self) -> Tensor:
+        """A (E, N)"""
+        return -torch.exp(self.A_log)

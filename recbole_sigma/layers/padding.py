@@ -1,22 +1,57 @@
-"""The rows of a right-padded batch: where each ends, and at which positions a layer's output is wanted."""
+"""The rows of a batch: where each ends, and at which positions a layer's output is wanted."""
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a layer needs to know about a batch of right-padded rows, beside the batch itself.
+    """What a layer needs to know about a batch of histories, beside the batch itself.
 
-    `lengths`: (B,) int, at least 1. `wanted`: the positions whose output is used, all or each row's last item; only a
-    layer with the class attribute `gives_last = True` is called with `last`, and returns (B, D) then.
+    `lengths`: (B,) int, at least 1. `wanted`: the positions whose output is used.
+
+    - `all`, each row's `last` item: the batch is (B, L, D), right-padded. Only a layer with the class attribute
+      `gives_last = True` is called with `last`, and returns (B, D) then.
+    - `flat`: all positions of a flat batch, (T, D), one row after the other without padding.
+    - `prefixes`: of a flat batch each position as it is when its row ends there: the ends of all prefixes. Only a layer
+      with `gives_prefixes = True` is called so.
     """
 
     lengths: Tensor
-    wanted: Literal["all", "last"] = "all"
+    wanted: Literal["all", "last", "flat", "prefixes"] = "all"
+
+    @cached_property
+    def offsets(self) -> Tensor:
+        """Where each row starts in a flat batch, and the end of the last one: (B + 1,) int64"""
+        return F.pad(self.lengths.cumsum(0), (1, 0))
+
+    @cached_property
+    def position(self) -> Tensor:
+        """The position of each item of a flat batch in its row, from 0: (T,) int64"""
+        starts = self.per_item(self.offsets[:-1])
+        return torch.arange(len(starts), device=starts.device) - starts
+
+    def per_item(self, of_rows: Tensor) -> Tensor:
+        """What belongs to each row, for each item of a flat batch: (B,) -> (T,)"""
+        return torch.repeat_interleave(of_rows, self.lengths)
+
+    @property
+    def extent(self) -> dict[str, Any]:
+        """The rows as an argument of the operations in ops/."""
+        return {"offsets": self.offsets} if self.wanted in ("flat", "prefixes") else {"lengths": self.lengths}
+
+    def earlier(self, hidden: Tensor, steps: int) -> Tensor:
+        """(T, D) -> (T, D): what is `steps` positions before each position (after it, if negative), zero if nothing."""
+        if steps == 0:
+            return hidden
+        source = self.position - steps
+        other_row = (source < 0) | (source >= self.per_item(self.lengths))
+        return hidden.roll(steps, 0).masked_fill(other_row[:, None], 0)
 
     def zero_padding(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D): zeros beyond each row's last item, so that convolutions see nothing there."""
@@ -29,5 +64,5 @@ class Rows:
         return hidden[torch.arange(len(hidden), device=hidden.device), self.lengths - 1]
 
     def output(self, hidden: Tensor) -> Tensor:
-        """The wanted positions: (B, L, D) -> (B, L, D), or (B, D) if only the last item of each row is wanted."""
+        """The wanted positions: `hidden`, or (B, L, D) -> (B, D) if only the last item of each row is wanted."""
         return self.last(hidden) if self.wanted == "last" else hidden

@@ -10,6 +10,10 @@ State = dict[str, Any]  # tensors by name, in nested dicts
 
 
 def steps_as(cls: type, *pairs: tuple[str, str]) -> bool:
-    """Whether each `(whole, step)` pair of methods belongs together: no subclass overrides `whole` alone."""
-    defined = {name: level for level, base in reversed([*enumerate(cls.__mro__)]) for name in vars(base)}
+    """Whether each `(whole, step)` pair of methods belongs together: no subclass overrides `whole` alone.
+
+    A class with `adds_history_head` does not count: the head corrects scores, and whoever steps applies it.
+    """
+    bases = [base for base in cls.__mro__ if "adds_history_head" not in vars(base)]
+    defined = {name: level for level, base in reversed([*enumerate(bases)]) for name in vars(base)}
     return all(step in defined and defined[step] <= defined[whole] for whole, step in pairs)

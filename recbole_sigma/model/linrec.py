@@ -41,7 +41,7 @@ class LinRec(SequenceModel):
         self.layers = nn.ModuleList(LinRecLayer(config) for _ in range(config["num_layers"]))
         self.initialise()
 
-    def embed(self, item_seq: Tensor) -> Tensor:
+    def embed(self, item_seq: Tensor, position: Tensor | None = None) -> Tensor:
         """Items plus positions counted from the oldest item: (B, L) -> (B, L, D)"""
         items = self.item_embedding(item_seq) + self.position_embedding.weight[: item_seq.shape[1]]
         return self.embedding_dropout(self.embedding_norm(items))

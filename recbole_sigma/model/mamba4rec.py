@@ -14,8 +14,7 @@ from recbole_sigma.model.sequence import SequenceModel
 class Mamba4RecLayer(nn.Module):
     """Mamba -> dropout -> (+ input, if stacked) -> LayerNorm -> feed-forward (section 3.2)."""
 
-    gives_last = True
-    streams = True
+    gives_last = gives_prefixes = streams = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -27,7 +26,7 @@ class Mamba4RecLayer(nn.Module):
         self.residual = config["num_layers"] > 1
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
         output = self.dropout(self.mamba(hidden, rows))
         if self.residual:
             output = output + rows.output(hidden)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.mamba import Mamba
@@ -21,10 +22,12 @@ class RecMamba(SequenceModel):
         self.layers = nn.ModuleList([Mamba(self.hidden_size, config["d_state"], config["d_conv"], config["expand"])])
         self.initialise()
 
-    def embed(self, item_seq: Tensor) -> Tensor:
-        """Items times sqrt(D), because their scale is small, plus positions from the oldest: (B, L) -> (B, L, D)"""
+    def embed(self, item_seq: Tensor, position: Tensor | None = None) -> Tensor:
+        """Items times sqrt(D), because their scale is small, plus positions from the oldest: (...) -> (..., D)"""
         items = self.item_embedding(item_seq) * math.sqrt(self.hidden_size)
-        return self.embedding_dropout(items + self.position_embedding.weight[: item_seq.shape[1]])
+        if position is None:
+            position = torch.arange(item_seq.shape[1], device=item_seq.device)
+        return self.embedding_dropout(items + self.position_embedding(position))
 
     def embed_item(self, item: int, position: int) -> Tensor:
         """The item at `position`: (D,); positions beyond the longest history of training are like its last."""

@@ -3,21 +3,18 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
-import torch
-import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.model.loss import BPRLoss
 from torch import Tensor, nn
 
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State, steps_as
-from recbole_sigma.model.chunks import encode_in_chunks, encode_sorted
-from recbole_sigma.ops.softmax import softmax_loss
+from recbole_sigma.model.chunks import encode_in_chunks
+from recbole_sigma.model.one_pass import OnePass, encode_flat
 
 
-class SequenceModel(SequentialRecommender):
+class SequenceModel(OnePass, SequentialRecommender):
     """A model of item histories. A subclass has `layer_class`, or sets `layers` and calls `initialise()`.
 
     Or it implements `encode`. A layer is called as `layer(hidden, rows)`: (B, L, D) -> (B, L, D) (layers/padding.py).
@@ -28,7 +25,6 @@ class SequenceModel(SequentialRecommender):
     layers: nn.ModuleList
 
     accepts_any_length = True
-    causal = False  # whether position t of `encode` depends on items 0 to t only, as `train_mode: sequence` requires
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         "loss_type": ("CE", "BPR", "BCE"),
         "ssm_init": ("mamba", "published"),
@@ -39,12 +35,11 @@ class SequenceModel(SequentialRecommender):
         self.hidden_size: int = config["hidden_size"]
         self.loss_type: str = config["loss_type"]
         self.train_mode: str = config["train_mode"]
-        self.ssm_init: str = config["ssm_init"]
+        self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
         self.length_ratio: float = config["length_ratio"]
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])
         self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
-        self.bpr_loss = BPRLoss()
         if self.layer_class is not None:
             self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config["num_layers"]))
             self.initialise()
@@ -65,8 +60,8 @@ class SequenceModel(SequentialRecommender):
             hidden = layer(hidden, Rows(lengths))
         return last(hidden, Rows(lengths, "last"))
 
-    def embed(self, item_seq: Tensor) -> Tensor:
-        """(B, L) -> (B, L, D)"""
+    def embed(self, item_seq: Tensor, position: Tensor | None = None) -> Tensor:
+        """(B, L) -> (B, L, D), or flat items (T,), with their `position` (T,) in the history, -> (T, D)"""
         return self.embedding_norm(self.embedding_dropout(self.item_embedding(item_seq)))
 
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
@@ -98,35 +93,29 @@ class SequenceModel(SequentialRecommender):
         """`embed` of the item at `position`: (D,), without dropout"""
         return self.embedding_norm(self.item_embedding.weight[item])
 
-    def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean loss, (), of rows, or with `train_mode: sequence` of positions that have a target.
+    def encode_prefixes(self, item_seq: Tensor, rows: Rows) -> Tensor:
+        """Representations of all prefixes of flat histories: (T,) -> (T, D)
 
-        CE is a softmax over all items; BPR and BCE compare with one sampled item.
+        Layers with `gives_prefixes` work on the flat batch; others, and an `encode` of a subclass, on padded rows.
         """
-        names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
-        items = [interaction[name] for name in names]
-        if self.train_mode == "sequence":
-            representation, items = self._represent_prefixes(interaction, items)
-        else:
-            representation = self.represent(interaction)
-        if self.loss_type == "CE":
-            return softmax_loss(representation, self.item_embedding.weight, items[0])
-        positive, negative = (self._score(representation, item) for item in items)
-        if self.loss_type == "BPR":
-            return self.bpr_loss(positive, negative)
-        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+        own_encode = type(self).encode is not SequenceModel.encode
+        if own_encode or not all(getattr(layer, "gives_prefixes", False) for layer in self.layers):
 
-    def _represent_prefixes(self, interaction: Interaction, items: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Representations of all prefixes that have a target, (n, D), and `items` (B, L) at those positions, (n,)."""
-        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        order = torch.argsort(lengths, stable=True)
-        items = [item[order] for item in items]
-        has_target = items[0] != 0
-        representation = encode_sorted(
-            lambda rows, targets, own: self.encode(self.embed(rows), own)[targets],
-            [item_seq[order], has_target], lengths[order], self.length_ratio,
-        )  # fmt: skip
-        return representation, [item[has_target] for item in items]
+            def encode(items: Tensor, lengths: Tensor) -> Tensor:
+                return self.encode(self.embed(items), lengths)
+
+            return encode_flat(encode, item_seq, rows, self.length_ratio)
+        hidden = self.embed(item_seq, rows.position)
+        for layer in self.layers:
+            hidden = layer(hidden, rows)
+        return hidden
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Mean loss, (), of rows, or with `train_mode: sequence` of positions that have a target."""
+        if self.train_mode == "sequence":
+            return self.one_pass_loss(interaction)
+        names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
+        return self.ranking_loss(self.represent(interaction), *(interaction[name] for name in names))
 
     def represent(self, interaction: Interaction) -> Tensor:
         """Representations of a batch's histories, (B, D)."""

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.fe_gru import CONVOLUTIONS, FeatureExtractGRU
 from recbole_sigma.layers.feed_forward import FeedForward
-from recbole_sigma.layers.flip import PartialFlip
+from recbole_sigma.layers.flip import PartialFlip, prefix_ends
+from recbole_sigma.layers.flipped_prefixes import flipped_prefixes
 from recbole_sigma.layers.flipped_scan import start_flipped, step_flipped
 from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
@@ -24,7 +25,7 @@ CONV_WIDTH = 3
 class SIGMALayer(nn.Module):
     """Mamba on the history and on the partially flipped history, gated, and the FE-GRU; mixed, then feed-forward."""
 
-    gives_last = True
+    gives_last = gives_prefixes = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -39,7 +40,7 @@ class SIGMALayer(nn.Module):
         ssm = hidden_size, config["d_state"], config["d_conv"], config["expand"]
         self.mamba = Mamba(*ssm)
         self.flipped_mamba = None if config["share_mamba"] or self.flip is None else Mamba(*ssm)
-        self.gate: nn.Module | None = None
+        self.gate: ReleasedGates | DenseSelectiveGate | None = None
         if config["ds_gate"]:
             if self.released:
                 self.gate = ReleasedGates(hidden_size, config["gate_dropout"], flipped=self.flip is not None)
@@ -61,19 +62,37 @@ class SIGMALayer(nn.Module):
         self.feed_forward = FeedForward(hidden_size, dropout)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
+        states, gates = self._prefixes(hidden, rows) if rows.wanted == "prefixes" else self._directions(hidden, rows)
+        features = None if self.fe_gru is None else self.fe_gru(hidden, rows)  # F (9)
+        output = self.dropout(self.projection(self._mix(states, gates, features)))
+        if self.stacked:
+            output = output + rows.output(hidden)
+        return self.feed_forward(self.norm(output))  # (11), (12)
+
+    def _directions(self, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Mamba's states of each direction, and their gates: (B, L, D) -> n times (B, L, D), or (B, D)"""
         flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f (1)
         states = [self.mamba(hidden, rows)]  # M (2)
         if flipped is hidden and self.flipped_mamba is None:  # rows too short to be flipped, one block: M again
             states.append(states[0])
         elif flipped is not None:
             states.append((self.flipped_mamba or self.mamba)(flipped, rows))  # M^f (2)
-        gates = None if self.gate is None else self.gate(hidden, flipped, rows)
-        features = None if self.fe_gru is None else self.fe_gru(hidden, rows)  # F (9)
-        output = self.dropout(self.projection(self._mix(states, gates, features)))
-        if self.stacked:
-            output = output + rows.output(hidden)
-        return self.feed_forward(self.norm(output))  # (11), (12)
+        return states, None if self.gate is None else self.gate(hidden, flipped, rows)
+
+    def _prefixes(self, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
+        """The same at the ends of all prefixes of flat rows: (T, D) -> n times (T, D)"""
+        states, r = [self.mamba(hidden, rows)], None
+        if self.flip is not None:
+            r, block = self.flip.r, self.flipped_mamba or self.mamba
+            unflipped = states[0] if self.flipped_mamba is None else block(hidden, rows)
+            states.append(flipped_prefixes(block, hidden, rows, r, unflipped))
+        if self.gate is None:
+            return states, None
+        reach = self.gate.reach
+        own = prefix_ends(hidden, rows, reach)
+        flipped = own if r is not None and r >= reach else None if r is None else prefix_ends(hidden, rows, reach, r)
+        return states, self.gate(own, flipped, Rows((rows.position + 1).clamp(max=reach), "last"))
 
     def start(self) -> State:
         """The state of an empty history."""
@@ -111,6 +130,13 @@ class SIGMALayer(nn.Module):
 
 class SIGMA(SequenceModel):
     """SIGMA layers on the item embeddings. The settings are explained in properties/model/SIGMA.yaml."""
+
+    @classmethod
+    def one_pass_problem(cls, config: Any) -> str | None:
+        """One layer is computed at the ends of all prefixes; a second would need the first's states of each prefix."""
+        if config["num_layers"] > 1:
+            return f"num_layers is {config['num_layers']}, and each prefix would need states of its own between layers"
+        return "flip is padded, and not length" if config["flip"] == "padded" and config["partial_flip"] else None
 
     layer_class = SIGMALayer
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {

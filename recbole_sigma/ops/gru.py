@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_sigma.ops.cuda import padding
-from recbole_sigma.ops.scan import check_lengths, check_tensors
+from recbole_sigma.ops.rows import check_rows, check_tensors, on_padded_rows
 
 
 def gru(
@@ -15,6 +15,7 @@ def gru(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """One layer of torch.nn.GRU over each row of a batch; on CPU by a kernel that stops each row at its length.
 
@@ -28,27 +29,37 @@ def gru(
         weight_ih: (3D, I), weight_hh: (3D, D), the gates in torch's order r, z, n
         bias_ih, bias_hh: (3D,), both optional
         lengths: (B,) int, where each row ends: the states are zero beyond, and cost nothing on CPU
+        offsets: (rows + 1,) int; x is (T, I) then, the states (T, D), rows without padding (ops/rows.py)
 
     Returns states (B, L, D), in x's dtype. Raises TypeError for wrong dtypes and ValueError for wrong shapes, lengths
     and devices. Source: Cho et al. (arXiv 1406.1078), in the form and with the parameters of torch.nn.GRU.
     """
-    if x.dim() != 3 or weight_hh.dim() != 2 or weight_hh.shape[1] == 0:
-        raise ValueError(f"x must be (B, L, I), weight_hh (3D, D > 0), not {tuple(x.shape)}, {tuple(weight_hh.shape)}")
-    (rows, length, inputs), hidden = x.shape, weight_hh.shape[1]
+    flat = offsets is not None
+    if x.dim() != 3 - flat or weight_hh.dim() != 2 or weight_hh.shape[1] == 0:
+        expected = "(T, I)" if flat else "(B, L, I)"
+        raise ValueError(f"x must be {expected}, weight_hh (3D, D > 0), not {tuple(x.shape)}, {tuple(weight_hh.shape)}")
+    inputs, hidden = x.shape[-1], weight_hh.shape[1]
     gates = 3 * hidden
     check_tensors(
         x.device, x=(x, x.shape), weight_hh=(weight_hh, (gates, hidden)), weight_ih=(weight_ih, (gates, inputs)),
         bias_ih=(bias_ih, (gates,)), bias_hh=(bias_hh, (gates,)),
     )  # fmt: skip
-    check_lengths(lengths, rows, length)
+    check_rows(x.shape, lengths, offsets)
     weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
     bias_ih, bias_hh = (None if bias is None else bias.to(x.dtype) for bias in (bias_ih, bias_hh))
     if x.device.type == "cuda":
-        return gru_torch(x, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
+
+        def padded(x: Tensor, lengths: Tensor | None) -> Tensor:
+            return gru_torch(x, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
+
+        return on_padded_rows(padded, [x], offsets, lengths)
     if x.device.type == "cpu":
+        from recbole_sigma.ops.cpu.arrays import RowLayout
         from recbole_sigma.ops.cpu.gru import recurrence_cpu  # here, because it imports numba
 
-        return recurrence_cpu(F.linear(x, weight_ih, bias_ih), weight_hh, bias_hh, lengths).to(x.dtype)
+        rows = RowLayout.of(x.shape, lengths, offsets)
+        states = recurrence_cpu(F.linear(x.flatten(0, -2), weight_ih, bias_ih), weight_hh, bias_hh, rows)
+        return states.to(x.dtype).unflatten(0, x.shape[:-1])
     raise ValueError(f"gru runs on cpu and cuda, not on {x.device.type}")
 
 

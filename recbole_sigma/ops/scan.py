@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recbole_sigma.ops.cuda import causal_conv1d_missing, require_cuda_extension, selective_scan_cuda
+from recbole_sigma.ops.rows import check_rows, check_tensors, on_padded_rows
 
 
 def selective_scan(
@@ -19,6 +20,7 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = True,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """Mamba's recurrence over each row of a batch, with skip and gate (arXiv 2312.00752, equation (2) and algorithm 2).
 
@@ -32,26 +34,36 @@ def selective_scan(
         D: (E,) skip; z: (B, L, E) gate; delta_bias: (E,); all three optional
         delta_softplus: False uses delta + delta_bias itself as the step size
         lengths: (B,) int, where each row ends: y is zero beyond, inputs are not read there, and it costs nothing on CPU
+        offsets: (rows + 1,) int; u, delta, z, y are (T, E) then, B and C (T, N), rows without padding (ops/rows.py)
 
     Returns y (B, L, E), in u's dtype. Raises TypeError for wrong dtypes, ValueError for wrong shapes, lengths and
     devices, and CudaExtensionError for CUDA tensors without mamba-ssm's extension.
     """
-    if u.dim() != 3 or A.dim() != 2:
-        raise ValueError(f"u must be (B, L, E) and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
-    (rows, length, channels), states = u.shape, A.shape[1]
-    wide, narrow = (rows, length, channels), (rows, length, states)
+    flat = offsets is not None
+    if u.dim() != 3 - flat or A.dim() != 2:
+        expected = "(T, E)" if flat else "(B, L, E)"
+        raise ValueError(f"u must be {expected} and A (E, N), not {tuple(u.shape)} and {tuple(A.shape)}")
+    channels, states = u.shape[-1], A.shape[1]
+    wide, narrow = u.shape, (*u.shape[:-1], states)
     check_tensors(
         u.device, u=(u, wide), delta=(delta, wide), A=(A, (channels, states)), B=(B, narrow), C=(C, narrow),
         D=(D, (channels,)), z=(z, wide), delta_bias=(delta_bias, (channels,)),
     )  # fmt: skip
-    check_lengths(lengths, rows, length)
-    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths)
+    check_rows(u.shape, lengths, offsets)
     if u.device.type == "cuda":
-        return selective_scan_cuda(*arguments)
+
+        def padded(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None, lengths: Tensor | None) -> Tensor:
+            return selective_scan_cuda(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths)
+
+        return on_padded_rows(padded, [u, delta, B, C, z], offsets, lengths)
     if u.device.type == "cpu":
+        from recbole_sigma.ops.cpu.arrays import RowLayout
         from recbole_sigma.ops.cpu.scan import selective_scan_cpu  # here, because it imports numba
 
-        return selective_scan_cpu(*arguments)
+        rows = RowLayout.of(u.shape, lengths, offsets)
+        inputs, steps, B, C = (x.flatten(0, -2) for x in (u, delta, B, C))
+        gate = None if z is None else z.flatten(0, -2)
+        return selective_scan_cpu(inputs, steps, A, B, C, D, gate, delta_bias, delta_softplus, rows).view(u.shape)
     raise ValueError(f"selective_scan runs on cpu and cuda, not on {u.device.type}")
 
 
@@ -65,30 +77,3 @@ def active_backend(device: torch.device | str) -> str:
         convolution = "torch's convolution" if causal_conv1d_missing() else f"causal-conv1d {version('causal-conv1d')}"
         return f"mamba-ssm {version('mamba-ssm')}, {convolution}"
     return f"numba {version('numba')}"
-
-
-def check_tensors(device: torch.device, **expected: tuple[Tensor | None, tuple[int, ...]]) -> None:
-    """Raises unless each named tensor is None or a floating-point one of its expected shape, on `device`."""
-    for name, (tensor, shape) in expected.items():
-        if tensor is None:
-            continue
-        if not tensor.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point tensor, not {tensor.dtype}")
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {tuple(shape)}, not {tuple(tensor.shape)}")
-        if tensor.device != device:
-            raise ValueError(f"{name} is on {tensor.device}, the first argument on {device}")
-
-
-def check_lengths(lengths: Tensor | None, rows: int, length: int) -> None:
-    """Raises unless `lengths` has an integer from 0 to `length` per row; unread on CUDA (a synchronisation)."""
-    if lengths is None:
-        return
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, not {lengths.dtype}")
-    if lengths.shape != (rows,):
-        raise ValueError(f"lengths must have shape {(rows,)}, not {tuple(lengths.shape)}")
-    if lengths.device.type == "cpu" and rows:
-        shortest, longest = int(lengths.min()), int(lengths.max())
-        if shortest < 0 or longest > length:
-            raise ValueError(f"lengths must lie in 0 .. {length}, not in {shortest} .. {longest}")

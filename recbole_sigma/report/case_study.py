@@ -81,10 +81,10 @@ def check_user(datasets: Mapping[str, Any], user: str) -> None:
 
 
 def _row_of(dataset: Any, user: str) -> int:
-    """The user's row in the test data."""
+    """The user's row in the test data, of several the last: the one with the longest history."""
     users = dataset.field2id_token[dataset.uid_field].astype(str)[dataset.inter_feat[dataset.uid_field].numpy()]
     rows = np.flatnonzero(users == user)
     if not len(rows):
         hint = did_you_mean(user, users[:1000].tolist())  # of more it would take long
         raise UserError(f"case study: {dataset.dataset_name} has no user {user!r} on test{hint}")
-    return int(rows[0])
+    return int(rows[np.argmax(dataset.history_lengths(rows))])

@@ -48,14 +48,20 @@ def plots_of(report: Report) -> list[Plot]:
         ndcg, key = metric_title(f"ndcg@{table.k}"), varied_number(table)
         note = ", bars of standard deviation over seeds" if table.means["deviation"].notna().any() else ""
         metrics = {metric: metric_title(f"{metric}@{table.k}") for metric in METRICS}
-        groups = {group.title: f"{group.title}\n{group.count:,} users" for group in table.groups if group.count}
+        groups: dict[str, dict[str, str]] = {"history": {}, "target": {}}
+        for group in (group for group in table.groups if group.count):
+            groups[group.by][group.title] = f"{group.title}\n{group.count:,} samples"
         test = table.means.reset_index().query("split == 'test'")
         ndcgs = test.query("metric == 'ndcg'")
         with matplotlib.rc_context(_STYLE):
             figures = {
                 "curves": (_curves(table), f"validation {ndcg} by epoch"),
                 "metrics": (_bars(table, test.query("group == ''"), "metric", metrics), f"test metrics{note}"),
-                "groups": (_bars(table, ndcgs, "group", groups), f"test {ndcg} by history length{note}"),
+                "groups": (_bars(table, ndcgs, "group", groups["history"]), f"test {ndcg} by history length{note}"),
+                "targets": (
+                    _bars(table, ndcgs, "group", groups["target"]),
+                    f"test {ndcg} by the target's frequency{note}",
+                ),
                 "setting": (_against(table, key) if key else None, f"metrics against {key}{note}"),
             }
             for kind, (figure, caption) in figures.items():
@@ -88,6 +94,8 @@ def _curves(table: Table) -> Figure | None:
             if len(curve):
                 line = _LINES[number // 10 % len(_LINES)]
                 axes.plot(curve["epoch"], curve[name], line, color=f"C{number}", marker=".", label=row.label)
+    if axes.lines and axes.dataLim.width == 0:  # one epoch would be shown with fractions of it
+        axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(axes)
     return figure if axes.lines else None
@@ -111,7 +119,7 @@ def _bars(table: Table, cells: pd.DataFrame, by: str, titles: Mapping[str, str])
 
 def _against(table: Table, key: str) -> Figure | None:
     """Each metric against the setting `key`; axes of their own, since the sizes differ; values are evenly spaced."""
-    rows = [row for row in table.rows if table.cell(row.label, "valid", METRICS[0])]
+    rows = [row for row in table.rows if row.complete]
     values = {row.label: row.runs[0].varied[key] for row in sorted(rows, key=lambda row: row.runs[0].varied[key])}
     if len(values) < 2:
         return None

@@ -18,15 +18,15 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, sections
-from recbole_sigma.report.table import COLUMNS, COSTS, Cell, Report, table_of
+from recbole_sigma.report.sections import MARKS, Section, case_section, comparison, other_metrics, sections
+from recbole_sigma.report.table import COLUMNS, COSTS, SPLITS, Cell, Report, table_of
 from recbole_sigma.runs.files import csv_text, write_file, write_text
 from recbole_sigma.runs.reader import RecordedRun
 
 if TYPE_CHECKING:
     from recbole_sigma.report.plots import Plot
 
-WIDTH = 100  # columns of the summary
+WIDTH = 80  # columns of the summary
 _SPECIAL = re.compile(r"[\\`*|<>\[\]]")  # in Markdown
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -89,9 +89,9 @@ def report_of(
     return Report(title or f"Runs on {', '.join(datasets)}", tables, command, cases)
 
 
-def check_report(out: Path | None = None) -> None:
-    """Raises UserError where no report could be written: a package is missing, or a directory is not writable."""
-    for package in ("jinja2", "matplotlib"):
+def check_report(out: Path | None = None, form: str = "html") -> None:
+    """Make the directory of `out`. Raises UserError where no report could be written, as for want of a package."""
+    for package in ("jinja2", "matplotlib") if form != "csv" else ():
         if find_spec(package) is None:
             install = f"{Path(sys.executable).name} -m pip install 'recbole-sigma[report]'"
             raise UserError(f"this report needs {package}: {install}")
@@ -120,7 +120,11 @@ def summary(report: Report) -> str:
         console.print(Text(heading), *lines, table, sep="\n")
 
     for table in report.tables:
-        show(comparison(table, brief=True), table.dataset)
+        wide = table.means["deviation"].notna().any()
+        for splits in [[split] for split in SPLITS] if wide else [SPLITS]:
+            show(comparison(table, brief=True, splits=splits), table.dataset)
+        if (others := other_metrics(table)).rows:
+            show(others, others.title)
         tests = f"{MARKS} (one-sided paired t-tests, Holm)" if table.significance else "significance is not tested"
         notes = [*table.problems, *([f"• best; {tests}"] if table.improvement else [])]
         console.print(*map(Text, notes), "", sep="\n")
@@ -167,7 +171,7 @@ def _csv(report: Report) -> str:
     lines = []
     for table in report.tables:
         for row in table.rows:
-            line: dict[str, Any] = {"dataset": table.dataset, "arm": row.label, "model": row.runs[0].model}
+            line: dict[str, Any] = {"dataset": table.dataset, "label": row.label, "model": row.runs[0].model}
             line |= {"n": len(row.complete), "seeds": " ".join(str(run.seed) for run in row.complete)}
             for split, metric in COLUMNS:
                 cell = table.cell(row.label, split, metric)

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from recbole_sigma.evaluation.metrics import METRICS, metric_title
 from recbole_sigma.evaluation.significance import FEWEST_SEEDS, LEVEL, PairedTest
-from recbole_sigma.report.table import COLUMNS, COSTS, Report, Table
+from recbole_sigma.report.table import COLUMNS, COSTS, SPLITS, Report, Table
 
 if TYPE_CHECKING:
     from recbole_sigma.report.case_study import CaseStudy
@@ -15,8 +17,9 @@ MARKS = f"* p < {LEVEL} against every other row over users, † over seeds"
 _MEANS = "Means over n seeds, with the standard deviation where there are several. Best bold, second underlined. "
 _TESTS = (
     "One-sided paired t-tests of each metric's best row (the highest mean on test) against each other row, on test "
-    f"over users (a user's gain is the mean over seeds) and over seeds (with fewer than {FEWEST_SEEDS}, whether "
-    f"another seed would change the order is not tested); p after Holm's correction over a metric's tests. {MARKS}."
+    "over users (a user's gain is the mean over its samples and seeds) and over seeds (with fewer than "
+    f"{FEWEST_SEEDS}, whether another seed would change the order is not tested); p after Holm's correction over a "
+    f"metric's tests. {MARKS}."
 )
 _TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "epochs")  # needed to cite a result
 
@@ -25,7 +28,7 @@ _TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "ep
 class Section:
     """A table with its heading."""
 
-    kind: str  # comparison, significance, groups, case, cost or record
+    kind: str  # comparison, metrics, significance, groups, case, cost or record
     title: str
     align: str  # a letter per column, l or r
     head: Sequence[str]
@@ -37,26 +40,45 @@ class Section:
 def sections(report: Report, table: Table) -> list[Section]:
     """The sections on one data set, the comparison first and the record last."""
     cases = [case_section(case) for case in report.cases if case.dataset == table.dataset]
-    shown = [comparison(table), _significance(table), _groups(table), *cases, _costs(table), _record(table)]
+    groups = [_groups(table, "history"), _groups(table, "target")]
+    shown = [comparison(table), other_metrics(table), _significance(table), *groups, *cases]
+    shown += [_costs(table), _record(table)]
     return [section for section in shown if section.rows]
 
 
-def comparison(table: Table, brief: bool = False) -> Section:
+def comparison(table: Table, brief: bool = False, splits: Sequence[str] = SPLITS) -> Section:
     """Every metric of every row; `brief`, for terminals, leaves out improvements and the deviations on validation."""
     rows: list[Sequence[object]] = []
+    columns = [(split, metric) for split, metric in COLUMNS if split in splits]
     for row in table.rows:
-        cells = [table.cell(row.label, *column) for column in COLUMNS]
+        cells = [table.cell(row.label, *column) for column in columns]
         if brief:
-            cells = [cell and cell._replace(deviation=None) for cell in cells[: len(METRICS)]] + cells[len(METRICS) :]
+            valid = {*columns[: len(METRICS)]} & {("valid", metric) for metric in METRICS}
+            cells = [cell and cell._replace(deviation=None) for cell in cells[: len(valid)]] + cells[len(valid) :]
         rows.append((row.label, len(row.complete), *cells))
     if table.improvement and not brief:
-        better = (table.improvement.get(column) for column in COLUMNS)
+        better = (table.improvement.get(column) for column in columns)
         rows.append(("best over second", "", *(None if each is None else f"{100 * each:+.1f} %" for each in better)))
-    splits = {"valid": "validation", "test": "test"}
-    titles = (f"{splits[split]}\n{metric_title(f'{metric}@{table.k}')}" for split, metric in COLUMNS)
+    words = {"valid": "valid" if brief else "validation", "test": "test"}
+    titles = (f"{words[split]}\n{metric_title(f'{metric}@{table.k}')}" for split, metric in columns)
     no_tests = "No significance test: it needs two rows with test metrics and more than one user."
     note = _MEANS + (_TESTS if table.significance else no_tests)
-    return Section("comparison", "", "lr" + "r" * len(COLUMNS), ("", "n", *titles), rows, note)
+    return Section("comparison", "", "lr" + "r" * len(columns), ("", "n", *titles), rows, note)
+
+
+def other_metrics(table: Table) -> Section:
+    """Recorded metrics other than HR, NDCG and MRR: means over the runs of a row."""
+    rows: list[Sequence[object]] = []
+    for row in table.rows:
+        results = pd.DataFrame(
+            {(split, name): value for split in SPLITS for name, value in (run.result.get(split) or {}).items()}
+            for run in row.complete
+        ).mean()
+        names = dict.fromkeys(name for _, name in results.index if name.partition("@")[0] not in METRICS)
+        for name in names:
+            means = (results.get((split, name)) for split in SPLITS)
+            rows.append((row.label, metric_title(name), *(None if each is None else f"{each:.4f}" for each in means)))
+    return Section("metrics", "Other metrics", "llrr", ("", "metric", "validation", "test"), rows)
 
 
 def case_section(case: "CaseStudy") -> Section:
@@ -89,16 +111,19 @@ def _significance(table: Table) -> Section:
     return Section("significance", "Significance on test", "lllrrrrr", head, rows)
 
 
-def _groups(table: Table) -> Section:
+def _groups(table: Table, by: str) -> Section:
     tested = [row.label for row in table.rows if table.cell(row.label, "test", METRICS[0])]
     rows: list[Sequence[object]] = []
-    for group in table.groups:
+    for group in (group for group in table.groups if group.by == by):
         for label in tested:
             cells = (table.cell(label, "test", metric, group.title) for metric in METRICS)
             rows.append((group.title, f"{group.count:,}", label, *cells))
-    head = ("history", "users", "", *(metric_title(f"{metric}@{table.k}") for metric in METRICS))
-    note = "By full history length before the test item, half-open."
-    return Section("groups", "User groups on test", "lrlrrr", head, rows, note)
+    title, note = {
+        "history": ("User groups on test", "By full history length before the test item, half-open."),
+        "target": ("Target groups on test", "By the number of training interactions of the test item, half-open."),
+    }[by]
+    head = (by, "samples", "", *(metric_title(f"{metric}@{table.k}") for metric in METRICS))
+    return Section("groups", title, "lrlrrr", head, rows, note)
 
 
 def _costs(table: Table) -> Section:

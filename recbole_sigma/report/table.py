@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.groups import UserGroup, user_groups
+from recbole_sigma.evaluation.groups import Group, target_groups, user_groups
 from recbole_sigma.evaluation.metrics import METRICS, gains_of_ranks
+from recbole_sigma.evaluation.protocol import is_sampled
 from recbole_sigma.evaluation.ranks import Ranks
 from recbole_sigma.evaluation.significance import FEWEST_SEEDS, PairedTest, paired_tests
 from recbole_sigma.runs.reader import RecordedRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SPLITS = ("valid", "test")
 COLUMNS = [(split, metric) for split in SPLITS for metric in METRICS]
 COSTS = ("n_parameters", "epochs", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")
+_CANDIDATES = "number of candidates"
 _DIGITS = 12  # means that agree up to here are equal: sums in another order differ in later digits
 
 
@@ -80,7 +82,7 @@ class Table:
     means: pd.DataFrame
     improvement: Mapping[tuple[str, str], float | None]
     significance: Mapping[str, Significance]
-    groups: tuple[UserGroup, ...]
+    groups: tuple[Group, ...]
 
     def cell(self, label: str, split: str, metric: str, group: str = "") -> Cell | None:
         """A cell of a row, or None if the row has no such metric."""
@@ -93,7 +95,11 @@ class Table:
     @property
     def problems(self) -> list[str]:
         """Problems of all rows, each in one line."""
-        return [f"{row.label}, {problem}" for row in self.rows for problem in row.problems]
+        problems = [f"{row.label}, {problem}" for row in self.rows for problem in row.problems]
+        protocols = [run.result["protocol"] for row in self.rows for run in row.complete]
+        if any(map(is_sampled, protocols)):
+            problems.append(f"targets are ranked among {protocols[0]['ranking']}")
+        return problems
 
 
 @dataclass(frozen=True)
@@ -114,19 +120,24 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
 
     values: list[tuple[Any, ...]] = []
     tested: dict[str, dict[str, dict[int, np.ndarray]]] = {metric: {} for metric in METRICS}
-    groups: list[UserGroup] = []
+    groups: list[Group] = []
+    users = np.empty(0, dtype=int)  # number of each test sample's user
     for split in SPLITS:
         evaluated = [(run, run.ranks(split)) for row in rows for run in row.complete if split in run.splits]
         _check_users(split, evaluated)
-        if split == "test" and bounds and evaluated:
-            groups = user_groups(evaluated[0][1].history_length, bounds)
+        if split == "test" and evaluated:
+            first = evaluated[0][1]
+            users = np.unique(first.user, return_inverse=True)[1]
+            groups = user_groups(first.history_length, bounds) if bounds else []
+            if groups and first.target_frequency is not None:
+                groups += target_groups(first.target_frequency)
         members: dict[str, Any] = {"": slice(None), **{group.title: group.members for group in groups if group.count}}
         for run, ranks in evaluated:
             for metric, gain in gains_of_ranks(ranks.rank, k).items():
-                if split == "test" and len(gain) > 1:
+                if split == "test" and users.max() > 0:
                     tested[metric].setdefault(run.label, {})[run.seed] = gain
-                for group, users in members.items():
-                    values.append((run.label, group, split, metric, run.seed, gain[users].mean()))
+                for group, samples in members.items():
+                    values.append((run.label, group, split, metric, run.seed, gain[samples].mean()))
 
     keys = ["label", "group", "split", "metric"]
     frame = pd.DataFrame(values, columns=[*keys, "seed", "value"]).astype({"value": float})
@@ -135,7 +146,7 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
     rank = columns.rank(method="min", ascending=False)
     means["rank"] = rank.where((rank <= 2) & (columns.transform("size") > 1), 0).astype(int)
     means["mark"] = ""
-    significance = {metric: _significance(gains) for metric, gains in tested.items() if len(gains) > 1}
+    significance = {metric: _significance(gains, users) for metric, gains in tested.items() if len(gains) > 1}
     for metric, tests in significance.items():
         means.loc[(tests.best, "", "test", metric), "mark"] = tests.mark
     improvement: dict[tuple[str, str], float | None] = {}
@@ -172,30 +183,46 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
 
 def _check_protocol(runs: Sequence[RecordedRun]) -> None:
     """Refuse results of other data, or of another protocol, than those of the first run."""
-    protocols = [{"checksum of the data": run.result["dataset"]["sha256"], **run.result["protocol"]} for run in runs]
+    protocols, files = [], dict[str, tuple[str, RecordedRun]]()
+    for run in runs:
+        data = run.result["dataset"]
+        counts = {_CANDIDATES: data.get("candidates", data["items"])}
+        protocols.append({"checksum of the data": data["sha256"], **counts, **run.result["protocol"]})
+        for name, sha256 in data.get("features", {}).items():
+            before, reader = files.setdefault(name, (sha256, run))
+            if before != sha256:
+                what = f"they read different files {name}"
+                raise UserError(f"{reader.name} and {run.name} do not belong in one table: {what}")
     for run, other in zip(runs, protocols, strict=True):
         first = protocols[0]
         # The length is part of the protocol, but it says what a model sees, not what it is asked.
         for key in sorted((first.keys() | other.keys()) - {"max_item_list_length"}):
             if first.get(key) != other.get(key):
                 both = f"{first.get(key, 'not recorded')!r} and {other.get(key, 'not recorded')!r}"
-                raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}")
+                hint = "; load_col says whether a run reads the .item file" if key == _CANDIDATES else ""
+                raise UserError(f"{runs[0].name} and {run.name} do not belong in one table: {key} is {both}{hint}")
 
 
 def _check_users(split: str, evaluated: Sequence[tuple[RecordedRun, Ranks]]) -> None:
-    """Refuse runs that were evaluated on other users, targets or histories than the first."""
+    """Refuse runs that were evaluated on other users, targets, histories or training items than the first."""
     for run, ranks in evaluated[1:]:
         first, expected = evaluated[0]
-        for name, array in ranks.arrays().items():
-            if name != "rank" and not np.array_equal(array, expected.arrays()[name]):
+        for name in (ranks.arrays().keys() & expected.arrays().keys()) - {"rank"}:
+            if not np.array_equal(ranks.arrays()[name], expected.arrays()[name]):
                 what = f"the arrays {name!r} of their ranks-{split}.npz differ"
                 raise UserError(f"{first.name} and {run.name} do not belong in one table: {what}")
 
 
-def _significance(gains: Mapping[str, Mapping[int, np.ndarray]]) -> Significance:
-    """Test the best row against each other, by gains (users,) of each label and seed; over users, of means of seeds."""
-    users = {label: np.mean(list(by_seed.values()), axis=0) for label, by_seed in gains.items()}
-    best = max(users, key=lambda label: round(float(users[label].mean()), _DIGITS))
+def _significance(gains: Mapping[str, Mapping[int, np.ndarray]], user: np.ndarray) -> Significance:
+    """Test the best row against each other, by gains (samples,) of each label and seed; over users, of means of seeds.
+
+    `user` (samples,) numbers the users from 0. Samples of one user are not independent: their mean counts once.
+    """
+    samples = {label: np.mean(list(by_seed.values()), axis=0) for label, by_seed in gains.items()}
+    best = max(samples, key=lambda label: round(float(samples[label].mean()), _DIGITS))
+    users = samples
+    if user.max() + 1 < len(user):
+        users = {label: np.bincount(user, gain) / np.bincount(user) for label, gain in samples.items()}
     by_users, by_seeds = {}, {}
     for label in (label for label in gains if label != best):
         by_users[label] = users[best], users[label]

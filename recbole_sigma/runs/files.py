@@ -1,7 +1,6 @@
-"""Files that appear complete or not at all, plain data read back, and one lock."""
+"""Files that appear complete or not at all, plain data read back, and one lock. Imports torch only where it must."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -10,12 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from recbole_sigma.errors import UserError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,10 @@ def write_file(path: Path, write: Callable[[Path], object]) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # what the user's umask allows; safetensors makes files that only the owner reads
         write(partial)
+        partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -64,6 +68,8 @@ def read_json(path: Path, kind: type) -> Any:
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """CSV of rows by column name, columns in the order in which they first appear; a missing value is empty."""
+    import pandas as pd
+
     return str(pd.DataFrame(list(rows)).to_csv(index=False, lineterminator="\n"))
 
 
@@ -74,6 +80,10 @@ def locked(directory: Path, wait: bool) -> Iterator[bool]:
     With `wait`, blocks until the lock is free; without, yields False at once if another process holds it. A file system
     without locks is reported once and treated as unlocked.
     """
+    if fcntl is None:
+        logger.warning("%s: no locks on this system; do not start a run twice", directory)
+        yield True
+        return
     handle = os.open(directory, os.O_RDONLY)
     held = True
     try:
@@ -90,10 +100,12 @@ def locked(directory: Path, wait: bool) -> Iterator[bool]:
 
 def digest(value: Any) -> str:
     """SHA-256 of tensors and plain values, nested in lists, tuples and dicts."""
+    import torch
+
     sha = hashlib.sha256()
 
     def add(each: Any) -> None:
-        if isinstance(each, Tensor):
+        if isinstance(each, torch.Tensor):
             flat = each.detach().cpu().contiguous()
             sha.update(f"tensor {flat.dtype} {tuple(flat.shape)}".encode())
             sha.update(flat.reshape(-1).view(torch.uint8).numpy().data if flat.numel() else b"")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jsonschema import Draft202012Validator
@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 from recbole_sigma.config.schema import identity
 from recbole_sigma.config.values import read_config_file
 from recbole_sigma.errors import UserError, one_line
-from recbole_sigma.evaluation.metrics import metrics_of_ranks
+from recbole_sigma.evaluation.metrics import LIST_METRICS, METRICS, RANK_METRICS, metrics_of_ranks
 from recbole_sigma.evaluation.ranks import Ranks
 from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
@@ -25,14 +25,14 @@ from recbole_sigma.runs.result import RunResult
 _LONGEST_VALUE = 40  # characters of a setting in a label
 _TEXT, _INTEGER, _NUMBER, _OBJECT = ({"type": kind} for kind in ("string", "integer", "number", "object"))
 _METRICS = {
-    "type": "object", "patternProperties": {"^(hit|ndcg|mrr)@[1-9][0-9]{0,8}$": _NUMBER},
-    "additionalProperties": False, "minProperties": 1,
+    "type": "object", "additionalProperties": False, "minProperties": 1,
+    "patternProperties": {f"^({'|'.join((*RANK_METRICS, *LIST_METRICS))})@[1-9][0-9]{{0,8}}$": _NUMBER},
 }  # fmt: skip
 _DATASET = {"sha256": _TEXT, "users": _NUMBER, "items": _NUMBER, "interactions": _NUMBER, "mean_length": _NUMBER}
 _RESULT = {
     "device": _TEXT, "command": _TEXT, "epochs": _INTEGER, "best_epoch": _INTEGER, "protocol": _OBJECT,
     "versions": _OBJECT, "n_parameters": _NUMBER, "seconds_per_epoch": _NUMBER, "eval_seconds": _NUMBER,
-    "peak_memory_mb": _NUMBER, "valid": _METRICS,
+    "peak_memory_mb": _NUMBER, "valid": _METRICS, "test": _METRICS,
 }  # fmt: skip
 
 
@@ -56,8 +56,8 @@ class RecordedRun:
 
     @property
     def splits(self) -> list[str]:
-        """`valid`, and `test` unless the run is a trial of a sweep, whose test metrics are not computed."""
-        return [split for split in ("valid", "test") if self.complete and split in self.result]
+        """`valid` and `test`, those that have samples; without `test` for a trial of a sweep, which is not tested."""
+        return [split for split in ("valid", "test") if self.complete and self.result.get(split)]
 
     @property
     def name(self) -> str:
@@ -75,16 +75,18 @@ class RecordedRun:
             **_RESULT, "model": {"type": "string", "pattern": f"(^|[.:]){class_name}$"}, "seed": {"enum": [self.seed]},
             "dataset": {"type": "object", "properties": data, "required": [*data]},
         }  # fmt: skip
-        # Only a trial of a sweep has no test metrics.
-        required = [*properties] if "trial" in content else [*properties, "test"]
-        schema = {"properties": {**properties, "test": _METRICS}, "required": required}
+        # Only a trial of a sweep has no test metrics, and only splits without samples have empty ones.
+        empty = content["empty_splits"] if isinstance(content.get("empty_splits"), list) else []
+        properties |= {split: {"const": {}} for split in ("valid", "test") if split in empty}
+        required = [name for name in properties if name != "test" or "trial" not in content]
+        schema = {"properties": properties, "required": required}
         for error in Draft202012Validator(schema).iter_errors(content):
             name = ".".join(map(str, error.path))
             raise UserError(f"{file}: not the result of this run: {name} {error.message[:200]}")
         return content
 
     def ranks(self, split: str, tolerance: float = 1e-9) -> Ranks:
-        """Ranks on `valid` or `test`, sorted by user.
+        """Ranks on `valid` or `test`, sorted by user and history length.
 
         Raises UserError for a damaged file, and if a metric of result.json is not that of the ranks; the relative
         `tolerance` allows for a version of NumPy that adds in another order.
@@ -92,14 +94,17 @@ class RecordedRun:
         recorded: dict[str, float] = self.result[split]
         path = Path(self.folder or "", f"ranks-{split}.npz")
         ranks = Ranks.load(path)
-        computed = metrics_of_ranks(ranks.rank, sorted({int(name.partition("@")[2]) for name in recorded}))
+        parts = [name.partition("@") for name in recorded]
+        names = [name for name in RANK_METRICS if name in METRICS or name in (part[0] for part in parts)]
+        computed = metrics_of_ranks(ranks.rank, sorted({int(part[2]) for part in parts}), names)
         for name, value in computed.items():
             if not math.isclose(recorded.get(name, math.nan), value, rel_tol=tolerance):
                 wrong = f"{split} {name} is {recorded.get(name)}, {value} by {path.name}"
                 raise UserError(f"{path.with_name('result.json')}: {wrong}")
-        users, order = np.unique(ranks.user, return_index=True)
-        if len(users) < len(ranks.user):
+        users, user = np.unique(ranks.user, return_inverse=True)
+        if len(users) < len(user) and str(self.result["protocol"].get("split")).startswith("leave-one-out"):
             raise UserError(f"{path}: contains a user twice")
+        order = np.lexsort((ranks.history_length, user))
         return Ranks(**{name: array[order] for name, array in ranks.arrays().items()})
 
     @cached_property
@@ -164,7 +169,8 @@ def read_finished(folder: str | Path) -> RunResult:
     run = _read(Path(folder))
     for split in run.splits:
         run.ranks(split, tolerance=0)
-    return RunResult(Path(folder), run.result["best_epoch"], run.result["valid"], run.result.get("test", {}))
+    result, metric = run.result, str(run.settings.get("valid_metric", "NDCG@10")).lower()
+    return RunResult(Path(folder), result["best_epoch"], result["valid"], result.get("test", {}), metric)
 
 
 def last_line(log_file: Path) -> str:
@@ -176,13 +182,15 @@ def last_line(log_file: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-@dataclass(frozen=True)
-class LoadedRun:
+class LoadedRun(NamedTuple):
     """A run as it was when it was evaluated: `model` has the best epoch's weights and is in evaluation mode."""
 
     config: Any
     model: Any
-    test: Any  # the loader
+    dataset: Any
+    train: Any  # the loaders
+    valid: Any
+    test: Any
 
 
 def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
@@ -200,8 +208,13 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     data = load(config)
     if data.dataset.checksum() != run.result["dataset"].get("sha256"):
         raise UserError(f"{folder}: {run.dataset}.inter is not the file that the run was trained on")
+    before, now = run.result["dataset"].get("features"), data.dataset.feature_checksums()
+    for name in sorted({*(before or ()), *now}) if before is not None else ():  # older runs did not record them
+        if before.get(name) != now.get(name):
+            raise UserError(f"{folder}: {name} is not the file that the run was trained with")
     RunFolder(folder).check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
-    return LoadedRun(config, _network(config, folder, data.train.dataset), data.test)
+    network = _network(config, folder, data.train.dataset)
+    return LoadedRun(config, network, data.dataset, data.train, data.valid, data.test)
 
 
 @dataclass(frozen=True)
@@ -245,7 +258,9 @@ def _config(run: RecordedRun, folder: Path, settings: dict[str, Any], need_data:
 
     model = settings.pop("model", None)
     if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
-        raise UserError(f"{folder / 'config.yaml'}: confirm the import of its model with model={run.model}")
+        raise UserError(
+            f"{folder / 'config.yaml'}: confirm the import of its model with --model={run.model} (model=... in Python)"
+        )
     files = [folder / "config.yaml"]
     return Config(model or run.model, run.dataset, config_files=files, settings=settings, need_data=need_data)
 

@@ -90,8 +90,9 @@ class Checkpoint:
     def _check(self, state: Mapping[str, Any], file: str) -> None:
         """Refuse the state of other data or settings, of more processes, or of more epochs than are wanted."""
         before, now = state["facts"], self._identity
-        changed = [name for name in now if before.get(name) != now[name]]
-        if differences := [f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed]:
+        gone = [name for name in before if name.endswith((".user", ".item")) and name not in now]
+        changed = [name for name in (*now, *gone) if before.get(name) != now.get(name)]
+        if differences := [f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed]:
             more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
             raise UserError(f"{file}: is of another run: {'; '.join(differences[:3])}{more}")
         nproc, size = len(state["random"]), self._trainer.group.size

@@ -6,6 +6,7 @@ one process; everything else is the same up to rounding.
 
 import datetime
 import logging
+import multiprocessing
 import os
 import signal
 import tempfile
@@ -107,6 +108,12 @@ def launch(nproc: int, work: Callable[..., Any], *args: Any) -> Any:
 
     Raises the UserError of a process, one for a process that was killed (the others stop), and Interrupted for Ctrl-C.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a new process runs the user's script again
+        error = (
+            "nproc: processes that are started import the script; write its calls below `if __name__ == '__main__':`"
+        )
+        Path(os.environ[_NOTICES], "error").write_text(error, encoding="utf-8")
+        os._exit(2)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,16 +15,22 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.metrics import metrics_of_ranks
-from recbole_sigma.evaluation.ranks import Ranks, target_ranks
+from recbole_sigma.evaluation.metrics import LIST_METRICS, METRICS, metrics_of_lists, metrics_of_ranks
+from recbole_sigma.evaluation.ranks import Ranks, target_ranks, top_items
 from recbole_sigma.training.allocator import return_excess_memory
 from recbole_sigma.training.callbacks import Callback
 from recbole_sigma.training.distributed import ALONE, Group
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many items a batch is scored in slices
 RANK_ROWS = 256  # rows whose ranks are counted together
 SMALLEST_SCALE = 2.0**-14  # of a GradScaler, which halves its scale at each overflow and would end at 0 silently
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
+_FUSED = ("adam", "adamw")
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
 
 logger = logging.getLogger(__name__)
@@ -64,9 +69,17 @@ class SequenceTrainer:
         self.group = group
         self.device: torch.device = config["device"]
         rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
-        self.optimizer: Any = getattr(torch.optim, _OPTIMIZERS[config["learner"]])(model.parameters(), **rates)
-        self.epochs, self.eval_step = config["epochs"], max(config["eval_step"], 1)
+        if config["learner"] in _FUSED and not config["enable_scaler"]:
+            rates["fused"] = True  # one pass over a parameter, its gradient and its moments
+        self.fits_at_once = getattr(model, "fits_at_once", False)  # has no gradient (model/fitted.py)
+        parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(1))]
+        self.optimizer: Any = getattr(torch.optim, _OPTIMIZERS[config["learner"]])(parameters, **rates)
+        self.epochs, self.eval_step = 1 if self.fits_at_once else config["epochs"], max(config["eval_step"], 1)
         self.topk = list(config["topk"])
+        names = list(dict.fromkeys((*METRICS, *map(str.lower, config["metrics"]))))
+        self.list_metrics = [name for name in names if name in LIST_METRICS]
+        self.rank_metrics = [name for name in names if name not in LIST_METRICS]
+        self.tail_ratio = config["tail_ratio"]
         self.valid_metric = config["valid_metric"].lower()
         self.autocast = bool(config["enable_amp"])
         self.clip_grad_norm = config["clip_grad_norm"]
@@ -78,7 +91,12 @@ class SequenceTrainer:
         self.samples = 0  # of an epoch
 
     def fit(self, train_data: Any, valid_data: Any, callbacks: Sequence[Callback] = ()) -> BestEpoch:
-        """Train, after the epochs in `rows`, until validation stops improving; the model gets the best weights."""
+        """Train, after the epochs in `rows`, until validation stops improving; the model gets the best weights.
+
+        Without a validation sample all epochs are trained, and the last one counts as the best.
+        """
+        if not len(valid_data.dataset) and not self.fits_at_once:
+            logger.warning("there is no validation split: all %d epochs are trained, the last one counts", self.epochs)
         for epoch in range(len(self.rows), self.epochs):
             if self.best.exhausted:
                 break
@@ -102,13 +120,22 @@ class SequenceTrainer:
     def _validate(self, valid_data: Any, epoch: int) -> dict[str, float]:
         """Metrics of an epoch on validation; keeps the weights of a new best epoch."""
         started = time.perf_counter()
-        metrics = metrics_of_ranks(self.ranks(valid_data, f"validation, epoch {epoch}").rank, self.topk)
-        if self.best.update(epoch, metrics[self.valid_metric]):
+        metrics: dict[str, float] = {}
+        if len(valid_data.dataset):
+            metrics = self.metrics(self.ranks(valid_data, f"validation, epoch {epoch}"), valid_data)
+            better = self.best.update(epoch, metrics[self.valid_metric])
+        else:
+            better, self.best.epoch = True, epoch
+        if better:
             self.best_weights = {name: each.detach().cpu().clone() for name, each in self.model.state_dict().items()}
         return {**metrics, "eval_seconds": time.perf_counter() - started}
 
     def _train_epoch(self, train_data: Any, epoch: int) -> float:
-        """Mean loss of one epoch."""
+        """Mean loss of one epoch; 0 for a model that is fitted without one."""
+        if self.fits_at_once:
+            self.model.fit(train_data.dataset.inter_feat)
+            self.samples = len(train_data.dataset)
+            return 0.0
         self.model.train()
         total, samples = 0.0, 0
         for number, batch in enumerate(self._progress(train_data, f"epoch {epoch}")):
@@ -158,48 +185,74 @@ class SequenceTrainer:
 
     @torch.no_grad()
     def ranks(self, eval_data: Any, what: str) -> Ranks:
-        """Rank of every evaluated user's target. Raises UserError when a score is NaN or infinite."""
+        """Rank of every evaluated sample's target. Raises UserError when a score is NaN or infinite."""
         self.model.eval()
         dataset = eval_data.dataset
-        batches: list[np.ndarray] = []
+        batches: list[tuple[np.ndarray, np.ndarray]] = []
         for number, batch in enumerate(self._progress(eval_data, what.split(",")[0])):
             try:
                 batches.append(self._batch_ranks(batch, dataset.item_num))
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None
         shards = self.group.gather(batches)  # of each batch, every process has ranked its shard
+        parts = zip(*(shard for batch in zip(*shards, strict=True) for shard in batch), strict=True)
+        rank, lists = (np.concatenate(part) for part in parts)
         samples = dataset.inter_feat
+        targets = samples[dataset.iid_field].numpy()
         return Ranks(
             user=dataset.field2id_token[dataset.uid_field][samples[dataset.uid_field].numpy()].astype(str),
-            target=dataset.field2id_token[dataset.iid_field][samples[dataset.iid_field].numpy()].astype(str),
+            target=dataset.field2id_token[dataset.iid_field][targets].astype(str),
             history_length=dataset.history_lengths(np.arange(len(dataset))),
-            rank=np.concatenate([shard for batch in zip(*shards, strict=True) for shard in batch]),
+            rank=rank,
+            target_frequency=eval_data.item_frequency[targets],
+            lists=lists,
         )
 
-    def _batch_ranks(self, batch: Any, n_items: int) -> np.ndarray:
-        """Ranks (n,) of a batch's targets, slice by slice. Raises FloatingPointError when a score is not finite."""
+    def metrics(self, ranks: Ranks, eval_data: Any) -> dict[str, float]:
+        """The metrics of the settings, and HR, NDCG and MRR."""
+        metrics = metrics_of_ranks(ranks.rank, self.topk, self.rank_metrics)
+        if self.list_metrics and ranks.lists is not None:
+            known = eval_data.target_counts
+            metrics |= metrics_of_lists(ranks.lists, self.topk, self.list_metrics, known, self.tail_ratio)
+        return metrics
+
+    def _batch_ranks(self, batch: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks (n,) of a batch's targets, and top-k lists (n, K) if a metric needs them, else (n, 0); by slices.
+
+        Raises FloatingPointError when a score is not finite.
+        """
+        longest = min(max(self.topk), n_items - 1) if self.list_metrics else 0
         if batch is None:
-            return np.empty(0)
-        interaction, _, _, positive = batch
+            return np.empty(0), np.empty((0, longest), dtype=np.int32)
+        interaction, candidates, _, positive = batch
         step = max(SCORES_TOGETHER // n_items, 1)
-        ranks = []
+        ranks, lists = [], []
         for start in range(0, len(interaction), step):
             rows = slice(start, start + step)
             part = interaction[rows].to(self.device)
             scores = self.model.full_sort_predict(part).view(len(part), n_items)
             targets = positive[rows].to(self.device)
-            ranks += [target_ranks(*few) for few in zip(scores.split(RANK_ROWS), targets.split(RANK_ROWS), strict=True)]
-        return torch.cat(ranks).numpy()
+            among = None if candidates is None else candidates[rows].to(self.device)
+            for few in map(slice, range(0, len(part), RANK_ROWS), range(RANK_ROWS, len(part) + RANK_ROWS, RANK_ROWS)):
+                few_among = None if among is None else among[few]
+                ranks.append(target_ranks(scores[few], targets[few], few_among))
+                if longest:
+                    lists.append(top_items(scores[few], longest, targets[few], few_among))
+        return torch.cat(ranks).numpy(), torch.cat(lists).numpy() if lists else np.empty((len(positive), 0))
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:
-        return tqdm(batches, desc=f"{what:>12}", ncols=100, leave=False, disable=not self.show_progress)
+        return tqdm(
+            batches, desc=f"{what:>12}", dynamic_ncols=True, leave=False, disable=None if self.show_progress else True
+        )
 
     def summary(self) -> dict[str, Any]:
         """For result.json: size, medians of seconds over epochs, peak MB of the device (CUDA) or this process (CPU)."""
         per_epoch = float(np.median([row["train_seconds"] for row in self.rows]))
-        per_evaluation = float(np.median([row["eval_seconds"] for row in self.rows if "eval_seconds" in row]))
+        per_evaluation = float(np.median([row["eval_seconds"] for row in self.rows if "eval_seconds" in row] or 0))
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device) / 2**20
+        elif resource is None:
+            peak = 0.0
         else:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
         return {

@@ -77,7 +77,7 @@ def test_settings_repeat_the_config_with_the_directory_that_was_given(tmp_path: 
 
 def test_values_of_numpy_and_paths_become_plain_and_text_is_never_evaluated(tmp_path: Path) -> None:
     given = {"seed": np.int64(3), "learning_rate": np.float32(0.5), "topk": (5, 10), "checkpoint_dir": tmp_path}
-    given["wandb_project"] = code = "__import__('os').getcwd()"
+    given["LABEL_FIELD"] = code = "__import__('os').getcwd()"
     made = config(**given)
     settings = made.settings()
     assert [settings[key] for key in given] == [made[key] for key in given] == [3, 0.5, [5, 10], str(tmp_path), code]

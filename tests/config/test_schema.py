@@ -15,12 +15,12 @@ from recbole_sigma.errors import UserError
 from recbole_sigma.registry import find_model, model_names
 
 SCHEMA: dict[str, dict[str, Any]] = yaml.safe_load((properties_path() / "schema.yaml").read_text(encoding="utf-8"))
-OURS = {"role", "may_change", "hint", "unsupported"}  # keywords that JSON Schema does not have
+OURS = {"role", "may_change", "hint", "unsupported", "choices"}  # keywords that JSON Schema does not have
 KNOWN = {*Draft202012Validator.META_SCHEMA["properties"], *Draft202012Validator.VALIDATORS} | OURS
 ROLES = {"model", "training", "data", "protocol", "machine", "location"}
 FILES = [properties_path() / "overall.yaml", *sorted((properties_path() / "model").glob("*.yaml"))]
 
-MACHINE = {"threads", "nproc", "use_gpu", "gpu_id", "show_progress", "state", "eval_batch_size"}
+MACHINE = {"threads", "nproc", "use_gpu", "gpu_id", "show_progress", "state", "eval_batch_size", "download"}
 LOCATION = {"data_path", "checkpoint_dir"}
 TORCHRUN = {"world_size", "offset", "ip", "port"}
 
@@ -41,6 +41,13 @@ def test_every_line_is_a_json_schema_with_a_role() -> None:
     assert {name for file in FILES for name in read_config_file(file)} <= {*SCHEMA}
 
 
+def test_choices_are_those_of_the_model_classes() -> None:
+    classes = [find_model(name) for name in model_names()]
+    of_classes = {name: {*each} for cls in classes for name, each in getattr(cls, "choices", {}).items()}
+    early = {name: {*line["choices"]} for name, line in SCHEMA.items() if "choices" in line}
+    assert of_classes == early
+
+
 @pytest.mark.parametrize("model", model_names())
 def test_every_default_is_allowed(model: str) -> None:
     config = Config(model, "", need_data=False)
@@ -50,13 +57,13 @@ def test_every_default_is_allowed(model: str) -> None:
 
 def test_roles_say_what_determines_a_run_and_what_may_change_or_be_tuned() -> None:
     assert {name for name in SCHEMA if role(name) == "machine"} == MACHINE | TORCHRUN
-    assert {name for name in SCHEMA if role(name) == "location"} == LOCATION
+    assert {name for name in SCHEMA if role(name) == "location" and name[0] != "-"} == LOCATION
     protocol = {"model", "eval_args", "metrics", "topk", "valid_metric", "time_order", "repeatable"}
     data = {"dataset", "load_col", "val_interval", "user_inter_num_interval", "rm_dup_inter"}
     data |= {"USER_ID_FIELD", "TIME_FIELD"}
     assert ({*map(role, protocol)}, {*map(role, data)}) == ({"protocol"}, {"data"}), "and so they cannot be tuned"
     assert role("of_a_model_of_the_users_own") == "model"
-    changeable = {name for name in SCHEMA if may_change(name)} - TORCHRUN
+    changeable = {name for name in SCHEMA if may_change(name) and name[0] != "-"} - TORCHRUN
     assert changeable == (MACHINE | LOCATION | {"epochs", "stopping_step"}) - {"nproc"}
     settings = Config("SIGMA", "ml-100k").settings()
     assert identity(settings) == {name: settings[name] for name in settings if name not in MACHINE | LOCATION}
@@ -95,7 +102,7 @@ def test_what_is_no_number() -> None:
         ("dropout_prob", 1.0, "at least 0 and less than 1"),
         ("topk", [10, 0], "a whole number or a list"),
         ("topk", [], "a list"),
-        ("metrics", ["Hit", "Recall"], "Hit, NDCG, MRR"),
+        ("metrics", ["Hit", "AUC"], "Hit, NDCG, MRR"),
         ("time_order", "exactly", "exact, recbole"),
         ("rm_dup_inter", "middle", "first, last"),
         ("repeatable", False, "true"),
@@ -104,7 +111,7 @@ def test_what_is_no_number() -> None:
         ("checkpoint_dir", "a\0b", "the path of a directory"),
         ("data_path", "", "the path of a directory"),
         ("USER_ID_FIELD", "a:b", "the name of a column"),
-        ("RATING_FIELD", "a\nb", "the name of a column"),
+        ("LABEL_FIELD", "a\nb", "the name of a column"),
         ("numerical_features", [""], "[rating]"),
         ("load_col", {"net": "*"}, "inter, user, item"),
         ("unused_col", {"inter": "*"}, "inter, user, item"),

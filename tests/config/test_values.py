@@ -93,7 +93,7 @@ def test_a_malformed_argument_is_one_line(args: list[str], words: str) -> None:
         ("epochs: 1\nlearnin_rate: 1\n", 2, "'learnin_rate'.*'learning_rate'"),
         ("epochs: 1\n\nseed: x\n", 3, "seed must be a whole number.*'x'"),
         ("epochs: 1\nepochs: 2\n", 2, "'epochs' is given twice.*line 1"),
-        ("true: 1\nTrue: 2\n", 2, "True is given twice.*line 1"),
+        ("a: 1\n'a': 2\n", 2, "'a' is given twice.*line 1"),
         ("a: 1\nb: !!python/name:os.system\n", 2, "plain values"),
         *((text, 1, "'name: value'") for text in ("- 1\n", "just text\n")),
         ("1: 2\n", 1, "'1'"),

@@ -159,16 +159,13 @@ def test_a_batch_of_any_length_is_the_padded_one_cut_to_its_longest_row(write_in
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"eval_args": {"split": {"RS": [0.8, 0.1, 0.1]}}}, ["eval_args", "RS", "'LS': 'valid_and_test'"]),
         ({"eval_args": {"order": "RO"}}, ["eval_args", "'RO'", "TO"]),
-        ({"eval_args": {"mode": "uni100"}}, ["eval_args", "'uni100'", "full"]),
         ({"benchmark_filename": ["train", "test"]}, ["benchmark_filename"]),
         ({"time_order": "recbol"}, ["time_order", "'recbol'", "recbole"]),
         ({"TIME_FIELD": None}, ["TIME_FIELD", ".inter"]),
         ({"load_col": {"inter": ["user_id", "item_id"]}}, ["load_col", "'timestamp'", "TIME_FIELD"]),
         ({"load_col": {"inter": ["user_id"]}, "unload_col": {"inter": ["rating"]}}, ["load_col", "unload_col"]),
         ({"user_inter_num_interval": "[9,inf)"}, ["no interaction", "user_inter_num_interval"]),
-        ({"MAX_ITEM_LIST_LENGTH": 3, "eval_args": {"split": {"LS": "test_only"}}}, ["validation", "valid_and_test"]),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(sample_config, changed, named):

@@ -15,8 +15,9 @@ def complaint(write_inter, read_tiny, content, extension=".inter"):
     """What the reader says, with FILE for the path of the file `content`."""
     file = write_inter([row.split("\t") for row in GOOD.splitlines()]).with_suffix(extension)
     file.write_bytes(content.encode() if isinstance(content, str) else content)
+    settings = {} if extension == ".inter" else {"load_col": {"inter": "*", extension[1:]: "*"}}
     with pytest.raises(UserError) as error:
-        read_tiny()
+        read_tiny(**settings)
     said = str(error.value)
     assert "\n" not in said
     return said.replace(str(file), "FILE")
@@ -113,7 +114,7 @@ def test_titles_with_quotation_marks_and_gaps_are_read(write_inter, read_tiny):
     file = write_inter([("u", "a", 1), ("u", "b", 2), ("u", "c", 3)])
     items = ["item_id:token\ttitle:token_seq\tyear:float", 'a\t"Great" Cats\t1998', "b\t\t1999", 'c\t"Dogs\t']
     file.with_suffix(".item").write_text("\n".join(items) + "\n")
-    dataset = read_tiny()
+    dataset = read_tiny(load_col={"inter": "*", "item": "*"})
     words = dataset.field2id_token["title"]
     dataset.build()
     titles = dataset.item_feat["title"]

@@ -1,5 +1,6 @@
 """Ranks and metrics against RecBole's evaluator, and by hand."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,14 @@ from hypothesis import strategies as st
 from recbole.evaluator import Collector, Evaluator
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.metrics import metric_title, metrics_of_ranks
-from recbole_sigma.evaluation.ranks import Ranks, target_ranks
+from recbole_sigma.evaluation.metrics import (
+    LIST_METRICS,
+    RANK_METRICS,
+    metric_title,
+    metrics_of_lists,
+    metrics_of_ranks,
+)
+from recbole_sigma.evaluation.ranks import Ranks, target_ranks, top_items
 
 
 def test_rank_counts_better_items_and_leaves_padding_out():
@@ -56,6 +63,43 @@ def test_metrics_equal_those_of_recboles_evaluator(sample_config: Any, topk: lis
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
         assert round(ours[name], 4) == pytest.approx(float(value), abs=1e-9), name
+
+
+@pytest.mark.parametrize("tail_ratio", [None, 0.3, 1, 12])
+@pytest.mark.parametrize("n_candidates", [None, 60])
+def test_all_metrics_equal_those_of_recboles_collector_and_evaluator(sample_config: Any, tail_ratio, n_candidates):
+    names = [*RANK_METRICS, *LIST_METRICS]
+    config = sample_config(metrics=names, topk=[5, 10, 20])
+    config["metric_decimal_place"] = 15  # of RecBole's evaluator
+    config["tail_ratio"] = tail_ratio
+    random = np.random.default_rng(0)
+    scores = torch.rand(300, 60, generator=torch.Generator().manual_seed(0))
+    targets = torch.from_numpy(random.integers(1, 60, 300))
+    counts = random.integers(0, 25, 60) * (np.arange(60) > 0)
+    candidates, allowed = None, torch.ones(300, 60, dtype=torch.bool)
+    if n_candidates:
+        candidates = torch.from_numpy(random.integers(1, 60, (300, n_candidates)))
+        candidates = torch.where(candidates == targets[:, None], 1 + candidates % 59, candidates)
+        allowed = torch.zeros_like(allowed).scatter_(1, candidates, True).scatter_(1, targets[:, None], True)
+    allowed[:, 0] = False
+    collector = Collector(config)
+    collector.data_struct.set("data.num_items", 60)
+    collector.data_struct.set("data.count_items", Counter({n: int(count) for n, count in enumerate(counts) if count}))
+    collector.eval_batch_collect(scores.masked_fill(~allowed, -np.inf), None, torch.arange(300), targets)
+    theirs = Evaluator(config).evaluate(collector.get_data_struct())
+
+    ours = metrics_of_ranks(target_ranks(scores, targets, candidates).numpy(), [5, 10, 20], RANK_METRICS)
+    lists = top_items(scores, 20, targets, candidates).numpy()
+    ours |= metrics_of_lists(lists, [5, 10, 20], LIST_METRICS, counts, tail_ratio or 0.1)
+    assert ours == pytest.approx({name: float(value) for name, value in theirs.items()}, abs=1e-12)
+
+
+def test_a_candidate_counts_once_and_equal_scores_count_half():
+    scores = torch.tensor([[9.0, 1.0, 2.0, 3.0, 2.0, 5.0]])
+    for candidates, rank in (([3, 3, 3], 2.0), ([4, 1, 4], 1.5), ([1, 1], 1.0), ([5, 3, 4], 3.5)):
+        assert target_ranks(scores, torch.tensor([2]), torch.tensor([candidates])).tolist() == [rank]
+    with pytest.raises(FloatingPointError):
+        target_ranks(scores / 0, torch.tensor([2]), torch.tensor([[3]]))
 
 
 def test_metrics_by_hand():

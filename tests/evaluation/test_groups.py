@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.groups import user_groups
+from recbole_sigma.evaluation.groups import target_groups, user_groups
 
 
 def test_groups_are_half_open():
@@ -32,3 +32,9 @@ def test_each_user_is_in_one_group(lengths: list[int], bounds: set[int]):
 def test_bounds_that_do_not_grow_are_refused(bounds: list[int]):
     with pytest.raises(UserError, match=r"bounds .* 5,20"):
         user_groups(np.array([1]), bounds)
+
+
+def test_groups_of_targets_begin_with_items_that_training_does_not_have():
+    groups = target_groups(np.array([0, 1, 4, 5, 20, 0]))
+    assert [group.title for group in groups] == ["Unseen 0-1", "Rare 1-5", "Common 5-20", "Frequent 20+"]
+    assert [group.count for group in groups] == [2, 2, 1, 1] and {group.by for group in groups} == {"target"}

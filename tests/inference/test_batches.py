@@ -31,9 +31,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def histories() -> list[list[str]]:
-    random = np.random.default_rng(0)
-    rows = [[str(item) for item in random.integers(1, 1000, n)] for n in random.integers(1, 12, 10)]
+def histories(checkpoint: Path) -> list[list[str]]:
+    random, items = np.random.default_rng(0), Recommender.load(checkpoint).items
+    rows = [random.choice(items, n).tolist() for n in random.integers(1, 12, 10)]
     return [*rows, [], ["unknown", "50"]]
 
 

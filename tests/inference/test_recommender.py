@@ -146,8 +146,8 @@ def test_unknown_items_are_counted_and_skipped_or_refused(rec: Recommender, warn
     lists = rec.recommend([["50", "no such item", "[PAD]", None], ["181"]], k=3)
     assert lists.unknown == 3 and lists.popular == [] and "3 item ids" in warned.text and "no such item" in warned.text
     assert lists == rec.recommend([["50"], ["181"]], k=3)
-    with refused("5o", "unknown", "did you mean"):
-        rec.recommend([["5o"]], on_unknown="error")
+    with refused("181x", "unknown", "did you mean"):
+        rec.recommend([["181x"]], on_unknown="error")
     with refused("181x"):
         rec.score(["50"], ["181x"])
 

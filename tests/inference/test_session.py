@@ -19,15 +19,18 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def get(model: str) -> Recommender:
         if model not in loaded:
-            settings: dict[str, Any] = {**TINY, **SIZES.get(model, OUR_SIZE), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 30}
-            settings["checkpoint_dir"] = str(tmp_path_factory.mktemp("saved"))
-            loaded[model] = Recommender.load(run(model, "ml-100k", settings=settings).folder)
+            name, _, head = model.partition(" ")
+            settings: dict[str, Any] = {**TINY, **SIZES.get(name, OUR_SIZE), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 30}
+            settings |= {"checkpoint_dir": str(tmp_path_factory.mktemp("saved"))} | (
+                {"head": "history"} if head else {}
+            )
+            loaded[model] = Recommender.load(run(name, "ml-100k", settings=settings).folder)
         return loaded[model]
 
     return get
 
 
-STREAMING = ["Mamba4Rec", "RecMamba", "GRU4Rec", "SIGMA"]
+STREAMING = ["Mamba4Rec", "RecMamba", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head"]
 
 
 @pytest.mark.parametrize("model", [*STREAMING, "ECHO", "SASRec"])

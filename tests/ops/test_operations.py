@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import recbole_sigma.ops as ops
+from recbole_sigma.ops.cpu.arrays import RowLayout
 from recbole_sigma.ops.cpu.gru import recurrence_cpu
+from recbole_sigma.ops.rows import on_padded_rows
 from tests.ops.operations import OPERATIONS, assert_all_close, gru_arguments, outputs_and_gradients, threads
 
 each_operation = pytest.mark.parametrize("name", OPERATIONS)
@@ -37,14 +39,57 @@ def test_a_row_depends_neither_on_its_neighbours_nor_on_its_padding(name: str, d
         torch.testing.assert_close(together["y"][row, :end], function(**own)[0], rtol=bound, atol=bound)
 
 
+@each_operation
+@pytest.mark.parametrize("padded", [False, True])
+def test_flat_rows_have_the_results_and_gradients_of_padded_rows(name: str, padded: bool):
+    function, arguments, per_row = OPERATIONS[name]
+    tensors = arguments(7, 9, 16, 8, torch.float64)
+    lengths = torch.tensor(LENGTHS)
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+    real = REAL[..., 0]
+
+    def flat_rows(**flat: Any) -> Any:
+        if not padded:
+            return function(**flat, offsets=offsets)
+        others = {key: x for key, x in flat.items() if key not in per_row}  # as on CUDA, whose kernels need padding
+
+        def on_padding(*rows: Any) -> Any:
+            return function(**dict(zip(per_row, rows, strict=False)), **others, lengths=rows[-1])
+
+        return on_padded_rows(on_padding, [flat[key] for key in per_row], offsets, None)
+
+    expected = outputs_and_gradients(lambda **x: function(**x, lengths=lengths)[real], tensors)
+    flat = {key: x[real] if key in per_row else x for key, x in tensors.items()}
+    results = outputs_and_gradients(flat_rows, flat)
+    for key, value in results.items():
+        same = expected[key][real] if key in per_row else expected[key]
+        torch.testing.assert_close(value, same, rtol=1e-12, atol=1e-12)
+
+
+@each_operation
+@pytest.mark.parametrize(
+    ("offsets", "words"),
+    [
+        ([0, 4], "ascend from 0 to 5"), ([1, 5], "ascend from 0 to 5"), ([0, 4, 3, 5], "ascend"), ([], "shape"),
+        ([0.0, 5.0], "integers"),
+    ],
+)  # fmt: skip
+def test_wrong_offsets_are_refused(name: str, offsets: list[Any], words: str):
+    function, arguments, per_row = OPERATIONS[name]
+    flat = {key: x[0] if key in per_row else x for key, x in arguments(1, 5, 16, 8).items()}
+    with pytest.raises((TypeError, ValueError), match=f"offsets.*{words}"):
+        function(**flat, offsets=torch.tensor(offsets) if offsets else torch.tensor([], dtype=torch.int64).view(0))
+
+
 def test_a_row_of_the_gru_is_bit_identical_alone_and_in_a_batch():
     tensors = gru_arguments(7, 9, 8, 16)
     gates_x = torch.nn.functional.linear(tensors["x"], tensors["weight_ih"], tensors["bias_ih"])
     weights = tensors["weight_hh"], tensors["bias_hh"]
-    together = recurrence_cpu(gates_x.clone(), *weights, torch.tensor(LENGTHS))
+    rows = RowLayout.of(gates_x.shape, torch.tensor(LENGTHS), None)
+    together = recurrence_cpu(gates_x.clone().flatten(0, 1), *weights, rows).view(7, 9, 16)
     for row, end in enumerate(LENGTHS):
-        alone = recurrence_cpu(gates_x[row : row + 1, :end].clone(), *weights, None)
-        assert torch.equal(together[row, :end], alone[0])
+        alone = recurrence_cpu(gates_x[row, :end].clone(), *weights, RowLayout.of((1, end), None, None))
+        assert torch.equal(together[row, :end], alone)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +106,8 @@ def test_results_are_bit_identical_for_any_number_of_threads(name: str, shape: A
         lengths = 1 + torch.arange(shape[0]) * 7 % shape[1]
 
         def function(gates: Any, bias: Any) -> Any:
-            return recurrence_cpu(gates.clone(), weight, bias, lengths)
+            rows = RowLayout.of(gates.shape, lengths, None)
+            return recurrence_cpu(gates.clone().flatten(0, 1), weight, bias, rows)
     else:
         function, tensors = OPERATIONS[name].function, OPERATIONS[name].arguments(*shape)
     results = []

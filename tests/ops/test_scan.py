@@ -134,7 +134,7 @@ def test_a_row_of_ten_thousand_steps_keeps_one_state_in_64():
 def test_inference_keeps_no_states(how, monkeypatch):
     kept = []
     kernel = cpu_scan.scan_forward
-    monkeypatch.setattr(cpu_scan, "scan_forward", lambda *inputs: (kept.append(inputs[16].size), kernel(*inputs)))
+    monkeypatch.setattr(cpu_scan, "scan_forward", lambda *inputs: (kept.append(inputs[18].size), kernel(*inputs)))
     tensors = {name: x.requires_grad_(how is not None) for name, x in arguments(2, 130, 8, 8).items()}
     with how() if how else torch.enable_grad():
         y = selective_scan(**tensors)

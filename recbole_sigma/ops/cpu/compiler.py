@@ -1,6 +1,7 @@
 """How the CPU kernels are compiled: one decorator for kernels, one for the functions inlined into them."""
 
 import hashlib
+import logging
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba.core import caching, compiler
+from numba.core import caching, compiler, event
+
+logger = logging.getLogger(__name__)
 
 # NaN and infinity keep their meaning, so that a diverged model is noticed: these are the fast-math flags that allow it.
 FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -36,6 +39,26 @@ def _digest_of_sources() -> str:
 
 
 _SOURCES = _digest_of_sources()
+
+
+class _Announcement(event.Listener):
+    """Says once that kernels are compiled, which takes a while and shows nothing."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        ours = event.data["dispatcher"].py_func.__module__.startswith("recbole_sigma.")
+        if ours and not self.said:
+            folder = cache_folder()
+            kept = f"once: they are kept in {folder}" if folder else "at each start, unless NUMBA_CACHE_DIR is set"
+            logger.info("compiling the CPU kernels; this takes up to a minute, %s", kept)
+            self.said = True
+
+    def on_end(self, event: Any) -> None:
+        """Nothing is said at the end."""
+
+
+event.register("numba:compile", _Announcement())
 
 
 class _SafeCache(caching.FunctionCache):

@@ -53,37 +53,38 @@ def add_product(left: Any, right: Any, out: Any) -> None:
 
 
 @inlined
-def advance(b: Any, t: Any, i: Any, gates: Any, gates_h: Any, h: Any, states: Any, hidden_n: Any) -> None:
-    """Advance row i of the tile, row b of the batch, to step t; keeps r, z, n and n's hidden part if wanted."""
-    D = states.shape[2]
+def advance(at: Any, i: Any, gates: Any, gates_h: Any, h: Any, states: Any, hidden_n: Any) -> None:
+    """Advance row i of the tile to the step at `at`; keeps r, z, n and n's hidden part if wanted."""
+    D = states.shape[1]
     for j in range(D):
         to_n = gates_h[i, 2 * D + j]
-        r = sigmoid(gates[b, t, j] + gates_h[i, j])
-        z = sigmoid(gates[b, t, D + j] + gates_h[i, D + j])
-        n = tanh(gates[b, t, 2 * D + j] + r * to_n)
+        r = sigmoid(gates[at, j] + gates_h[i, j])
+        z = sigmoid(gates[at, D + j] + gates_h[i, D + j])
+        n = tanh(gates[at, 2 * D + j] + r * to_n)
         state = n + z * (h[i, j] - n)
         h[i, j] = state
-        states[b, t, j] = state
-        if hidden_n.shape[1] > 0:
-            gates[b, t, j] = r
-            gates[b, t, D + j] = z
-            gates[b, t, 2 * D + j] = n
-            hidden_n[b, t, j] = to_n
+        states[at, j] = state
+        if hidden_n.shape[0] > 0:
+            gates[at, j] = r
+            gates[at, D + j] = z
+            gates[at, 2 * D + j] = n
+            hidden_n[at, j] = to_n
 
 
 @kernel
 def gru_forward(
-    first: Any, step: Any, order: Any, lengths: Any, gates: Any, weight: Any, bias: Any, states: Any, hidden_n: Any,
-    h: Any, gates_h: Any,
+    first: Any, step: Any, order: Any, starts: Any, lengths: Any, gates: Any, weight: Any, bias: Any,
+    states: Any, hidden_n: Any, h: Any, gates_h: Any,
 ) -> None:  # fmt: skip
     """Tiles first, first + step, ... of the rows in `order`, by descending length.
 
-    order, lengths (B,) int64; gates (B, L, 3D), the input's part of the preactivations; weight (D', 3D), transposed, D'
-    being D rounded up to a multiple of 4, zero there; bias (3D,). Writes states (B, L, D) and, for the backward pass,
-    r, z, n over gates and n's hidden part to hidden_n (B, L, D), unless that is (B, 0, D).
+    order (B,), starts (B + 1,), lengths (B,) int64: row b is at starts[b] .. starts[b + 1] - 1, of which the first
+    lengths[b] are real; gates (T, 3D), the input's part of the preactivations; weight (D', 3D), transposed, D' being D
+    rounded up to a multiple of 4, zero there; bias (3D,). Writes states (T, D) and, for the backward pass, r, z, n over
+    gates and n's hidden part to hidden_n (T, D), unless that is empty.
     Scratch: h (TILE, D'), zero in the columns beyond D; gates_h (TILE, 3D).
     """
-    B, L, D = states.shape
+    B, D = len(order), states.shape[1]
     zero = weight.dtype.type(0)
     for tile in range(first, (B + TILE - 1) // TILE, step):
         start = tile * TILE
@@ -100,34 +101,34 @@ def gru_forward(
             for i in range(rows):
                 b = order[start + i]
                 if t < lengths[b]:
-                    advance(b, t, i, gates, gates_h, h, states, hidden_n)
+                    advance(starts[b] + t, i, gates, gates_h, h, states, hidden_n)
         for i in range(rows):
             b = order[start + i]
-            for t in range(lengths[b], L):
+            for at in range(starts[b] + lengths[b], starts[b + 1]):
                 for j in range(D):
-                    states[b, t, j] = zero
+                    states[at, j] = zero
 
 
 @inlined
 def retreat(
-    b: Any, t: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, hidden_n: Any, grad_states: Any,
+    at: Any, t: Any, i: Any, part: Any, position: Any, states: Any, gates: Any, hidden_n: Any, grad_states: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
     """Row i's gradients at step t: slopes, for the hidden preactivations; carry, h_t's gradient in, times z out."""
-    D = states.shape[2]
+    D = states.shape[1]
     one = states.dtype.type(1)
     zero = states.dtype.type(0)
     for j in range(D):
-        r, z, n = gates[b, t, j], gates[b, t, D + j], gates[b, t, 2 * D + j]
-        before = states[b, t - 1, j] if t > 0 else zero
-        grad = grad_states[b, t, j] + carry[i, j]
+        r, z, n = gates[at, j], gates[at, D + j], gates[at, 2 * D + j]
+        before = states[at - 1, j] if t > 0 else zero
+        grad = grad_states[at, j] + carry[i, j]
         grad_n = grad * (one - z) * (one - n * n)
         grad_z = grad * (before - n) * z * (one - z)
-        grad_r = grad_n * hidden_n[b, t, j] * r * (one - r)
+        grad_r = grad_n * hidden_n[at, j] * r * (one - r)
         carry[i, j] = grad * z
-        grad_x[b, t, j] = grad_r
-        grad_x[b, t, D + j] = grad_z
-        grad_x[b, t, 2 * D + j] = grad_n
+        grad_x[at, j] = grad_r
+        grad_x[at, D + j] = grad_z
+        grad_x[at, 2 * D + j] = grad_n
         slopes[i, j] = grad_r
         slopes[i, D + j] = grad_z
         slopes[i, 2 * D + j] = grad_n * r
@@ -137,24 +138,24 @@ def retreat(
         for j in range(3 * D):
             grad_h[position, j] = slopes[i, j]
         for j in range(D):
-            previous[position, j] = states[b, t - 1, j]
+            previous[position, j] = states[at - 1, j]
 
 
 @kernel
 def gru_backward(
     first: Any, step: Any,
-    order: Any, lengths: Any, weight: Any,
-    states: Any, gates: Any, hidden_n: Any, grad_states: Any, starts: Any,
+    order: Any, starts: Any, lengths: Any, weight: Any,
+    states: Any, gates: Any, hidden_n: Any, grad_states: Any, packed: Any,
     grad_x: Any, grad_h: Any, previous: Any, grad_bias: Any, carry: Any, slopes: Any,
 ) -> None:  # fmt: skip
     """As `gru_forward`, in which `first` is also the part; weight (3D', D), not transposed, rows beyond 3D zero.
 
-    Writes grad_x (B, L, 3D), the gradient of the input's part, and adds to grad_bias (parts, 3D). For the weight's
-    gradient it packs each row's steps but the first, from starts[b] on: grad_h (P, 3D), the gradient of the hidden
+    Writes grad_x (T, 3D), the gradient of the input's part, and adds to grad_bias (parts, 3D). For the weight's
+    gradient it packs each row's steps but the first, from packed[b] on: grad_h (P, 3D), the gradient of the hidden
     preactivations, and previous (P, D), the states they come from.
     Scratch: carry (TILE, D); slopes (TILE, 3D'), zero in the columns beyond 3D.
     """
-    B, L, D = states.shape
+    B, D = len(order), states.shape[1]
     zero = weight.dtype.type(0)
     for tile in range(first, (B + TILE - 1) // TILE, step):
         start = tile * TILE
@@ -169,13 +170,13 @@ def gru_backward(
                 b = order[start + i]
                 if t < lengths[b]:
                     retreat(
-                        b, t, i, first, starts[b] + t - 1, states, gates, hidden_n, grad_states,
+                        starts[b] + t, t, i, first, packed[b] + t - 1, states, gates, hidden_n, grad_states,
                         grad_x, grad_h, previous, grad_bias, carry, slopes,
                     )  # fmt: skip
             if t > 0:
                 add_product(slopes, weight, carry)
         for i in range(rows):
             b = order[start + i]
-            for t in range(lengths[b], L):
+            for at in range(starts[b] + lengths[b], starts[b + 1]):
                 for j in range(3 * D):
-                    grad_x[b, t, j] = zero
+                    grad_x[at, j] = zero

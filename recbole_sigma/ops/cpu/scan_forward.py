@@ -14,28 +14,24 @@ UNROLL = 4  # states per iteration of the inner loop; N must be a multiple of it
 
 
 @inlined
-def read_step(
-    b: Any, pos: Any, low: Any, high: Any, u: Any, delta: Any, bias: Any, smooth: Any, dt: Any, dt_u: Any
-) -> None:
+def read_step(at: Any, low: Any, high: Any, u: Any, delta: Any, bias: Any, smooth: Any, dt: Any, dt_u: Any) -> None:
     """Step size dt = softplus(delta + bias), or delta + bias unless `smooth`, and its product with the input u."""
     if smooth:
         for e in range(low, high):
-            dt[e] = softplus(delta[b, pos, e] + bias[e])
-            dt_u[e] = dt[e] * u[b, pos, e]
+            dt[e] = softplus(delta[at, e] + bias[e])
+            dt_u[e] = dt[e] * u[at, e]
     else:
         for e in range(low, high):
-            dt[e] = delta[b, pos, e] + bias[e]
-            dt_u[e] = dt[e] * u[b, pos, e]
+            dt[e] = delta[at, e] + bias[e]
+            dt_u[e] = dt[e] * u[at, e]
 
 
 @inlined
-def advance(
-    b: Any, pos: Any, low: Any, high: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, out: Any
-) -> None:
+def advance(at: Any, low: Any, high: Any, B: Any, C: Any, rate: Any, dt: Any, dt_u: Any, h: Any, out: Any) -> None:
     """h <- exp(dt A) h + dt u B; out += C h"""
     for n in range(0, h.shape[0], UNROLL):
-        B0, B1, B2, B3 = B[b, pos, n], B[b, pos, n + 1], B[b, pos, n + 2], B[b, pos, n + 3]
-        C0, C1, C2, C3 = C[b, pos, n], C[b, pos, n + 1], C[b, pos, n + 2], C[b, pos, n + 3]
+        B0, B1, B2, B3 = B[at, n], B[at, n + 1], B[at, n + 2], B[at, n + 3]
+        C0, C1, C2, C3 = C[at, n], C[at, n + 1], C[at, n + 2], C[at, n + 3]
         for e in range(low, high):
             step, drive = dt[e], dt_u[e]
             h0 = exp2(step * rate[n, e]) * h[n, e] + drive * B0
@@ -50,43 +46,47 @@ def advance(
 
 
 @inlined
-def keep_state(b: Any, segment: Any, low: Any, high: Any, h: Any, checkpoints: Any) -> None:
+def keep_state(segment: Any, low: Any, high: Any, h: Any, checkpoints: Any) -> None:
     for n in range(h.shape[0]):
         for e in range(low, high):
-            checkpoints[b, segment, n, e] = h[n, e]
+            checkpoints[segment, n, e] = h[n, e]
 
 
 @kernel
 def scan_forward(
     first: Any, step: Any, low: Any, high: Any,
-    u: Any, delta: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any, lengths: Any, smooth: Any, gated: Any,
+    u: Any, delta: Any, rate: Any, B: Any, C: Any, skip: Any, z: Any, bias: Any,
+    starts: Any, lengths: Any, segments: Any, smooth: Any, gated: Any,
     y: Any, checkpoints: Any,
     h: Any, dt: Any, dt_u: Any, out: Any,
 ) -> None:  # fmt: skip
     """Rows first, first + step, ... and channels low .. high - 1.
 
-    u, delta, y (B, L, E); z (B, L, E), or anything unless `gated`; rate = A log2(e), transposed (N, E); B, C (B, L, N);
-    skip, bias (E,); lengths (B,) int64; checkpoints (B, segments, N, E), no segments where no gradient is wanted.
+    u, delta, y (T, E); z (T, E), or anything unless `gated`; rate = A log2(e), transposed (N, E); B, C (T, N); skip,
+    bias (E,). Row b is at starts[b] .. starts[b + 1] - 1, of which the first lengths[b] are real: starts (B + 1,),
+    lengths (B,) int64. Its states after each SEGMENT steps go to checkpoints (segments, N, E) from segments[b] on
+    (int64), or nowhere if that is empty.
     Scratch: h (N, E); dt, dt_u, out (E,).
     """
     zero = u.dtype.type(0)
-    for b in range(first, u.shape[0], step):
+    for b in range(first, len(lengths), step):
         for n in range(h.shape[0]):
             for e in range(low, high):
                 h[n, e] = zero
         for pos in range(lengths[b]):
-            if pos > 0 and pos % SEGMENT == 0 and checkpoints.shape[1] > 0:
-                keep_state(b, pos // SEGMENT - 1, low, high, h, checkpoints)
-            read_step(b, pos, low, high, u, delta, bias, smooth, dt, dt_u)
+            at = starts[b] + pos
+            if pos > 0 and pos % SEGMENT == 0 and checkpoints.shape[0] > 0:
+                keep_state(segments[b] + pos // SEGMENT - 1, low, high, h, checkpoints)
+            read_step(at, low, high, u, delta, bias, smooth, dt, dt_u)
             for e in range(low, high):
-                out[e] = skip[e] * u[b, pos, e]
-            advance(b, pos, low, high, B, C, rate, dt, dt_u, h, out)
+                out[e] = skip[e] * u[at, e]
+            advance(at, low, high, B, C, rate, dt, dt_u, h, out)
             if gated:
                 for e in range(low, high):
-                    y[b, pos, e] = out[e] * z[b, pos, e] * sigmoid(z[b, pos, e])
+                    y[at, e] = out[e] * z[at, e] * sigmoid(z[at, e])
             else:
                 for e in range(low, high):
-                    y[b, pos, e] = out[e]
-        for pos in range(lengths[b], u.shape[1]):
+                    y[at, e] = out[e]
+        for at in range(starts[b] + lengths[b], starts[b + 1]):
             for e in range(low, high):
-                y[b, pos, e] = zero
+                y[at, e] = zero

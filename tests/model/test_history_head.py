@@ -1,0 +1,101 @@
+"""`head: history`: fitted beside the model, on any model's scores."""
+
+from typing import Any
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+from recbole.utils import init_seed
+from torch import Tensor
+
+from recbole_sigma.data import data_preparation
+from recbole_sigma.model.history_head import HistoryHead
+from recbole_sigma.registry import build_model
+
+NAMES = ["SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec", "NARM"]
+MODES = [(name, "prefix") for name in NAMES] + [(name, "sequence") for name in ("SIGMA", "RecMamba", "SASRec")]
+
+
+def slow_head(scores: Tensor, histories: list[list[int]], w_seen: float, w_last: float) -> Tensor:
+    scores = scores.clone()
+    for row, history in zip(scores, histories, strict=True):
+        for item in set(history):
+            row[item] += w_seen
+        row[history[-1]] += w_last
+    return scores
+
+
+@pytest.fixture
+def trained(write_inter: Any, read_tiny: Any) -> Any:
+    """`trained(name, mode, head)` -> model, one of its training batches, and the loss after backward."""
+
+    def make(name: str, mode: str, head: str) -> tuple[Any, Interaction, Tensor]:
+        write_inter([(f"u{u}", f"i{(3 * t + u) % 7}", t) for u in range(12) for t in range(4 + u % 5)])
+        dataset = read_tiny(name, train_mode=mode, head=head, MAX_ITEM_LIST_LENGTH=6, train_batch_size=64)
+        train, _, _ = data_preparation(dataset.config, dataset)
+        init_seed(0, True)
+        model = build_model(dataset.config, train.dataset)
+        init_seed(1, True)  # masks and negatives come from NumPy's and Python's generators
+        (batch,) = train
+        loss = model.calculate_loss(batch)
+        loss = sum(loss) if isinstance(loss, tuple) else loss
+        loss.backward()
+        return model, batch, loss
+
+    return make
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_the_model_learns_exactly_what_it_learns_without_the_head(trained: Any, name: str, mode: str):
+    plain, _, expected = trained(name, mode, "plain")
+    model, _, loss = trained(name, mode, "history")
+    assert torch.equal(loss, expected)
+    own = dict(model.named_parameters())
+    head = own.pop("history_head.weights")
+    assert own.keys() == dict(plain.named_parameters()).keys()
+    assert all(torch.equal(own[key].grad, each.grad) for key, each in plain.named_parameters() if each.grad is not None)
+    assert head.grad is not None and head.grad.abs().min() > 0
+    assert model.training and type(model).__name__ == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_changes_the_scores_of_the_history_only(trained: Any, name: str):
+    model, _, _ = trained(name, "prefix", "history")
+    model.eval()
+    histories = [[1, 2, 1], [3], [4, 5, 6, 2, 1, 3]]
+    items = torch.tensor([history + [0] * (6 - len(history)) for history in histories])
+    rows = Interaction(
+        {"item_id_list": items, "item_length": torch.tensor([3, 1, 6]), "item_id": torch.tensor([1, 2, 3])}
+    )
+    with torch.no_grad():
+        plain = model.full_sort_predict(rows).view(3, -1)
+        model.history_head.weights.copy_(torch.tensor([-0.5, -0.25]))
+        scores = model.full_sort_predict(rows).view(3, -1)
+        predicted = model.predict(rows)
+    torch.testing.assert_close(scores, slow_head(plain, histories, -5.0, -2.5))
+    torch.testing.assert_close(predicted, scores[torch.arange(3), [1, 2, 3]])
+
+
+def test_the_gradient_is_that_of_the_second_cross_entropy():
+    torch.manual_seed(0)
+    head = HistoryHead().double()
+    scores = torch.randn(4, 9, dtype=torch.float64)
+    history, last = torch.tensor([[1, 2, 0], [3, 0, 0], [4, 4, 5], [8, 1, 2]]), torch.tensor([2, 3, 5, 2])
+    assert torch.autograd.gradcheck(
+        lambda weights: torch.func.functional_call(head, {"weights": weights}, (scores, history, last)),
+        torch.randn(2, dtype=torch.float64, requires_grad=True),
+    )
+
+
+def test_items_that_never_repeat_teach_negative_weights_and_repeated_ones_positive():
+    for repeats, sign in ((False, -1), (True, 1)):
+        head = HistoryHead()
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+        history = torch.tensor([[1, 2, 3], [2, 3, 4], [3, 4, 5]])
+        target = torch.tensor([2, 3, 4]) if repeats else torch.tensor([6, 7, 8])
+        for _ in range(50):
+            optimizer.zero_grad()
+            corrected = head(torch.zeros(3, 9), history, history[:, -1])
+            torch.nn.functional.cross_entropy(corrected, target).backward()
+            optimizer.step()
+        assert sign * head.weights[0] > 0.1
