@@ -19,7 +19,6 @@ from recbole.utils import init_seed
 from recbole_sigma.config.config import Config
 from recbole_sigma.config.schema import identity, may_change
 from recbole_sigma.config.values import Files, dump_settings, read_config_file
-from recbole_sigma.data.item_info import item_info
 from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.errors import Interrupted, UserError, one_line, out_of_memory
 from recbole_sigma.model.sequence import SequenceModel
@@ -252,6 +251,8 @@ def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) 
     items = [str(token) for token in data.dataset.field2id_token[data.dataset.iid_field]]
     path = resumed
     if group.first and path is None:
+        from recbole_sigma.data.item_info import item_info
+
         info = item_info(data)
         path = RunFolder.create(
             config["checkpoint_dir"], config.model, config.dataset, config.settings(), items, info

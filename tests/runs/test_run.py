@@ -27,7 +27,8 @@ from recbole_sigma.training.trainer import SequenceTrainer
 from tests.helpers.models import OURS
 from tests.helpers.runs import NINE, OUR_SIZE, SIZES, SMALL
 
-FILES = "config.yaml items.json metrics.csv model.safetensors ranks-test.npz ranks-valid.npz result.json state.pt"
+FILES = "config.yaml items.json item_info.json metrics.csv model.safetensors ranks-test.npz ranks-valid.npz"
+FILES += " result.json state.pt"
 SmallRun = Callable[..., RunResult]  # the fixture `small_run`
 KEYS = "model dataset seed protocol epochs best_epoch valid test n_parameters seconds_per_epoch samples_per_second"
 KEYS += " eval_seconds peak_memory_mb device backend versions command"
