@@ -14,18 +14,26 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 if TYPE_CHECKING:
     from recbole_sigma.config.config import Config
     from recbole_sigma.errors import UserError
+    from recbole_sigma.inference.full_sort import full_sort_scores, full_sort_topk
+    from recbole_sigma.inference.recommender import Recommender
     from recbole_sigma.quick_start import load_data_and_model, resume, run
     from recbole_sigma.registry import register
     from recbole_sigma.runs.result import RunResult
 
 __version__ = "0.1.0"
-__all__ = ["Config", "RunResult", "UserError", "__version__", "load_data_and_model", "register", "resume", "run"]
+__all__ = [
+    "Config", "Recommender", "RunResult", "UserError", "__version__", "full_sort_scores", "full_sort_topk",
+    "load_data_and_model", "register", "resume", "run",
+]  # fmt: skip
 
 _MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
 _MODULES = {
     "Config": "config.config",
+    "Recommender": "inference.recommender",
     "RunResult": "runs.result",
     "UserError": "errors",
+    "full_sort_scores": "inference.full_sort",
+    "full_sort_topk": "inference.full_sort",
     "load_data_and_model": "quick_start",
     "register": "registry",
     "resume": "quick_start",

@@ -251,7 +251,12 @@ def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) 
     items = [str(token) for token in data.dataset.field2id_token[data.dataset.iid_field]]
     path = resumed
     if group.first and path is None:
-        path = RunFolder.create(config["checkpoint_dir"], config.model, config.dataset, config.settings(), items).path
+        from recbole_sigma.data.item_info import item_info
+
+        info = item_info(data)
+        path = RunFolder.create(
+            config["checkpoint_dir"], config.model, config.dataset, config.settings(), items, info
+        ).path
     folder = RunFolder(group.gather(path)[0])
     try:
         if not group.first:

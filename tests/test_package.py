@@ -99,7 +99,8 @@ def test_every_folder_of_modules_has_its_init_and_its_line_in_setup_cfg() -> Non
 RANKS = [
     ["errors", "data.items"], ["runs.files", "config.values"], ["compat"], ["ops"], ["layers", "convert"], ["model"],
     ["registry", "evaluation", "environment"],
-    ["config"], ["data"], ["runs"], ["training"], ["quick_start"], ["experiment", "report"], ["commands"], ["cli"],
+    ["config"], ["data"], ["runs"], ["training"], ["quick_start"], ["experiment", "report"], ["inference"],
+    ["commands"], ["cli"],
 ]  # fmt: skip
 
 

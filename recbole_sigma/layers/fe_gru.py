@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops.gru import gru
 
 CONVOLUTIONS = ("conv", "residual", "none")
@@ -41,3 +42,27 @@ class FeatureExtractGRU(nn.Module):
             return hidden
         features = self.conv(hidden, rows)
         return features + hidden if self.residual else features
+
+    def start(self) -> State:
+        """The state of an empty history: the last items (n, D) that the convolution needs, the GRU's state (D,)."""
+        zeros = next(self.gru.parameters()).new_zeros(self.gru.hidden_size)
+        return {"window": zeros.new_zeros(0, self.gru.input_size), "gru": zeros}
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,), what `forward` gives at the last item.
+
+        The convolution looks at the items after a position, too: its last width // 2 outputs change with the next item,
+        and the GRU reads them again then.
+        """
+        features, final = hidden[None], 1
+        if self.conv is not None:
+            half = self.conv.kernel_size[0] // 2
+            window = torch.cat([state["window"], hidden[None]])
+            length = torch.tensor([len(window)], device=hidden.device)
+            features = self._features(window[None], Rows(length))[0, -(half + 1) :]
+            final = int(len(window) > half)
+            state["window"] = window[max(len(window) - 2 * half, 0) :]
+        states, _ = self.gru(features, state["gru"][None])
+        if final:
+            state["gru"] = states[0]
+        return states[-1]

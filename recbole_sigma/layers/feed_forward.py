@@ -2,6 +2,10 @@
 
 from torch import Tensor, nn
 
+from recbole_sigma.ops.step import feed_forward_step, shared_arrays
+
+_WEIGHTS = ("inner.weight", "inner.bias", "outer.weight", "outer.bias", "norm.weight", "norm.bias")
+
 
 class FeedForward(nn.Module):
     """GELU(x W3 + b3) W4 + b4, dropout, residual, LayerNorm (SIGMA eq. 12; Mamba4Rec section 3.3)."""
@@ -18,3 +22,7 @@ class FeedForward(nn.Module):
         """(..., D) -> (..., D)"""
         inner = self.dropout(self.activation(self.inner(hidden)))
         return self.norm(self.dropout(self.outer(inner)) + hidden)
+
+    def step(self, hidden: Tensor) -> Tensor:
+        """(D,) -> (D,) without dropout, on CPU."""
+        return feed_forward_step(hidden, shared_arrays(self, _WEIGHTS, self.inner.weight), self.norm.eps)

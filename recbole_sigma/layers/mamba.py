@@ -7,9 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops import causal_conv1d, selective_scan
+from recbole_sigma.ops.step import mamba_step, shared_arrays
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the step sizes at initialisation, as in mamba-ssm
+_WEIGHTS = (  # as the step's kernel takes them
+    "in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D",
+    "out_proj.weight",
+)  # fmt: skip
 
 
 class Mamba(nn.Module):
@@ -18,7 +24,7 @@ class Mamba(nn.Module):
     Causal: a position depends on itself and earlier positions only, so padding after a row's last item changes nothing.
     """
 
-    gives_last = gives_prefixes = True
+    gives_last = gives_prefixes = streams = True
 
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
@@ -57,6 +63,23 @@ class Mamba(nn.Module):
             x, z = self.in_proj(hidden).chunk(2, dim=-1)
             y = self._scan(x, z, rows)
         return self.out_proj(y)
+
+    def start(self) -> State:
+        """The state of an empty history: the convolution's window (K - 1, E) and the scan's state (E, N)."""
+        window = self.A_log.new_zeros(self.conv1d.kernel_size[0] - 1, self.d_inner)
+        return {"window": window, "scan": self.A_log.new_zeros(self.A_log.shape)}
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,), what `forward` gives at the last item."""
+        return self.read_next(hidden[None], state)[0]
+
+    def read_next(self, hidden: Tensor, state: State, held: int = 0) -> tuple[Tensor, Tensor]:
+        """Read positions (n, D): the last one's output (D,) and step sizes (E,). The state is updated in place.
+
+        The first `held` positions enter the convolution's window, not the scan.
+        """
+        weights = shared_arrays(self, _WEIGHTS, self.A_log)
+        return mamba_step(hidden, state["window"], state["scan"], weights, held)
 
     def _scan(self, x: Tensor, z: Tensor | None, rows: Rows) -> Tensor:
         """Convolution and selective scan: (..., E), gate (..., E) -> (..., E)"""

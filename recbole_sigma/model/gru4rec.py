@@ -4,6 +4,7 @@ from recbole.model.sequential_recommender.gru4rec import GRU4Rec as RecBoleGRU4R
 from torch import Tensor
 
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State, steps_as
 from recbole_sigma.model.by_length import ByLength
 from recbole_sigma.ops.gru import gru
 
@@ -19,3 +20,18 @@ class GRU4Rec(ByLength, RecBoleGRU4Rec):
         for weight_ih, weight_hh in self.gru_layers.all_weights:
             hidden = gru(hidden, weight_ih, weight_hh, **rows.extent)
         return self.dense(hidden)
+
+    @property
+    def streams(self) -> bool:
+        """Whether `step` updates the representation item by item."""
+        return steps_as(type(self), ("forward", "step"), ("full_sort_predict", "step"))
+
+    def start(self) -> State:
+        """The state of an empty history."""
+        weight = self.gru_layers.weight_hh_l0
+        return {"gru": weight.new_zeros(self.gru_layers.num_layers, self.hidden_size)}
+
+    def step(self, item: int, position: int, state: State) -> Tensor:
+        """The representation (D,) after the next item."""
+        output, state["gru"] = self.gru_layers(self.item_embedding.weight[item][None], state["gru"])
+        return self.dense(output[0])

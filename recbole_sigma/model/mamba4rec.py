@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.sequence import SequenceModel
 
 
 class Mamba4RecLayer(nn.Module):
     """Mamba -> dropout -> (+ input, if stacked) -> LayerNorm -> feed-forward (section 3.2)."""
 
-    gives_last = gives_prefixes = True
+    gives_last = gives_prefixes = streams = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -30,6 +31,15 @@ class Mamba4RecLayer(nn.Module):
         if self.residual:
             output = output + rows.output(hidden)
         return self.feed_forward(self.norm(output))
+
+    def start(self) -> State:
+        """The state of an empty history."""
+        return self.mamba.start()
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,)"""
+        output = self.mamba.step(hidden, state)
+        return self.feed_forward.step(self.norm(output + hidden if self.residual else output))
 
 
 class Mamba4Rec(SequenceModel):

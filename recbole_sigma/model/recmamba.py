@@ -28,3 +28,8 @@ class RecMamba(SequenceModel):
         if position is None:
             position = torch.arange(item_seq.shape[1], device=item_seq.device)
         return self.embedding_dropout(items + self.position_embedding(position))
+
+    def embed_item(self, item: int, position: int) -> Tensor:
+        """The item at `position`: (D,); positions beyond the longest history of training are like its last."""
+        position = min(position, self.max_seq_length - 1)
+        return self.item_embedding.weight[item] * math.sqrt(self.hidden_size) + self.position_embedding.weight[position]

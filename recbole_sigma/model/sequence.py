@@ -1,6 +1,7 @@
 """The base class of our models: embedding, losses, scores, and encoding rows of similar length together."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
 
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State, steps_as
 from recbole_sigma.model.chunks import encode_in_chunks
 from recbole_sigma.model.one_pass import OnePass, encode_flat
 
@@ -67,6 +69,29 @@ class SequenceModel(OnePass, SequentialRecommender):
         return encode_in_chunks(
             lambda items, own: self.encode_last(self.embed(items), own), item_seq, lengths, self.length_ratio
         )
+
+    @property
+    def streams(self) -> bool:
+        """Whether `step` updates the representation item by item: every layer has a step, and no method is changed."""
+        whole = ("encode", "encode_last", "forward", "represent", "full_sort_predict")
+        layers = all(getattr(layer, "streams", False) for layer in self.layers)
+        layers = layers and all(steps_as(type(layer), ("forward", "step")) for layer in self.layers)
+        return layers and steps_as(type(self), ("embed", "embed_item"), *((name, "step") for name in whole))
+
+    def start(self) -> State:
+        """The state of an empty history, for `step`."""
+        return {str(number): layer.start() for number, layer in enumerate(cast(Iterable[Any], self.layers))}
+
+    def step(self, item: int, position: int, state: State) -> Tensor:
+        """The representation (D,) after the next item, which has `position` items before it; updates the state."""
+        hidden = self.embed_item(item, position)
+        for number, layer in enumerate(cast(Iterable[Any], self.layers)):
+            hidden = layer.step(hidden, state[str(number)])
+        return hidden
+
+    def embed_item(self, item: int, position: int) -> Tensor:
+        """`embed` of the item at `position`: (D,), without dropout"""
+        return self.embedding_norm(self.item_embedding.weight[item])
 
     def encode_prefixes(self, item_seq: Tensor, rows: Rows) -> Tensor:
         """Representations of all prefixes of flat histories: (T,) -> (T, D)

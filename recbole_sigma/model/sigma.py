@@ -2,16 +2,19 @@
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.fe_gru import CONVOLUTIONS, FeatureExtractGRU
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.flip import PartialFlip, prefix_ends
 from recbole_sigma.layers.flipped_prefixes import flipped_prefixes
+from recbole_sigma.layers.flipped_scan import start_flipped, step_flipped
 from recbole_sigma.layers.gate import DenseSelectiveGate, ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.mixing import MIXINGS, make_mixing
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.sequence import SequenceModel
 
 # Initial weights of the branches in the weighted sum; the released code's order is forward, flipped, FE-GRU.
@@ -29,6 +32,8 @@ class SIGMALayer(nn.Module):
         hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
         self.released = config["form"] == "released"
         self.stacked = config["num_layers"] > 1
+        # a layer above would need all positions, which change with the next item; `padded` moves all items
+        self.streams = not self.stacked and not (config["partial_flip"] and config["flip"] == "padded")
 
         slots = config["MAX_ITEM_LIST_LENGTH"] if config["flip"] == "padded" else None
         self.flip = PartialFlip(config["r"], slots) if config["partial_flip"] else None
@@ -59,12 +64,8 @@ class SIGMALayer(nn.Module):
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
         states, gates = self._prefixes(hidden, rows) if rows.wanted == "prefixes" else self._directions(hidden, rows)
-        if gates is not None:
-            states = [gate * state for gate, state in zip(gates, states, strict=True)]
-        branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
-        if self.fe_gru is not None:
-            branches = [*branches, self.fe_gru(hidden, rows)]  # F (9)
-        output = self.dropout(self.projection(self.mixing(branches)))  # Z (10)
+        features = None if self.fe_gru is None else self.fe_gru(hidden, rows)  # F (9)
+        output = self.dropout(self.projection(self._mix(states, gates, features)))
         if self.stacked:
             output = output + rows.output(hidden)
         return self.feed_forward(self.norm(output))  # (11), (12)
@@ -92,6 +93,39 @@ class SIGMALayer(nn.Module):
         own = prefix_ends(hidden, rows, reach)
         flipped = own if r is not None and r >= reach else None if r is None else prefix_ends(hidden, rows, reach, r)
         return states, self.gate(own, flipped, Rows((rows.position + 1).clamp(max=reach), "last"))
+
+    def start(self) -> State:
+        """The state of an empty history."""
+        nothing = self.projection.weight.new_zeros(0, self.projection.in_features)
+        state: State = {"mamba": self.mamba.start(), "last": nothing}
+        if self.flip is not None:
+            state["flipped"] = start_flipped(self.flipped_mamba or self.mamba)
+        if self.fe_gru is not None:
+            state["fe_gru"] = self.fe_gru.start()
+        return state
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,). Costs O(r + K), whatever the length of the history."""
+        last = torch.cat([state["last"], hidden[None]])[-(CONV_WIDTH // 2 + 1) :]  # all that the gate looks at
+        state["last"] = last
+        states, flipped = [self.mamba.step(hidden, state["mamba"])], None
+        if self.flip is not None:
+            output, flipped = step_flipped(self.flipped_mamba or self.mamba, self.flip.r, hidden, state["flipped"])
+            states.append(output)
+            flipped = flipped[-len(last) :][None]
+        gates = None
+        if self.gate is not None:
+            rows = Rows(torch.tensor([len(last)], device=hidden.device), "last")
+            gates = [gate[0] for gate in self.gate(last[None], flipped, rows)]
+        features = None if self.fe_gru is None else self.fe_gru.step(hidden, state["fe_gru"])
+        return self.feed_forward.step(self.norm(self.projection(self._mix(states, gates, features))))
+
+    def _mix(self, states: list[Tensor], gates: list[Tensor] | None, features: Tensor | None) -> Tensor:
+        """Z of M and M^f, their gates and F: (..., D) each -> (..., D)"""
+        if gates is not None:
+            states = [gate * state for gate, state in zip(gates, states, strict=True)]
+        branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
+        return self.mixing(branches if features is None else [*branches, features])  # (10)
 
 
 class SIGMA(SequenceModel):

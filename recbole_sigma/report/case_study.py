@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from recbole_sigma.data.atomic import AtomicFormat, read_atomic
+from recbole_sigma.data.item_info import titles_of
 from recbole_sigma.data.loaders import Batch
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.evaluation.ranks import target_ranks
@@ -72,7 +71,7 @@ def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy
         lists.append(TopList(run.label, run.seed, best, float(target_ranks(scores, targets)[0]), flipped))
         history = max(history, names[items].tolist(), key=len)
     length = int(data.history_lengths(np.array([row]))[0])
-    return CaseStudy(run.dataset, user, history, length, names[targets[0]], lists, _titles(data))
+    return CaseStudy(run.dataset, user, history, length, names[targets[0]], lists, titles_of(data))
 
 
 def check_user(datasets: Mapping[str, Any], user: str) -> None:
@@ -89,15 +88,3 @@ def _row_of(dataset: Any, user: str) -> int:
         hint = did_you_mean(user, users[:1000].tolist())  # of more it would take long
         raise UserError(f"case study: {dataset.dataset_name} has no user {user!r} on test{hint}")
     return int(rows[np.argmax(dataset.history_lengths(rows))])
-
-
-def _titles(dataset: Any) -> dict[str, str]:
-    """Titles of items from the data set's .item file; none if there is no such file or column."""
-    file = Path(dataset.dataset_path, f"{dataset.dataset_name}.item")
-    if not file.is_file():
-        return {}
-    item = dataset.iid_field
-    form = AtomicFormat({item: "ITEM_ID_FIELD"})
-    frame = read_atomic(file, form, lambda name: name == item or name.lower().endswith(("title", "name"))).frame
-    texts = frame.set_index(item).select_dtypes(exclude="number").replace("", None)
-    return {} if texts.empty else dict(texts.iloc[:, 0].dropna())

@@ -41,9 +41,18 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, checkpoint_dir: str | Path, model: str, dataset: str, settings: Mapping[str, Any], items: Sequence[str]
+        cls,
+        checkpoint_dir: str | Path,
+        model: str,
+        dataset: str,
+        settings: Mapping[str, Any],
+        items: Sequence[str],
+        item_info: Mapping[str, Any],
     ) -> "RunFolder":
-        """Make the directory together with the files that a run needs to start. Raises UserError if that fails."""
+        """Make the directory together with the files that a run needs to start. Raises UserError if that fails.
+
+        `items`: the vocabulary, items.json. `item_info`: what data/item_info.py knows of them, item_info.json.
+        """
         stamp = time.strftime("%Y%m%d-%H%M%S")
         while True:
             path = Path(checkpoint_dir) / f"{model}-{dataset}-{stamp}-{secrets.token_hex(3)}"
@@ -52,6 +61,7 @@ class RunFolder:
                 partial.mkdir(parents=True)
                 (partial / "config.yaml").write_text(dump_settings(settings), encoding="utf-8")
                 (partial / "items.json").write_text(files.json_text(list(items)), encoding="utf-8")
+                (partial / "item_info.json").write_text(files.json_text(dict(item_info)), encoding="utf-8")
                 partial.rename(path)
                 return cls(path)
             except OSError as error:

@@ -200,18 +200,11 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     or is the class: no module is imported only because a file names it.
     Raises UserError for a model that is not confirmed, and if data, items or weights are not those of the run.
     """
-    from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
     from recbole_sigma.data.preparation import load
-    from recbole_sigma.registry import build_model
 
     folder = Path(folder)
     run = _read(folder)
-    model = settings.pop("model", None)
-    if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
-        raise UserError(
-            f"{folder / 'config.yaml'}: confirm the import of its model with --model={run.model} (model=... in Python)"
-        )
-    config = Config(model or run.model, run.dataset, config_files=[folder / "config.yaml"], settings=settings)
+    config = _config(run, folder, settings)
     data = load(config)
     if data.dataset.checksum() != run.result["dataset"].get("sha256"):
         raise UserError(f"{folder}: {run.dataset}.inter is not the file that the run was trained on")
@@ -219,14 +212,70 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     for name in sorted({*(before or ()), *now}) if before is not None else ():  # older runs did not record them
         if before.get(name) != now.get(name):
             raise UserError(f"{folder}: {name} is not the file that the run was trained with")
+    RunFolder(folder).check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
+    network = _network(config, folder, data.train.dataset)
+    return LoadedRun(config, network, data.dataset, data.train, data.valid, data.test)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A run's model without its data: `items` are the item ids by number, the padding item included."""
+
+    config: Any
+    model: Any
+    items: list[str]
+    counts: list[int]  # of each item in training; empty for a run of an older version
+    titles: dict[str, str]  # by item, where the data has them
+
+
+def load_model(folder: str | Path, **settings: Any) -> LoadedModel:
+    """Rebuild a run's model from its directory alone, with the best epoch's weights, in evaluation mode.
+
+    `settings` as for `load_run`. Raises UserError for a model that is not confirmed, and for damaged files.
+    """
+    from recbole_sigma.data.items import Items
+
+    folder = Path(folder)
+    RunFolder(folder)  # refuses any other directory
+    config = _config(_read(folder), folder, settings, need_data=False)
+    file = folder / "items.json"
+    items = read_json(file, list)
+    if not all(isinstance(item, str) for item in items) or len(items) < 2 or len({*items}) < len(items):
+        raise UserError(f"{file}: not a list of different item ids")
+    file = folder / "item_info.json"
+    info = read_json(file, dict) if file.is_file() else {}
+    counts, titles = info.get("counts", []), info.get("titles", {})
+    numbers = isinstance(counts, list) and all(isinstance(count, int) for count in counts)
+    texts = isinstance(titles, dict) and all(isinstance(title, str) for title in titles.values())
+    if not numbers or not texts or len(counts) not in (0, len(items)):
+        raise UserError(f"{file}: not the counts and titles of the {len(items)} items of items.json")
+    return LoadedModel(config, _network(config, folder, Items(len(items) - 1)), items, counts, titles)
+
+
+def _config(run: RecordedRun, folder: Path, settings: dict[str, Any], need_data: bool = True) -> Any:
+    """The Config of a run whose model is known, or is confirmed by the setting `model`."""
+    from recbole_sigma.config.config import Config  # RecBole: slow, and tables need none of it
+
+    model = settings.pop("model", None)
+    if model is None and ":" in run.model and run.model.partition(":")[0] not in sys.modules:
+        raise UserError(
+            f"{folder / 'config.yaml'}: confirm the import of its model with --model={run.model} (model=... in Python)"
+        )
+    files = [folder / "config.yaml"]
+    return Config(model or run.model, run.dataset, config_files=files, settings=settings, need_data=need_data)
+
+
+def _network(config: Any, folder: Path, dataset: Any) -> Any:
+    """The model with the run's weights, in evaluation mode."""
+    from recbole_sigma.registry import build_model
+
     directory = RunFolder(folder)
-    directory.check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
-    network: Any = build_model(config, data.train.dataset)
+    network = build_model(config, dataset)
     try:
         network.load_state_dict(directory.load_weights())
     except RuntimeError as error:
-        raise UserError(f"{directory.weights}: not the weights of {run.model}: {one_line(error)}") from None
-    return LoadedRun(config, network.eval(), data.dataset, data.train, data.valid, data.test)
+        raise UserError(f"{directory.weights}: not the weights of {config.model}: {one_line(error)}") from None
+    return network.eval()
 
 
 def _run_directories(path: Path) -> Iterator[Path]:

@@ -49,7 +49,7 @@ class Items:
 def build(config: Callable[..., Any], name: str, seed: int = 0, **settings: Any) -> torch.nn.Module:
     """A model with small layers and dropout off, in evaluation mode."""
     torch.manual_seed(seed)
-    ssm = {} if name == "LinRec" else SMALL_SSM
+    ssm = SMALL_SSM if name in OURS and name != "LinRec" else {}
     return find_model(name)(config(name, **{**SMALL, **ssm, **settings}), Items()).eval()
 
 

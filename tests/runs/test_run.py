@@ -27,7 +27,8 @@ from recbole_sigma.training.trainer import SequenceTrainer
 from tests.helpers.models import OURS
 from tests.helpers.runs import NINE, OUR_SIZE, SIZES, SMALL
 
-FILES = "config.yaml items.json metrics.csv model.safetensors ranks-test.npz ranks-valid.npz result.json state.pt"
+FILES = "config.yaml items.json item_info.json metrics.csv model.safetensors ranks-test.npz ranks-valid.npz"
+FILES += " result.json state.pt"
 SmallRun = Callable[..., RunResult]  # the fixture `small_run`
 KEYS = "model dataset seed protocol epochs best_epoch valid test n_parameters seconds_per_epoch samples_per_second"
 KEYS += " eval_seconds peak_memory_mb device backend versions command"
@@ -179,7 +180,7 @@ def test_two_runs_of_the_same_second_and_number_get_two_directories(tmp_path: Pa
     numbers = iter(["000001", "000001", "000001", "000002"])
     monkeypatch.setattr("recbole_sigma.runs.folder.secrets.token_hex", lambda _: next(numbers))
     monkeypatch.setattr("recbole_sigma.runs.folder.time.strftime", lambda _: "now")
-    made = [RunFolder.create(tmp_path, "A", "d", {"seed": seed}, ["[PAD]"]) for seed in (1, 2)]
+    made = [RunFolder.create(tmp_path, "A", "d", {"seed": seed}, ["[PAD]"], {}) for seed in (1, 2)]
     assert [each.path.name for each in made] == ["A-d-now-000001", "A-d-now-000002"]
     assert [(each.path / "config.yaml").read_text() for each in made] == ["seed: 1\n", "seed: 2\n"]
     assert len(list(tmp_path.iterdir())) == 2

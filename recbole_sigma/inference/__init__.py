@@ -1,0 +1,1 @@
+"""A trained model away from its data: recommendations for any history, live sessions, batches from files."""

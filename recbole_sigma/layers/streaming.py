@@ -1,0 +1,19 @@
+"""One item at a time: a layer's `step` beside its `forward`.
+
+A layer with `streams = True` has `start() -> state`, the state of an empty history, and `step(hidden, state)`, which
+takes the next item's input (D,), updates the state, and returns what `forward` gives at the last item: (D,).
+"""
+
+from typing import Any
+
+State = dict[str, Any]  # tensors by name, in nested dicts
+
+
+def steps_as(cls: type, *pairs: tuple[str, str]) -> bool:
+    """Whether each `(whole, step)` pair of methods belongs together: no subclass overrides `whole` alone.
+
+    A class with `adds_history_head` does not count: the head corrects scores, and whoever steps applies it.
+    """
+    bases = [base for base in cls.__mro__ if "adds_history_head" not in vars(base)]
+    defined = {name: level for level, base in reversed([*enumerate(bases)]) for name in vars(base)}
+    return all(step in defined and defined[step] <= defined[whole] for whole, step in pairs)
