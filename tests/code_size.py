@@ -9,13 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
-# RecBole's habits, one pass over a history.
+# RecBole's habits, one pass over a history, recommendations.
 LIMITS = {
-    "code lines": 8_150,
-    "functions": 780,
-    "lines of the package with templates": 13_300,
-    "lines of tests": 11_300,
-    "lines of benchmarks": 1_510,
+    "code lines": 8_950,
+    "functions": 870,
+    "lines of the package with templates": 14_600,
+    "lines of tests": 11_950,
+    "lines of benchmarks": 1_570,
 }
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT,
