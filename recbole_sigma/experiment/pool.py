@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from recbole_sigma.training.callbacks import Callback
 # "" if it did not.
 Launch = Callable[[Path, threading.Event], str]
 SECONDS_TO_STOP = 30  # for the files of the current epoch
+SECONDS_TO_NOTICE = 0.5  # a Ctrl-C, at the latest
 
 
 def ensure(directory: str | Path, callbacks: Sequence[Callback] = (), test: bool = True) -> RunResult:
@@ -92,17 +93,22 @@ def _run_missing(missing: Mapping[Path, str], total: int, jobs: int, launch: Lau
         ThreadPoolExecutor(jobs) as threads,
     ):
         futures = {threads.submit(launch, directory, stop): directory for directory in missing}
+        waiting, n_done = set(futures), 0
         try:
-            for n_done, future in enumerate(as_completed(futures), 1):
-                directory, left = futures[future], len(missing) - n_done
-                problems[directory] = future.result()
-                line = f"{total - left} of {total} runs; {missing[directory]}: "
-                line += "FAILED" if problems[directory] else "done"
-                if left:
-                    seconds = (time.monotonic() - started) / n_done * left  # as long a run as those of this call took
-                    line += f"; about {tqdm.format_interval(seconds)} left"
-                progress.update()
-                tqdm.write(line, file=sys.stderr)
+            while waiting:
+                # not without an end: a Ctrl-C that another thread receives is noticed only when this one wakes up
+                done, waiting = wait(waiting, timeout=SECONDS_TO_NOTICE, return_when=FIRST_COMPLETED)
+                for future in done:
+                    n_done, directory = n_done + 1, futures[future]
+                    left = len(missing) - n_done
+                    problems[directory] = future.result()
+                    line = f"{total - left} of {total} runs; {missing[directory]}: "
+                    line += "FAILED" if problems[directory] else "done"
+                    if left:
+                        seconds = (time.monotonic() - started) / n_done * left  # as long a run as those of this call
+                        line += f"; about {tqdm.format_interval(seconds)} left"
+                    progress.update()
+                    tqdm.write(line, file=sys.stderr)
         except BaseException:
             stop.set()
             threads.shutdown(cancel_futures=True)
