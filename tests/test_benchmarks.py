@@ -157,7 +157,7 @@ def test_the_table_shows_which_limit_a_model_exceeds(
         ("length", "--models=SASREC", ("'SASREC'", "SASRec")),
         ("length", "--lengths=50,x", ("--lengths", "50,x")),
         ("length", "--rounds=0", ("--rounds", "at least 1")),
-        ("length", "--csv=nowhere/length.csv", ("--csv", "nowhere")),
+        ("length", "--csv=no-such-directory/length.csv", ("--csv", "no-such-directory")),
         ("operations", "scam", ("scan", "gru")),
         ("epoch", "--models=released:SASRec", ("released:SIGMA", "released:Mamba4Rec")),
         ("epoch", "--models=SIGMO", ("SIGMO", "SIGMA")),
