@@ -1,0 +1,35 @@
+"""EMARec: moving averages instead of a selective state space; what Mamba4Rec is without selection, conv and gate."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from recbole_sigma.layers.feed_forward import FeedForward
+from recbole_sigma.layers.moving_average import MovingAverages
+from recbole_sigma.layers.padding import Rows
+from recbole_sigma.model.sequence import SequenceModel
+
+
+class EMARecLayer(nn.Module):
+    """Moving averages -> dropout -> + input -> LayerNorm -> feed-forward."""
+
+    gives_prefixes = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
+        self.averages = MovingAverages(hidden_size, config["n_decays"])
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
+        self.feed_forward = FeedForward(hidden_size, dropout)
+
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        """(B, L, D) -> (B, L, D), or flat rows (T, D) -> (T, D)"""
+        return self.feed_forward(self.norm(self.dropout(self.averages(hidden, rows)) + hidden))
+
+
+class EMARec(SequenceModel):
+    """Layers of moving averages on the item embeddings."""
+
+    layer_class = EMARecLayer
+    causal = True
