@@ -26,7 +26,7 @@ __all__ = [
     "load_data_and_model", "register", "resume", "run",
 ]  # fmt: skip
 
-_MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
+_MODELS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "EMARec", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec")
 _MODULES = {
     "Config": "config.config",
     "Recommender": "inference.recommender",

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops import selective_scan
 
 
@@ -13,11 +14,11 @@ class MovingAverages(nn.Module):
 
         v_t = W h_t + b,    s_(t,n) = a_n s_(t-1,n) + (1 - a_n) v_t,    y_t = W' (sum_n m_n s_(t,n)) + b'
 
-    with decays a in (0, 1), trained per channel. It is the Mamba block without selection, convolution and gate, and a
+    The decays a in (0, 1) are trained per channel. It is the Mamba block without selection, convolution and gate, and a
     special case of diagonal state-space models (S4D, arXiv 2206.11893; MEGA, arXiv 2209.10655). Causal.
     """
 
-    gives_prefixes = True
+    gives_prefixes = streams = True
 
     def __init__(self, hidden_size: int, n_decays: int) -> None:
         super().__init__()
@@ -30,9 +31,21 @@ class MovingAverages(nn.Module):
         n_decays = self.decay.shape[1]
         values = self.value(hidden).repeat_interleave(n_decays, -1)  # a channel for each average
         ones = torch.ones_like(values)
-        averages = selective_scan(
+        sums = selective_scan(  # of a_n^(t-s) v_s over s <= t
             values, ones, F.logsigmoid(self.decay).view(-1, 1), ones[..., :1], ones[..., :1],
             delta_softplus=False, **rows.extent,
         )  # fmt: skip
-        weights = self.mix * torch.sigmoid(-self.decay)  # m (1 - a)
-        return self.out((averages.unflatten(-1, (-1, n_decays)) * weights).sum(-1))
+        return self._mixed(sums.unflatten(-1, (-1, n_decays)))
+
+    def start(self) -> State:
+        """The state of an empty history: (D, n)"""
+        return {"sums": torch.zeros_like(self.decay)}
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,)"""
+        state["sums"] = torch.sigmoid(self.decay) * state["sums"] + self.value(hidden)[:, None]
+        return self._mixed(state["sums"])
+
+    def _mixed(self, sums: Tensor) -> Tensor:
+        """(..., D, n) -> (..., D)"""
+        return self.out((sums * (self.mix * torch.sigmoid(-self.decay))).sum(-1))  # 1 - a = sigmoid(-decay)

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.moving_average import MovingAverages
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.sequence import SequenceModel
 
 
 class EMARecLayer(nn.Module):
     """Moving averages -> dropout -> + input -> LayerNorm -> feed-forward."""
 
-    gives_prefixes = True
+    gives_prefixes = streams = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -26,6 +27,14 @@ class EMARecLayer(nn.Module):
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or flat rows (T, D) -> (T, D)"""
         return self.feed_forward(self.norm(self.dropout(self.averages(hidden, rows)) + hidden))
+
+    def start(self) -> State:
+        """The state of an empty history."""
+        return self.averages.start()
+
+    def step(self, hidden: Tensor, state: State) -> Tensor:
+        """The next item: (D,) -> (D,)"""
+        return self.feed_forward.step(self.norm(self.averages.step(hidden, state) + hidden))
 
 
 class EMARec(SequenceModel):

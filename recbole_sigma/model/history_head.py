@@ -8,7 +8,7 @@ from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 SCALE = 10.0  # Adam moves a number by about the learning rate per step; scores must move by units
-ROWS = 128  # of a batch, on which the head is fitted
+ROWS = 32  # of a batch, on which the head is fitted
 
 
 class HistoryHead(nn.Module):
@@ -19,11 +19,28 @@ class HistoryHead(nn.Module):
         self.weights = nn.Parameter(torch.zeros(2))  # w_seen and w_last, divided by SCALE
 
     def forward(self, scores: Tensor, history: Tensor, last: Tensor) -> Tensor:
-        """(n, V), item ids (n, L) with 0 as padding, (n,) -> (n, V)"""
-        seen = torch.zeros_like(scores).scatter_(1, history, 1.0)
-        seen[:, 0] = 0
-        w_seen, w_last = (SCALE * self.weights).to(scores.dtype)
-        return (scores + w_seen * seen).scatter_add(1, last[:, None], w_last.expand(len(last), 1))
+        """(n, V), item ids (n, L) with 0 as padding, (n,) -> (n, V). `fit` has the gradient of the weights."""
+        added = self._added(history, last).to(scores.dtype)
+        return scores.scatter(1, history, scores.gather(1, history) + added)
+
+    def fit(self, scores: Tensor, history: Tensor, last: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy, (), of the corrected scores, with a gradient of the weights only: no pass back over V.
+
+        Arguments as in `forward`, and target (n,).
+        """
+        own, of_target = scores.gather(1, history), scores.gather(1, target[:, None])[:, 0]
+        unseen = scores.scatter(1, history, -torch.inf).logsumexp(1)
+        history, order = history.sort(1)  # an item that is in the history several times counts once
+        again = F.pad(history.diff(dim=1) == 0, (1, 0))
+        added = self._added(history, last)
+        seen = (own.gather(1, order) + added).masked_fill(again, -torch.inf).logsumexp(1)
+        corrected = of_target + (added * ((history == target[:, None]) & ~again)).sum(1)
+        return (torch.logaddexp(unseen, seen) - corrected).mean()
+
+    def _added(self, history: Tensor, last: Tensor) -> Tensor:
+        """What each item of a history adds to its score: (n, L), (n,) -> (n, L), 0 for the padding item"""
+        w_seen, w_last = SCALE * self.weights
+        return (w_seen + w_last * (history == last[:, None])) * (history != 0)
 
 
 def with_history_head(model_class: type[Any]) -> type[Any]:
@@ -46,23 +63,24 @@ def with_history_head(model_class: type[Any]) -> type[Any]:
             was_training = self.training
             self.eval()
             with torch.no_grad():
-                scores = super().full_sort_predict(rows).view(len(target), -1)
+                scores = super().full_sort_predict(rows).view(len(target), -1).float()
             self.train(was_training)
-            fit = F.cross_entropy(self._corrected(scores, rows).float(), target)
+            fit = self.history_head.fit(scores, *self._history(rows), target)
             first, *others = loss if isinstance(loss, tuple) else (loss,)
             first = first + (fit - fit.detach())  # the gradient, but not the value: the loss stays the model's
             return (first, *others) if others else first
 
         def full_sort_predict(self, interaction: Interaction) -> Tensor:
-            scores = super().full_sort_predict(interaction)
-            return self._corrected(scores.view(len(interaction), -1), interaction)
+            scores = super().full_sort_predict(interaction).view(len(interaction), -1)
+            return self.history_head(scores, *self._history(interaction))
 
         def predict(self, interaction: Interaction) -> Tensor:
             return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
 
-        def _corrected(self, scores: Tensor, rows: Interaction) -> Tensor:
-            history, lengths = rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN]
-            return self.history_head(scores, history, history.gather(1, lengths[:, None] - 1)[:, 0])
+        def _history(self, rows: Interaction) -> tuple[Tensor, Tensor]:
+            """The items (n, L), and the last one, (n,)."""
+            history = rows[self.ITEM_SEQ]
+            return history, history.gather(1, rows[self.ITEM_SEQ_LEN][:, None] - 1)[:, 0]
 
     WithHistoryHead.__name__, WithHistoryHead.__qualname__ = model_class.__name__, model_class.__qualname__
     return WithHistoryHead
