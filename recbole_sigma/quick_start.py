@@ -162,6 +162,7 @@ def _train_in_worker(model: type, dataset: str, settings: dict[str, Any], test: 
 def _train(
     config: Config, group: Group, callbacks: Sequence[Callback], test: bool, resumed: Path | None, configure: bool
 ) -> RunResult:
+    from recbole_sigma.evaluation.metrics import metrics_of_ranks
     from recbole_sigma.runs.result import RunResult, data_metadata, result_content
     from recbole_sigma.training.callbacks import TensorBoard
     from recbole_sigma.training.checkpoint import Checkpoint
@@ -194,19 +195,24 @@ def _train(
             with closing(TensorBoard(folder.path, len(trainer.rows))) if group.first else nullcontext() as events:
                 trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
             metrics: dict[str, dict[str, float]] = {}
+            masked: dict[str, dict[str, float]] = {}
             for split, loader in {"valid": data.valid, **({"test": data.test} if test else {})}.items():
                 metrics[split] = {}
                 if len(loader.dataset):
                     ranks = trainer.ranks(loader, split)
                     metrics[split] = trainer.metrics(ranks, loader)
+                    if ranks.rank_masked is not None:
+                        masked[split] = metrics_of_ranks(ranks.rank_masked, trainer.topk, trainer.rank_metrics)
                     if group.first:
                         folder.write_ranks(split, ranks.arrays())
             if group.first:
                 content = result_content(config, metadata, trainer.summary(), metrics)
+                content |= {"seen_masked": masked} if masked else {}
                 content |= {"backend": backend, **checkpoint.times()}
                 write_text(folder.path / "result.json", json_text(content))  # last: now the run is complete
     tested = metrics.get("test", {})
-    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], tested, config["valid_metric"].lower())
+    metric = config["valid_metric"].lower()
+    return RunResult(folder.path, trainer.best.epoch, metrics["valid"], tested, metric, seen_masked=masked)
 
 
 def _prepare(config: Config, group: Group, configure: bool) -> str:

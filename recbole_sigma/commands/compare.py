@@ -7,6 +7,7 @@ Models side by side: trains what is missing, prints the table and, last, the rep
   --seeds=N                how many (1: 2020), or which ([1,2,3])
   --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
+  --masked=true            print the ranks without seen items, too; the report has both in any case
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
   --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
   --SETTING=VALUE          any setting, for all arms
@@ -48,13 +49,15 @@ def take_options(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "jobs": options.option(settings, "jobs", 1),
         "engine": options.option(settings, "engine", "local"),
+        "masked": options.option(settings, "masked", False),
         "out": Path(options.name(settings, "out", "")) if "out" in settings else None,
     }
 
 
 def run_and_report(
-    experiment: "Experiment", jobs: int, engine: str, out: Path | None, groups: bool = False, user: str | None = None
-) -> None:
+    experiment: "Experiment", jobs: int, engine: str, masked: bool, out: Path | None, groups: bool = False,
+    user: str | None = None,
+) -> None:  # fmt: skip
     """Train what is missing, write reports, print summary and page; also by user `groups`, and the `user`'s lists."""
     from recbole_sigma.evaluation.groups import BOUNDS
     from recbole_sigma.experiment.pool import run_all
@@ -82,7 +85,7 @@ def run_and_report(
         launcher = tasks(jobs, config["threads"] or 1, config["use_gpu"])
         jobs = len(runs)  # the cluster runs as many as it has room for
     recorded = run_all(runs, checkpoint_dir, jobs, launcher)
-    report = report_of(recorded, experiment.title, command_line(), bounds=BOUNDS if groups else (), user=user)
+    report = report_of(recorded, experiment.title, command_line(), 10, BOUNDS if groups else (), user, masked)
     for form in ("md", "html", "csv", "tex"):
         write_report(report, out.with_suffix(f".{form}"), form)
     print(summary(report))

@@ -1,4 +1,4 @@
-"""recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--user=USER]
+"""recbole-sigma report RUN_DIR ... [--format=md|html|csv|tex] [--out=FILE] [--groups] [--masked] [--user=USER]
 
 Recorded runs side by side. Reads their directories; trains nothing.
 
@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--title", default="", metavar="TEXT", help="heading (Runs on DATASET)")
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
     parser.add_argument("--groups", action="store_true", help="also by history length and by the target's frequency")
+    parser.add_argument("--masked", action="store_true", help="print the ranks without seen items, too")
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
     parser.add_argument("--user", metavar="USER", help="a user's history, each model's list (terminal, md, html)")
     parser.add_argument("--model", metavar="CLASS", help="package.module:Class of yours that a case study may import")
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
         for model in args.model.split(","):
             find_model(model)
-    report = report_of(read_runs(args.runs), args.title, command_line(), args.k, bounds, args.user)
+    report = report_of(read_runs(args.runs), args.title, command_line(), args.k, bounds, args.user, args.masked)
     if args.out and form:
         write_report(report, args.out, form)
         print(f"{summary(report)}\n\n{args.out}")

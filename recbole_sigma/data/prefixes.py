@@ -75,6 +75,12 @@ class Prefixes:
         stop = self.targets[self._index(rows)].astype(np.int64)
         return stop - self.flat.starts(stop)
 
+    def seen(self, rows: Rows) -> Tensor:
+        """The items of the histories, not truncated, padded on the right with 0: (n, longest), on the CPU."""
+        stop = self.targets[self._index(rows)].astype(np.int64)
+        start, length = torch.from_numpy(np.stack([self.flat.starts(stop), self.history_lengths(rows)]))
+        return gather(self.flat.columns[self.flat.item], *positions(start, length, int(length.max())))
+
     def select(self, rows: np.ndarray) -> "Prefixes":
         """The samples `rows` (n,), over the same flat arrays."""
         return replace(self, targets=self.targets[rows])

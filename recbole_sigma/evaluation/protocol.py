@@ -7,8 +7,7 @@ _LEFT_OUT = {
     "valid_only": "last item validation, no test",
     "test_only": "last item test, no validation",
 }
-_RANKING = {
-    "full": "all items, seen items not masked, ties at mean rank",
+_DRAWN = {
     "uni": "{n} items drawn evenly and the target: sampled metrics, which do not rank models reliably",
     "pop": "{n} items drawn by popularity and the target: sampled metrics, which do not rank models reliably",
 }
@@ -16,7 +15,7 @@ _RANKING = {
 
 def protocol(config: Any, validated: bool) -> dict[str, Any]:
     """The protocol of a run; `validated` is whether there is a validation split."""
-    by_phase = {phase: _ranking(mode) for phase, mode in config["eval_args"]["mode"].items()}
+    by_phase = {phase: _ranking(mode, config["mask_seen"]) for phase, mode in config["eval_args"]["mode"].items()}
     same = len({*by_phase.values()}) == 1
     ranking = by_phase["test"] if same else "; ".join(f"{phase}: {text}" for phase, text in by_phase.items())
     chosen = f"validation {config['valid_metric']}, patience {config['stopping_step']}"
@@ -34,8 +33,10 @@ def is_sampled(protocol: dict[str, Any]) -> bool:
     return "sampled" in str(protocol.get("ranking"))
 
 
-def _ranking(mode: str) -> str:
-    return _RANKING["full" if mode == "full" else mode[:3]].format(n=mode[3:])
+def _ranking(mode: str, mask_seen: bool) -> str:
+    if mode == "full":
+        return f"all items, seen items {'' if mask_seen else 'not '}masked, ties at mean rank"
+    return _DRAWN[mode[:3]].format(n=mode[3:])
 
 
 def _split(eval_args: Any, files: Any) -> str:

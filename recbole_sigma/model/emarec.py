@@ -1,4 +1,7 @@
-"""EMARec: moving averages instead of a selective state space; what Mamba4Rec is without selection, conv and gate."""
+"""EMARec, moving averages of the history: a diagonal state space (S4D-real, Gu et al., arXiv 2206.11893).
+
+It is what Mamba4Rec is without selection, convolution and gate.
+"""
 
 from typing import Any
 

@@ -73,9 +73,11 @@ _STYLES = {
 
 def report_of(
     runs: Sequence[RecordedRun], title: str = "", command: str = "", k: int = 10, bounds: Sequence[int] = (),
-    user: str | None = None,
+    user: str | None = None, masked: bool = False,
 ) -> Report:  # fmt: skip
     """A table of each data set's runs, metrics at `k`; with `bounds` also by user groups, with `user` a case study.
+
+    `masked`: a summary shows the ranks without seen items, too; the other formats always do.
 
     Raises UserError for runs that are not comparable, and for a user that a data set does not have.
     """
@@ -86,7 +88,7 @@ def report_of(
         from recbole_sigma.report.case_study import case_study  # models and data: slow
 
         cases = tuple(case_study([run for row in table.rows for run in row.runs], user, k) for table in tables)
-    return Report(title or f"Runs on {', '.join(datasets)}", tables, command, cases)
+    return Report(title or f"Runs on {', '.join(datasets)}", tables, command, cases, masked)
 
 
 def check_report(out: Path | None = None, form: str = "html") -> None:
@@ -121,8 +123,11 @@ def summary(report: Report) -> str:
 
     for table in report.tables:
         wide = table.means["deviation"].notna().any()
-        for splits in [[split] for split in SPLITS] if wide else [SPLITS]:
-            show(comparison(table, brief=True, splits=splits), table.dataset)
+        for masked in (False, True) if report.masked else (False,):
+            for splits in [[split] for split in SPLITS] if wide else [SPLITS]:
+                section = comparison(table, brief=True, splits=splits, masked=masked)
+                if section.rows:
+                    show(section, f"{table.dataset}: {section.title}")
         if (others := other_metrics(table)).rows:
             show(others, others.title)
         tests = f"{MARKS} (one-sided paired t-tests, Holm)" if table.significance else "significance is not tested"

@@ -8,11 +8,12 @@ import pandas as pd
 
 from recbole_sigma.evaluation.metrics import METRICS, metric_title
 from recbole_sigma.evaluation.significance import FEWEST_SEEDS, LEVEL, PairedTest
-from recbole_sigma.report.table import COLUMNS, COSTS, SPLITS, Report, Table
+from recbole_sigma.report.table import COSTS, MASKED, SPLITS, Report, Table
 
 if TYPE_CHECKING:
     from recbole_sigma.report.case_study import CaseStudy
 
+SEEN_MASKED = "The same scores, seen items masked"
 MARKS = f"* p < {LEVEL} against every other row over users, † over seeds"
 _MEANS = "Means over n seeds, with the standard deviation where there are several. Best bold, second underlined. "
 _TESTS = (
@@ -28,7 +29,7 @@ _TRAINING = ("learning_rate", "train_batch_size", "train_mode", "loss_type", "ep
 class Section:
     """A table with its heading."""
 
-    kind: str  # comparison, metrics, significance, groups, case, cost or record
+    kind: str  # comparison, masked, metrics, significance, groups, case, cost or record
     title: str
     align: str  # a letter per column, l or r
     head: Sequence[str]
@@ -41,29 +42,38 @@ def sections(report: Report, table: Table) -> list[Section]:
     """The sections on one data set, the comparison first and the record last."""
     cases = [case_section(case) for case in report.cases if case.dataset == table.dataset]
     groups = [_groups(table, "history"), _groups(table, "target")]
-    shown = [comparison(table), other_metrics(table), _significance(table), *groups, *cases]
+    shown = [comparison(table), comparison(table, masked=True), other_metrics(table)]
+    shown += [_significance(table), *groups, *cases]
     shown += [_costs(table), _record(table)]
     return [section for section in shown if section.rows]
 
 
-def comparison(table: Table, brief: bool = False, splits: Sequence[str] = SPLITS) -> Section:
-    """Every metric of every row; `brief`, for terminals, leaves out improvements and the deviations on validation."""
+def comparison(table: Table, brief: bool = False, splits: Sequence[str] = SPLITS, masked: bool = False) -> Section:
+    """Every metric of every row; `brief`, for terminals, leaves out improvements and the deviations on validation.
+
+    `masked` shows the ranks without seen items that runs recorded beside; there are no rows if none did.
+    """
     rows: list[Sequence[object]] = []
-    columns = [(split, metric) for split, metric in COLUMNS if split in splits]
+    columns = [(MASKED[split] if masked else split, metric) for split in splits for metric in METRICS]
     for row in table.rows:
         cells = [table.cell(row.label, *column) for column in columns]
+        if masked and not any(cells):
+            continue
         if brief:
-            valid = {*columns[: len(METRICS)]} & {("valid", metric) for metric in METRICS}
-            cells = [cell and cell._replace(deviation=None) for cell in cells[: len(valid)]] + cells[len(valid) :]
+            narrow = len(METRICS) * ("valid" in splits)
+            cells = [cell and cell._replace(deviation=None) for cell in cells[:narrow]] + cells[narrow:]
         rows.append((row.label, len(row.complete), *cells))
-    if table.improvement and not brief:
+    if table.improvement and rows and not brief:
         better = (table.improvement.get(column) for column in columns)
         rows.append(("best over second", "", *(None if each is None else f"{100 * each:+.1f} %" for each in better)))
     words = {"valid": "valid" if brief else "validation", "test": "test"}
-    titles = (f"{words[split]}\n{metric_title(f'{metric}@{table.k}')}" for split, metric in columns)
+    titles = (f"{words[split]}\n{metric_title(f'{metric}@{table.k}')}" for split in splits for metric in METRICS)
+    title = SEEN_MASKED if masked else table.ranking[:1].upper() + table.ranking[1:]
     no_tests = "No significance test: it needs two rows with test metrics and more than one user."
     note = _MEANS + (_TESTS if table.significance else no_tests)
-    return Section("comparison", "", "lr" + "r" * len(columns), ("", "n", *titles), rows, note)
+    return Section(
+        "masked" if masked else "comparison", title, "lr" + "r" * len(columns), ("", "n", *titles), rows, note
+    )
 
 
 def other_metrics(table: Table) -> Section:
@@ -103,9 +113,10 @@ def _significance(table: Table) -> Section:
         return "< 0.001" if test.p_holm < 0.001 else f"{test.p_holm:.3f}", f"{test.n:,}"
 
     rows = []
-    for metric, tests in table.significance.items():
+    for metric, tests in [*table.significance.items(), *table.significance_masked.items()]:
+        masked = ", seen masked" * (tests is table.significance_masked.get(metric))
         for other, users in tests.users.items():
-            compared = metric_title(f"{metric}@{table.k}"), tests.best, other, f"{users.difference:+.4f}"
+            compared = metric_title(f"{metric}@{table.k}") + masked, tests.best, other, f"{users.difference:+.4f}"
             rows.append((*compared, *shown(users), *shown(tests.seeds.get(other))))
     head = ("metric", "best", "against", "difference", "p over users", "n", "p over seeds", "n")
     return Section("significance", "Significance on test", "lllrrrrr", head, rows)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from recbole_sigma.report.case_study import CaseStudy
 
 SPLITS = ("valid", "test")
+MASKED = {split: f"{split}, seen masked" for split in SPLITS}  # the same scores, with seen items left out
 COLUMNS = [(split, metric) for split in SPLITS for metric in METRICS]
 COSTS = ("n_parameters", "epochs", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")
 _CANDIDATES = "number of candidates"
@@ -73,7 +74,8 @@ class Table:
 
     `means` has the columns mean, deviation (NaN for one seed), rank and mark as in `Cell`, by label, group ("" for all
     users), split and metric. `improvement` is that of the best mean over the second, relative to the second (None if
-    that is 0), by split and metric; `significance` is by test metric.
+    that is 0), by split and metric; `significance` is by test metric. `ranking` says which items targets are ranked
+    among; of the ranks without seen items, the split is `MASKED[split]` and the tests are `significance_masked`.
     """
 
     dataset: str
@@ -82,6 +84,8 @@ class Table:
     means: pd.DataFrame
     improvement: Mapping[tuple[str, str], float | None]
     significance: Mapping[str, Significance]
+    significance_masked: Mapping[str, Significance]
+    ranking: str
     groups: tuple[Group, ...]
 
     def cell(self, label: str, split: str, metric: str, group: str = "") -> Cell | None:
@@ -110,6 +114,7 @@ class Report:
     tables: tuple[Table, ...]
     command: str = ""
     cases: "tuple[CaseStudy, ...]" = ()
+    masked: bool = False  # whether the summary on the terminal shows the ranks without seen items, too
 
 
 def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = ()) -> Table:
@@ -119,7 +124,9 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
     rows = tuple(_row(label, [run for run in runs if run.label == label]) for label in labels)
 
     values: list[tuple[Any, ...]] = []
-    tested: dict[str, dict[str, dict[int, np.ndarray]]] = {metric: {} for metric in METRICS}
+    test_splits = "test", MASKED["test"]
+    tested: dict[str, dict[str, dict[str, dict[int, np.ndarray]]]]
+    tested = {split: {metric: {} for metric in METRICS} for split in test_splits}
     groups: list[Group] = []
     users = np.empty(0, dtype=int)  # number of each test sample's user
     for split in SPLITS:
@@ -132,12 +139,14 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
             if groups and first.target_frequency is not None:
                 groups += target_groups(first.target_frequency)
         members: dict[str, Any] = {"": slice(None), **{group.title: group.members for group in groups if group.count}}
-        for run, ranks in evaluated:
-            for metric, gain in gains_of_ranks(ranks.rank, k).items():
-                if split == "test" and users.max() > 0:
-                    tested[metric].setdefault(run.label, {})[run.seed] = gain
+        shown = [(run, split, ranks.rank) for run, ranks in evaluated]
+        shown += [(run, MASKED[split], each.rank_masked) for run, each in evaluated if each.rank_masked is not None]
+        for run, name, rank in shown:
+            for metric, gain in gains_of_ranks(rank, k).items():
+                if name in test_splits and users.max() > 0:
+                    tested[name][metric].setdefault(run.label, {})[run.seed] = gain
                 for group, samples in members.items():
-                    values.append((run.label, group, split, metric, run.seed, gain[samples].mean()))
+                    values.append((run.label, group, name, metric, run.seed, gain[samples].mean()))
 
     keys = ["label", "group", "split", "metric"]
     frame = pd.DataFrame(values, columns=[*keys, "seed", "value"]).astype({"value": float})
@@ -146,15 +155,21 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
     rank = columns.rank(method="min", ascending=False)
     means["rank"] = rank.where((rank <= 2) & (columns.transform("size") > 1), 0).astype(int)
     means["mark"] = ""
-    significance = {metric: _significance(gains, users) for metric, gains in tested.items() if len(gains) > 1}
-    for metric, tests in significance.items():
-        means.loc[(tests.best, "", "test", metric), "mark"] = tests.mark
+    significance: dict[str, dict[str, Significance]] = {}
+    for split, by_metric in tested.items():
+        significance[split] = {
+            metric: _significance(gains, users) for metric, gains in by_metric.items() if len(gains) > 1
+        }
+        for metric, tests in significance[split].items():
+            means.loc[(tests.best, "", split, metric), "mark"] = tests.mark
     improvement: dict[tuple[str, str], float | None] = {}
     for (group, split, metric), column in columns:
         if not group and len(column) > 1:
             best, second = column.nlargest(2)
             improvement[split, metric] = best / second - 1 if second else None if best else 0.0
-    return Table(runs[0].dataset, k, rows, means, improvement, significance, tuple(groups))
+    ranking = next((str(run.result["protocol"].get("ranking")) for row in rows for run in row.complete), "")
+    test, masked = (significance[split] for split in test_splits)
+    return Table(runs[0].dataset, k, rows, means, improvement, test, masked, ranking, tuple(groups))
 
 
 def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
@@ -207,7 +222,7 @@ def _check_users(split: str, evaluated: Sequence[tuple[RecordedRun, Ranks]]) -> 
     """Refuse runs that were evaluated on other users, targets, histories or training items than the first."""
     for run, ranks in evaluated[1:]:
         first, expected = evaluated[0]
-        for name in (ranks.arrays().keys() & expected.arrays().keys()) - {"rank"}:
+        for name in (ranks.arrays().keys() & expected.arrays().keys()) - {"rank", "rank_masked"}:
             if not np.array_equal(ranks.arrays()[name], expected.arrays()[name]):
                 what = f"the arrays {name!r} of their ranks-{split}.npz differ"
                 raise UserError(f"{first.name} and {run.name} do not belong in one table: {what}")

@@ -34,6 +34,7 @@ _RESULT = {
     "versions": _OBJECT, "n_parameters": _NUMBER, "seconds_per_epoch": _NUMBER, "eval_seconds": _NUMBER,
     "peak_memory_mb": _NUMBER, "valid": _METRICS, "test": _METRICS,
 }  # fmt: skip
+_MASKED = {"type": "object", "properties": {"valid": _METRICS, "test": _METRICS}, "additionalProperties": False}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class RecordedRun:
         empty = content["empty_splits"] if isinstance(content.get("empty_splits"), list) else []
         properties |= {split: {"const": {}} for split in ("valid", "test") if split in empty}
         required = [name for name in properties if name != "test" or "trial" not in content]
-        schema = {"properties": properties, "required": required}
+        schema = {"properties": properties | {"seen_masked": _MASKED}, "required": required}
         for error in Draft202012Validator(schema).iter_errors(content):
             name = ".".join(map(str, error.path))
             raise UserError(f"{file}: not the result of this run: {name} {error.message[:200]}")
@@ -91,16 +92,18 @@ class RecordedRun:
         Raises UserError for a damaged file, and if a metric of result.json is not that of the ranks; the relative
         `tolerance` allows for a version of NumPy that adds in another order.
         """
-        recorded: dict[str, float] = self.result[split]
         path = Path(self.folder or "", f"ranks-{split}.npz")
         ranks = Ranks.load(path)
+        recorded: dict[str, float] = self.result[split]
+        masked = self.result.get("seen_masked", {}).get(split, {}) if ranks.rank_masked is not None else {}
         parts = [name.partition("@") for name in recorded]
         names = [name for name in RANK_METRICS if name in METRICS or name in (part[0] for part in parts)]
-        computed = metrics_of_ranks(ranks.rank, sorted({int(part[2]) for part in parts}), names)
-        for name, value in computed.items():
-            if not math.isclose(recorded.get(name, math.nan), value, rel_tol=tolerance):
-                wrong = f"{split} {name} is {recorded.get(name)}, {value} by {path.name}"
-                raise UserError(f"{path.with_name('result.json')}: {wrong}")
+        topk = sorted({int(part[2]) for part in parts})
+        for title, metrics, rank in (("", recorded, ranks.rank), ("seen_masked ", masked, ranks.rank_masked)):
+            for name, value in metrics_of_ranks(rank, topk, names).items() if metrics and rank is not None else ():
+                if not math.isclose(metrics.get(name, math.nan), value, rel_tol=tolerance):
+                    wrong = f"{title}{split} {name} is {metrics.get(name)}, {value} by {path.name}"
+                    raise UserError(f"{path.with_name('result.json')}: {wrong}")
         users, user = np.unique(ranks.user, return_inverse=True)
         if len(users) < len(user) and str(self.result["protocol"].get("split")).startswith("leave-one-out"):
             raise UserError(f"{path}: contains a user twice")
@@ -170,7 +173,10 @@ def read_finished(folder: str | Path) -> RunResult:
     for split in run.splits:
         run.ranks(split, tolerance=0)
     result, metric = run.result, str(run.settings.get("valid_metric", "NDCG@10")).lower()
-    return RunResult(Path(folder), result["best_epoch"], result["valid"], result.get("test", {}), metric)
+    masked = result.get("seen_masked", {})
+    return RunResult(
+        Path(folder), result["best_epoch"], result["valid"], result.get("test", {}), metric, seen_masked=masked
+    )
 
 
 def last_line(log_file: Path) -> str:

@@ -1,7 +1,7 @@
 """result.json: the result of a run, and all that one must know to cite it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class RunResult:
     test: dict[str, float]
     valid_metric: str = "ndcg@10"  # which chose the epoch
     valid_score_bigger: bool = True
+    seen_masked: dict[str, dict[str, float]] = field(default_factory=dict)  # by split, with seen items masked
 
     @property
     def best_valid_score(self) -> float:

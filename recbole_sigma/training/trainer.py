@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
+from recbole_sigma.data.loaders import ROW
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.metrics import LIST_METRICS, METRICS, metrics_of_lists, metrics_of_ranks
-from recbole_sigma.evaluation.ranks import Ranks, target_ranks, top_items
+from recbole_sigma.evaluation.ranks import Ranks, masked_ranks, target_ranks, top_items
 from recbole_sigma.training.allocator import return_excess_memory
 from recbole_sigma.training.callbacks import Callback
 from recbole_sigma.training.distributed import ALONE, Group
@@ -81,6 +82,7 @@ class SequenceTrainer:
         self.list_metrics = [name for name in names if name in LIST_METRICS]
         self.rank_metrics = [name for name in names if name not in LIST_METRICS]
         self.tail_ratio = config["tail_ratio"]
+        self.mask_seen = config["mask_seen"]
         self.valid_metric = config["valid_metric"].lower()
         self.autocast = bool(config["enable_amp"])
         self.clip_grad_norm = config["clip_grad_norm"]
@@ -189,23 +191,24 @@ class SequenceTrainer:
         """Rank of every evaluated sample's target. Raises UserError when a score is NaN or infinite."""
         self.model.eval()
         dataset = eval_data.dataset
-        batches: list[tuple[np.ndarray, np.ndarray]] = []
+        batches: list[tuple[np.ndarray, ...]] = []
         for number, batch in enumerate(self._progress(eval_data, what.split(",")[0])):
             try:
-                batches.append(self._batch_ranks(batch, dataset.item_num))
+                batches.append(self._batch_ranks(batch, dataset))
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None
         shards = self.group.gather(batches)  # of each batch, every process has ranked its shard
         parts = zip(*(shard for batch in zip(*shards, strict=True) for shard in batch), strict=True)
-        rank, lists = (np.concatenate(part) for part in parts)
+        rank, masked, lists = (np.concatenate(part) for part in parts)
         samples = dataset.inter_feat
         targets = samples[dataset.iid_field].numpy()
         return Ranks(
             user=dataset.field2id_token[dataset.uid_field][samples[dataset.uid_field].numpy()].astype(str),
             target=dataset.field2id_token[dataset.iid_field][targets].astype(str),
             history_length=dataset.history_lengths(np.arange(len(dataset))),
-            rank=rank,
+            rank=masked if self.mask_seen else rank,
             target_frequency=eval_data.item_frequency[targets],
+            rank_masked=None if self.mask_seen or np.isnan(masked).any() else masked,
             lists=lists,
         )
 
@@ -217,17 +220,19 @@ class SequenceTrainer:
             metrics |= metrics_of_lists(ranks.lists, self.topk, self.list_metrics, known, self.tail_ratio)
         return metrics
 
-    def _batch_ranks(self, batch: Any, n_items: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ranks (n,) of a batch's targets, and top-k lists (n, K) if a metric needs them, else (n, 0); by slices.
+    def _batch_ranks(self, batch: Any, dataset: Any) -> tuple[np.ndarray, ...]:
+        """Of a batch's targets, by slices: ranks (n,), ranks with seen items masked (n,), top-k lists (n, K).
 
-        Raises FloatingPointError when a score is not finite.
+        Masked ranks are NaN where targets are ranked among drawn items; K is 0 unless a metric needs lists. Raises
+        FloatingPointError when a score is not finite.
         """
+        n_items = dataset.item_num
         longest = min(max(self.topk), n_items - 1) if self.list_metrics else 0
         if batch is None:
-            return np.empty(0), np.empty((0, longest), dtype=np.int32)
+            return np.empty(0), np.empty(0), np.empty((0, longest), dtype=np.int32)
         interaction, candidates, _, positive = batch
         step = max(SCORES_TOGETHER // n_items, 1)
-        ranks, lists = [], []
+        ranks, masked, lists = [], [], []
         for start in range(0, len(interaction), step):
             rows = slice(start, start + step)
             part = interaction[rows].to(self.device)
@@ -237,9 +242,17 @@ class SequenceTrainer:
             for few in map(slice, range(0, len(part), RANK_ROWS), range(RANK_ROWS, len(part) + RANK_ROWS, RANK_ROWS)):
                 few_among = None if among is None else among[few]
                 ranks.append(target_ranks(scores[few], targets[few], few_among))
+                if among is None:
+                    seen = dataset.inter_feat.seen(part[ROW][few].cpu()).to(self.device)
+                    masked.append(masked_ranks(ranks[-1], scores[few], targets[few], seen))
+                    if self.mask_seen and longest:
+                        scores[few] = scores[few].scatter(1, seen, -torch.inf)
                 if longest:
                     lists.append(top_items(scores[few], longest, targets[few], few_among))
-        return torch.cat(ranks).numpy(), torch.cat(lists).numpy() if lists else np.empty((len(positive), 0))
+        rank = torch.cat(ranks).numpy()
+        empty = np.empty((len(positive), 0))
+        among_unseen = torch.cat(masked).numpy() if masked else np.full_like(rank, np.nan)
+        return rank, among_unseen, torch.cat(lists).numpy() if lists else empty
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:
         return tqdm(

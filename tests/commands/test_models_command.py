@@ -13,6 +13,7 @@ from recbole_sigma.config.config import Config, properties_path
 
 ARXIV = {
     "SIGMA": "2408.11451", "Mamba4Rec": "2403.03900", "ECHO": "2406.02638", "RecMamba": "2403.16371",
+    "EMARec": "2206.11893",
     "LinRec": "2411.01537", "GRU4Rec": "1606.08117", "BERT4Rec": "1904.06690", "SASRec": "1808.09781",
     "FEARec": "2304.09184",
 }  # fmt: skip

@@ -21,6 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "SIGMA": {"dropout_prob": 0.0, "gate_dropout": 0.0, "d_state": 4, "d_conv": 4, "r": 2},
     "Mamba4Rec": {"dropout_prob": 0.0, **SMALL_SSM},
     "RecMamba": {"dropout_prob": 0.0, **SMALL_SSM},
+    "EMARec": {"dropout_prob": 0.0},
     "SASRec": {"inner_size": 16, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0},
     "GRU4Rec": {"dropout_prob": 0.0},
 }

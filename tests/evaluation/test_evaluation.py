@@ -1,6 +1,7 @@
 """Ranks and metrics against RecBole's evaluator, and by hand."""
 
 from collections import Counter
+from operator import eq, gt
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from recbole_sigma.evaluation.metrics import (
     metrics_of_lists,
     metrics_of_ranks,
 )
-from recbole_sigma.evaluation.ranks import Ranks, target_ranks, top_items
+from recbole_sigma.evaluation.ranks import Ranks, masked_ranks, target_ranks, top_items
 
 
 def test_rank_counts_better_items_and_leaves_padding_out():
@@ -100,6 +101,22 @@ def test_a_candidate_counts_once_and_equal_scores_count_half():
         assert target_ranks(scores, torch.tensor([2]), torch.tensor([candidates])).tolist() == [rank]
     with pytest.raises(FloatingPointError):
         target_ranks(scores / 0, torch.tensor([2]), torch.tensor([[3]]))
+
+
+@given(st.integers(2, 12), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_masked_ranks_are_those_among_the_items_that_the_user_has_not_seen(n_items: int, seed: int):
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 4, n_items + 1).astype(float)
+    history = random.integers(1, n_items + 1, random.integers(1, 6))
+    target = int(random.integers(1, n_items + 1))
+    others = [item for item in range(1, n_items + 1) if item not in history and item != target]
+    better, equal = (sum(compare(scores[item], scores[target]) for item in others) for compare in (gt, eq))
+    expected = n_items if target in history else 1 + better + equal / 2
+
+    rows = torch.tensor(scores).repeat(2, 1), torch.tensor([target, target])
+    seen = torch.from_numpy(np.stack([[*history, 0, 0], [0, *history[::-1], 0]]))
+    assert masked_ranks(target_ranks(*rows), *rows, seen).tolist() == [expected, expected]
 
 
 def test_metrics_by_hand():

@@ -12,7 +12,7 @@ from torch import Tensor
 from recbole_sigma.errors import UserError
 from recbole_sigma.registry import find_model
 
-OURS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec")
+OURS = ("SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "EMARec", "LinRec")
 N_ITEMS = 40
 SMALL = {"hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 12, "train_batch_size": 8, "dropout_prob": 0.0}
 SMALL_SSM = {"d_state": 4, "d_conv": 3}
@@ -35,6 +35,7 @@ SWITCHES = [
     ("ECHO", {}), ("ECHO", {"ssm_init": "mamba"}), ("ECHO", {"num_layers": 2}), ("ECHO", {"loss_type": "BPR"}),
     ("RecMamba", {}), ("RecMamba", {"ssm_init": "published"}), ("RecMamba", {"loss_type": "BPR"}),
     ("RecMamba", {"loss_type": "BCE"}),
+    ("EMARec", {}), ("EMARec", {"n_decays": 1, "num_layers": 1}), ("EMARec", {"loss_type": "BPR"}),
     ("LinRec", {}), ("LinRec", {"num_layers": 1, "n_heads": 4}), ("LinRec", {"loss_type": "BPR"}),
 ]  # fmt: skip
 
@@ -49,7 +50,7 @@ class Items:
 def build(config: Callable[..., Any], name: str, seed: int = 0, **settings: Any) -> torch.nn.Module:
     """A model with small layers and dropout off, in evaluation mode."""
     torch.manual_seed(seed)
-    ssm = SMALL_SSM if name in OURS and name != "LinRec" else {}
+    ssm = SMALL_SSM if name in OURS and name not in ("LinRec", "EMARec") else {}
     return find_model(name)(config(name, **{**SMALL, **ssm, **settings}), Items()).eval()
 
 

@@ -33,6 +33,7 @@ def write_run(
     result: Mapping[str, Any] | None = None,
     users: Sequence[str] | None = None,
     stamp: str = "20260101-000000",
+    masked: Sequence[float] | None = None,
 ) -> Path:
     """The directory of a finished run: `rank` is that of users u0, u1, ... on both splits; `result` changes entries.
 
@@ -46,6 +47,7 @@ def write_run(
         target=np.array([f"i{user % 7}" for user in range(n)]),
         history_length=np.array(lengths or [3 + user % 30 for user in range(n)], dtype=np.int64),
         rank=np.array(rank, dtype=float),
+        rank_masked=None if masked is None else np.array(masked, dtype=float),
     )
     for split in ("valid", "test"):
         np.savez_compressed(folder / f"ranks-{split}.npz", **ranks.arrays())
@@ -59,6 +61,8 @@ def write_run(
         "versions": {"python": "3.11.7", "torch": "2.13.0"},
         "command": f"recbole-sigma train --model={model} --seed={seed}", **(result or {}),
     }  # fmt: skip
+    if ranks.rank_masked is not None:
+        content["seen_masked"] = dict.fromkeys(("valid", "test"), metrics_of_ranks(ranks.rank_masked, [10]))
     content = {key: value for key, value in content.items() if value is not None}
     (folder / "result.json").write_text(json.dumps(content), encoding="utf-8")
     score = metrics["ndcg@10"]

@@ -30,7 +30,7 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return get
 
 
-STREAMING = ["Mamba4Rec", "RecMamba", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head"]
+STREAMING = ["Mamba4Rec", "RecMamba", "EMARec", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head"]
 
 
 @pytest.mark.parametrize("model", [*STREAMING, "ECHO", "SASRec"])

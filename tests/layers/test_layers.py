@@ -17,6 +17,7 @@ from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.mixing import MIXINGS, make_mixing
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.echo import ECHOLayer
+from recbole_sigma.model.emarec import EMARecLayer
 from recbole_sigma.model.linrec import LinRecLayer
 from recbole_sigma.model.mamba4rec import Mamba4RecLayer
 from recbole_sigma.model.sigma import SIGMALayer
@@ -77,6 +78,17 @@ def slow_mamba4rec(layer: Mamba4RecLayer, x: np.ndarray) -> np.ndarray:
     return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
 
 
+def slow_emarec(layer: EMARecLayer, x: np.ndarray) -> np.ndarray:
+    averages, own = layer.averages, x
+    decay, mix = sigmoid(averages.decay.detach().numpy()), averages.mix.detach().numpy()
+    state, outputs = np.zeros_like(decay), []
+    for value in each_row(averages.value, x):
+        state = decay * state + (1 - decay) * value[:, None]
+        outputs.append(linear(averages.out, (mix * state).sum(1)))
+    out = slow_norm(np.array(outputs) + own)
+    return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
+
+
 def slow_echo(layer: ECHOLayer, x: np.ndarray) -> np.ndarray:
     x = slow_filter(layer.filter, x)
     forward = slow_norm(slow_mamba(layer.mamba.forward_mamba, x) + x)
@@ -107,6 +119,7 @@ def slow_linrec(layer: LinRecLayer, x: np.ndarray) -> np.ndarray:
         ("LinRec", slow_linrec, {}),
         ("LinRec", slow_linrec, {"n_heads": 4}),
         ("RecMamba", slow_mamba, {}),
+        ("EMARec", slow_emarec, {}),
     ],
 )
 def test_a_layer_is_its_papers_equations(

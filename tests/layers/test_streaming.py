@@ -19,6 +19,7 @@ from tests.helpers.models import N_ITEMS, Items, build
 
 STREAMING = [
     ("Mamba4Rec", {}), ("Mamba4Rec", {"num_layers": 3}), ("RecMamba", {}), ("GRU4Rec", {"num_layers": 2}),
+    ("EMARec", {}), ("EMARec", {"n_decays": 1, "num_layers": 1}),
     ("SIGMA", {"form": "paper"}), ("SIGMA", {"form": "released"}), ("SIGMA", {"r": 0}), ("SIGMA", {"r": 1}),
     ("SIGMA", {"form": "paper", "r": 0}), ("SIGMA", {"form": "paper", "r": 1}),
     ("SIGMA", {"form": "paper", "d_conv": 1}),
@@ -27,7 +28,7 @@ STREAMING = [
     ("SIGMA", {"mixing": "gated"}), ("SIGMA", {"partial_flip": False, "flip": "padded"}),
 ]  # fmt: skip
 LONG = [
-    ("Mamba4Rec", {"num_layers": 2}), ("GRU4Rec", {}), ("RecMamba", {}),
+    ("Mamba4Rec", {"num_layers": 2}), ("GRU4Rec", {}), ("RecMamba", {}), ("EMARec", {}),
     ("SIGMA", {"form": "paper"}), ("SIGMA", {"r": 0}),
 ]  # fmt: skip
 RECOMPUTED = [

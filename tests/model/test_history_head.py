@@ -89,9 +89,7 @@ def test_the_head_is_fitted_by_the_cross_entropy_of_the_corrected_scores():
         corrected = slow_head(scores, [[*filter(None, row)] for row in history.tolist()], *(10 * head.weights).unbind())
         expected = torch.nn.functional.cross_entropy(corrected, target)
         torch.testing.assert_close(loss, expected)
-        torch.testing.assert_close(
-            torch.autograd.grad(loss, head.weights), torch.autograd.grad(expected, head.weights)
-        )
+        torch.testing.assert_close(torch.autograd.grad(loss, head.weights), torch.autograd.grad(expected, head.weights))
 
 
 def test_items_that_never_repeat_teach_negative_weights_and_repeated_ones_positive():

@@ -64,6 +64,28 @@ def report(folder: Path, **options: Any) -> Report:
     return report_of(read_runs([folder]), **options)
 
 
+def test_ranks_without_seen_items_are_a_table_of_their_own(tmp_path: Path):
+    for model, rank in (("SIGMA", SECOND), ("SASRec", BEST)):
+        masked = [max(each - 1, 1.0) for each in rank]
+        write_run(tmp_path, model, rank, masked=masked)
+    shown = report(tmp_path, masked=True)
+    for label, rank in (("SIGMA", SECOND), ("SASRec", BEST)):
+        cell = shown.tables[0].cell(label, "test, seen masked", "ndcg")
+        assert cell is not None and cell.mean == pytest.approx(by_hand([max(each - 1, 1.0) for each in rank], "ndcg"))
+    for form in ("md", "html"):
+        text = render(shown, form)
+        assert text.index("All items, seen items not masked") < text.index("The same scores, seen items masked")
+        assert "NDCG@10, seen masked" in text, "its tests of significance"
+    assert "The same scores, seen items masked" in summary(shown)
+    assert "masked" not in summary(report(tmp_path)).replace("not masked", "")
+    (folder,) = tmp_path.glob("SIGMA*")
+    result = (folder / "result.json").read_text()
+    wrong = result.replace('"seen_masked": {"valid": {"hit@10": 0', '"seen_masked": {"valid": {"hit@10": 7')
+    (folder / "result.json").write_text(wrong)
+    with pytest.raises(UserError, match=r"seen_masked valid hit@10 is 7"):
+        report(tmp_path)
+
+
 @pytest.mark.parametrize("k", [1, 5, 10])
 def test_means_are_those_computed_by_hand_from_ranks(three: Path, k: int):
     means = table(three, k=k)
