@@ -32,6 +32,7 @@ __all__ = ["Config", "properties_path"]
 
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
+_SMOOTHED = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length")  # whose losses know label_smoothing
 
 
 class Config(RecBoleConfig):
@@ -148,6 +149,16 @@ class Config(RecBoleConfig):
         heads, size = (self.final_config_dict.get(name) for name in ("n_heads", "hidden_size"))
         if heads and size and size % heads:
             raise UserError(f"n_heads must divide hidden_size, {size}, got {heads}")
+        if self["warmup_epochs"] and self["warmup_epochs"] >= self["epochs"]:
+            raise UserError(f"warmup_epochs must be less than epochs, {self['epochs']}, got {self['warmup_epochs']}")
+        if smoothing := self["label_smoothing"]:
+            right = "label_smoothing must be 0"
+            if self["loss_type"] != "CE":
+                raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {smoothing}")
+            model_class: Any = self.model_class
+            ours = model_class.calculate_loss.__module__ in _SMOOTHED
+            if not ours or not self.final_config_dict.get("by_length", True):
+                raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {smoothing}")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):
             right = f"valid_metric must be one of {', '.join(available)} (metrics and topk)"

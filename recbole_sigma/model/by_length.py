@@ -27,6 +27,7 @@ class ByLength(OnePass, SequentialRecommender):
         self.by_length: bool = config["by_length"]
         self.length_ratio: float = config["length_ratio"]
         self.train_mode: str = config["train_mode"]
+        self.label_smoothing: float = config["label_smoothing"]
         self.all_positions = False  # whether `forward` gives every position instead of each row's last
 
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:

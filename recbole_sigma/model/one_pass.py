@@ -23,6 +23,7 @@ class OnePass:
     causal: ClassVar[bool] = False  # whether position t of an encoded history depends on items 0 to t only
     length_ratio: float
     loss_type: str
+    label_smoothing: float
     item_embedding: torch.nn.Embedding
     ITEM_SEQ: str
     ITEM_SEQ_LEN: str
@@ -53,7 +54,7 @@ class OnePass:
         (n, D), (n,), (n,) -> ()
         """
         if negative is None:
-            return softmax_loss(representation, self.item_embedding.weight, positive)
+            return softmax_loss(representation, self.item_embedding.weight, positive, self.label_smoothing)
         scores, others = ((representation * self.item_embedding(item)).sum(-1) for item in (positive, negative))
         if self.loss_type == "BPR":
             return -torch.log(1e-10 + torch.sigmoid(scores - others)).mean()  # as RecBole's BPRLoss

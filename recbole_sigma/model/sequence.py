@@ -34,6 +34,7 @@ class SequenceModel(OnePass, SequentialRecommender):
         super().__init__(config, dataset)
         self.hidden_size: int = config["hidden_size"]
         self.loss_type: str = config["loss_type"]
+        self.label_smoothing: float = config["label_smoothing"]
         self.train_mode: str = config["train_mode"]
         self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
         self.length_ratio: float = config["length_ratio"]

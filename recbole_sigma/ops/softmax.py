@@ -15,7 +15,9 @@ class _BlockwiseLoss(torch.autograd.Function):
     """Loss and both gradients from one computation of the scores, one block of rows after the other."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, needs_gradient: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float, needs_gradient: bool
+    ) -> Tensor:
         n_rows = len(hidden)
         losses = hidden.new_empty(n_rows)
         grad_hidden = torch.empty_like(hidden) if needs_gradient else None
@@ -32,34 +34,43 @@ class _BlockwiseLoss(torch.autograd.Function):
                 # d loss / d scores = softmax - one-hot; dividing the small factors by `total` saves a pass over V
                 grad_weight.addmm_(scores.T, hidden[block] / total)
                 grad_hidden[block] = (scores @ weight) / total
+        if smoothing:  # a part of the target's weight goes to all items: their mean score is one product
+            own, mean = weight[target], weight.mean(0)
+            losses += smoothing * ((own - mean) * hidden).sum(1)
         if grad_hidden is not None and grad_weight is not None:
             grad_hidden -= weight[target]
-            grad_weight.index_add_(0, target, hidden, alpha=-1)
+            grad_weight.index_add_(0, target, hidden, alpha=smoothing - 1)
+            if smoothing:
+                grad_hidden += smoothing * (own - mean)
+                grad_weight -= smoothing / len(weight) * hidden.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return losses.mean()
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_loss / len(grad_hidden)
-        return grad_hidden * scale, grad_weight * scale, None, None
+        return grad_hidden * scale, grad_weight * scale, None, None, None
 
 
-def _recomputed_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+def _recomputed_loss(hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
     """torch's loss; more than KEPT_SCORES scores are computed by blocks, and once more in the backward pass."""
     if len(hidden) * len(weight) <= KEPT_SCORES:
-        return F.cross_entropy(hidden @ weight.T, target)
+        return F.cross_entropy(hidden @ weight.T, target, label_smoothing=smoothing)
 
     def block_loss(rows: Tensor, own: Tensor) -> Tensor:
-        return F.cross_entropy(rows @ weight.T, own, reduction="sum")
+        return F.cross_entropy(rows @ weight.T, own, reduction="sum", label_smoothing=smoothing)
 
     n_rows = max(KEPT_SCORES // len(weight), 1)
     blocks = zip(hidden.split(n_rows), target.split(n_rows), strict=True)
     return torch.stack([checkpoint(block_loss, *each, use_reentrant=False) for each in blocks]).sum() / len(hidden)
 
 
-def softmax_loss(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-    """Mean of -log softmax(hidden weight^T)[target]: (B, D), (V, D), (B,) -> ()."""
+def softmax_loss(hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean of -log softmax(hidden weight^T)[target]: (B, D), (V, D), (B,) -> ().
+
+    With `smoothing` the target counts 1 - smoothing, and all V items together smoothing, as torch's `label_smoothing`.
+    """
     if hidden.is_cuda or torch.is_autocast_enabled(hidden.device.type):
-        return _recomputed_loss(hidden, weight, target)
-    return _BlockwiseLoss.apply(hidden, weight, target, torch.is_grad_enabled())
+        return _recomputed_loss(hidden, weight, target, smoothing)
+    return _BlockwiseLoss.apply(hidden, weight, target, smoothing, torch.is_grad_enabled())

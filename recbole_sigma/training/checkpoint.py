@@ -56,6 +56,8 @@ class Checkpoint:
             "model": {name: tensor.cpu() for name, tensor in trainer.model.state_dict().items()},
             "optimizer": trainer.optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
+            "schedule_epochs": trainer.schedule.epochs,
+            "average": trainer.average.state() if trainer.average else None,
             "best": {**asdict(trainer.best), "weights": trainer.best_weights},
             "loader": self._loader.state(),
             "random": trainer.group.gather(random_state()),
@@ -76,6 +78,9 @@ class Checkpoint:
         trainer.rows, trainer.samples = list(state["epochs"]), state["samples"]
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
+        trainer.schedule.epochs = state["schedule_epochs"]
+        if trainer.average:
+            trainer.average.load_state(state["average"])
         trainer.best_weights = state["best"]["weights"]
         for name in ("epoch", "score", "waited"):  # patience is a setting
             setattr(trainer.best, name, state["best"][name])
@@ -100,6 +105,9 @@ class Checkpoint:
             raise UserError(f"{file} was written by {nproc} processes, this run has {size}; set nproc={nproc}")
         if self._trainer.epochs < len(state["epochs"]):
             raise UserError(f"epochs must be at least {len(state['epochs'])}, which this run has completed")
+        if self._trainer.schedule.cosine and self._trainer.epochs > state["schedule_epochs"]:
+            last = state["schedule_epochs"]
+            raise UserError(f"epochs must be at most {last}, over which the learning rate falls to 0 (schedule)")
 
     def _repair(self, best: Mapping[str, Tensor]) -> None:
         """Rewrite files that are missing or damaged after a kill."""

@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from recbole_sigma.evaluation.ranks import Ranks, masked_ranks, target_ranks, to
 from recbole_sigma.training.allocator import return_excess_memory
 from recbole_sigma.training.callbacks import Callback
 from recbole_sigma.training.distributed import ALONE, Group
+from recbole_sigma.training.optimizer import Schedule, WeightAverage, make_optimizer
 
 try:
     import resource
@@ -30,8 +32,6 @@ except ImportError:  # Windows
 SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many items a batch is scored in slices
 RANK_ROWS = 256  # rows whose ranks are counted together
 SMALLEST_SCALE = 2.0**-14  # of a GradScaler, which halves its scale at each overflow and would end at 0 silently
-_OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad", "rmsprop": "RMSprop"}
-_FUSED = ("adam", "adamw")
 REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
 
 logger = logging.getLogger(__name__)
@@ -69,13 +69,10 @@ class SequenceTrainer:
         self.model: Any = model
         self.group = group
         self.device: torch.device = config["device"]
-        rates = {"lr": config["learning_rate"], "weight_decay": config["weight_decay"]}
-        as_in_recbole = not getattr(model, "accepts_any_length", False) or not getattr(model, "by_length", True)
-        if config["learner"] in _FUSED and not config["enable_scaler"] and not as_in_recbole:
-            rates["fused"] = True  # one pass over a parameter, its gradient and its moments; rounds otherwise
         self.fits_at_once = getattr(model, "fits_at_once", False)  # has no gradient (model/fitted.py)
-        parameters = list(model.parameters()) or [torch.nn.Parameter(torch.zeros(1))]
-        self.optimizer: Any = getattr(torch.optim, _OPTIMIZERS[config["learner"]])(parameters, **rates)
+        self.optimizer: Any = make_optimizer(config, model)
+        self.schedule = Schedule(config)
+        self.average = WeightAverage(model, config["weight_average"]) if config["weight_average"] else None
         self.epochs, self.eval_step = 1 if self.fits_at_once else config["epochs"], max(config["eval_step"], 1)
         self.topk = list(config["topk"])
         names = list(dict.fromkeys((*METRICS, *map(str.lower, config["metrics"]))))
@@ -107,7 +104,8 @@ class SequenceTrainer:
             row = {"epoch": epoch, "loss": self._train_epoch(train_data, epoch)}
             row["train_seconds"] = time.perf_counter() - started
             if (epoch + 1) % self.eval_step == 0 or epoch + 1 == self.epochs:
-                row |= self._validate(valid_data, epoch)
+                with self.average.applied() if self.average else nullcontext():
+                    row |= self._validate(valid_data, epoch)
             self.rows.append(row)
             for callback in callbacks:
                 callback.on_epoch_end(row)
@@ -142,7 +140,12 @@ class SequenceTrainer:
         self.model.train()
         total, samples = 0.0, 0
         for number, batch in enumerate(self._progress(train_data, f"epoch {epoch}")):
+            if not self.schedule.constant:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.schedule.rate_at(epoch, number, len(train_data.batches))
             loss, targets = self._step(batch, f"in epoch {epoch}, batch {number}")
+            if self.average:
+                self.average.update()
             total, samples = total + loss * targets, samples + targets
             return_excess_memory()
         self.samples = samples
