@@ -27,6 +27,7 @@ from torch.utils.benchmark import timer
 from recbole_sigma import run
 from recbole_sigma.config.config import Config
 from recbole_sigma.data import create_dataset, data_preparation
+from recbole_sigma.training.optimizer import make_optimizer
 
 FIELDS = {"inter": ["user_id", "item_id", "timestamp"]}  # what the released configurations read
 
@@ -86,7 +87,8 @@ class Contestant:
         self.loader, self.test_loader = data.loaders(self.config, self.ours)
         init_seed(self.config["seed"], self.config["reproducibility"])
         self.model = build(self.config, self.loader.dataset).to(self.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.config["learning_rate"])
+        adam = torch.optim.Adam(self.model.parameters(), lr=self.config["learning_rate"])
+        self.optimizer = make_optimizer(self.config, self.model) if self.ours else adam
         self.n_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.batches = chain.from_iterable(repeat(self.loader))  # without end, as the loader makes them
 

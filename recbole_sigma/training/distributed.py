@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -107,19 +108,20 @@ def launch(nproc: int, work: Callable[..., Any], *args: Any) -> Any:
     """Call `work(*args)` in `nproc` new processes of this machine; the first one's return value.
 
     Raises the UserError of a process, one for a process that was killed (the others stop), and Interrupted for Ctrl-C.
+    Exits with status 2 and a line for a script whose calls are not below `if __name__ == '__main__':`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # a new process runs the user's script again
         error = (
             "nproc: processes that are started import the script; write its calls below `if __name__ == '__main__':`"
         )
-        Path(os.environ[_NOTICES], "error").write_text(error, encoding="utf-8")
+        Path(os.environ[_NOTICES], "no_guard").write_text(error, encoding="utf-8")
         os._exit(2)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in logging.root.manager.loggerDict:  # each has a level of its own; what they report, we report
-        if name.startswith("torch.distributed.elastic"):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     settings = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=nproc, run_id=str(os.getpid()), rdzv_backend="c10d",
@@ -136,6 +138,9 @@ def launch(nproc: int, work: Callable[..., Any], *args: Any) -> Any:
         try:
             return elastic_launch(settings, _work)(work, args)[0]
         except ChildFailedError as error:
+            if message := notice("no_guard"):
+                print(message, file=sys.stderr)
+                raise SystemExit(2) from None  # in a script, where a traceback would only hide the line
             if message := notice("error"):
                 raise UserError(message) from None
             _, failure = error.get_first_failure()

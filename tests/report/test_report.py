@@ -15,7 +15,7 @@ from scipy.stats import ttest_rel
 from recbole_sigma.cli import main
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.significance import holm
-from recbole_sigma.report.plots import plots_of, varied_number
+from recbole_sigma.report.plots import _curves, plots_of, varied_number
 from recbole_sigma.report.render import WIDTH, render, report_of, summary, write_report
 from recbole_sigma.report.table import COLUMNS, Report, Table, table_of
 from recbole_sigma.runs.reader import RecordedRun, read_runs
@@ -84,6 +84,17 @@ def test_ranks_without_seen_items_are_a_table_of_their_own(tmp_path: Path):
     (folder / "result.json").write_text(wrong)
     with pytest.raises(UserError, match=r"seen_masked valid hit@10 is 7"):
         report(tmp_path)
+
+
+def test_the_axis_of_a_run_with_one_epoch_counts_whole_epochs(tmp_path: Path):
+    folder = write_run(tmp_path, "SIGMA", BEST)
+    rows = (folder / "metrics.csv").read_text().splitlines()
+    (folder / "metrics.csv").write_text("\n".join(rows[:2]) + "\n")
+    figure = _curves(table(tmp_path))
+    assert figure is not None
+    low, high = figure.axes[0].get_xlim()
+    shown = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+    assert 0 in shown and all(tick == int(tick) for tick in shown)
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])

@@ -175,3 +175,17 @@ def test_a_single_process_leaves_its_gradients():
     parameter.grad = torch.tensor([1.0, 2.0, 3.0])
     assert Group().sum_gradients([parameter], 0.5, 7) == (0.5, 7)
     assert parameter.grad.tolist() == [1.0, 2.0, 3.0]
+
+
+def test_a_script_without_a_main_guard_ends_with_one_line_that_names_the_guard(tmp_path: Path):
+    settings = {**TINY, "checkpoint_dir": str(tmp_path / "saved"), "nproc": 2, "epochs": 1}
+    (tmp_path / "script.py").write_text(
+        f"from recbole_sigma import run\nresult = run('GRU4Rec', 'ml-100k', config_dict={settings!r})\nprint('done')\n"
+    )
+    command = [sys.executable, "-W", "ignore", "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), text=True, capture_output=True)
+    assert done.returncode == 2 and "done" not in done.stdout
+    assert done.stderr.count("\n") == 1, done.stderr
+    line = done.stderr
+    assert "nproc" in line and "if __name__ == '__main__':" in line
+    assert not list(tmp_path.glob("saved/*"))
