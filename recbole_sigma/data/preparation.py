@@ -94,8 +94,15 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:
         raise UserError("train_neg_sample_args: train_mode: sequence takes sample_num: 1")
-    windows = train.copy(Windows(train.inter_feat, config["window_step"]))
-    return WindowLoader(config, windows, negatives, shuffle=config["shuffle"]), *evaluated
+    windows = Windows(train.inter_feat, config["window_step"])
+    if windows.step > 1 and windows.cut:
+        logger.info(
+            "train_mode sequence: %s histories are longer than MAX_ITEM_LIST_LENGTH %d; each is read in windows with %d "
+            "more targets each, which see at least %d items (window_step: 1 shows each target all %d, at more cost)",
+            f"{windows.cut:,}", config["MAX_ITEM_LIST_LENGTH"], windows.step,
+            config["MAX_ITEM_LIST_LENGTH"] - windows.step + 1, config["MAX_ITEM_LIST_LENGTH"],
+        )  # fmt: skip
+    return WindowLoader(config, train.copy(windows), negatives, shuffle=config["shuffle"]), *evaluated
 
 
 def sampled_items(config: Any, dataset: SequenceDataset, phase: str) -> SampledItems | None:

@@ -25,6 +25,7 @@ class Windows:
     def __init__(self, prefixes: Prefixes, step: int | None = None) -> None:
         self.flat = prefixes.flat
         start, first, last = _histories(prefixes)
+        self.cut = int((last - start > prefixes.max_length).sum())  # histories that need more than one window
         half = max(prefixes.max_length // 2, 1)
         if step is None:
             beyond = np.maximum(last - start - prefixes.max_length, 0)  # targets that need a window each

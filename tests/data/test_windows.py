@@ -99,10 +99,13 @@ def test_windows_of_one_target_give_the_loss_of_prefixes_beyond_the_maximum(load
         torch.testing.assert_close(value, expected[key], rtol=1e-10, atol=1e-10)
 
 
-def test_a_few_long_histories_are_read_exactly_and_many_in_windows(loader: Any):
+def test_a_few_long_histories_are_read_exactly_and_many_in_windows_which_the_log_says(loader: Any, caplog: Any):
+    caplog.set_level("INFO", "recbole_sigma")
     few = loader([10] * 40 + [14], MAX_ITEM_LIST_LENGTH=10, train_mode="sequence")[1]
+    assert "longer than" not in caplog.text
     many = loader([10] * 4 + [60, 70], MAX_ITEM_LIST_LENGTH=10, train_mode="sequence")[1]
     assert [each.dataset.inter_feat.step for each in (few, many)] == [1, 5]
+    assert "2 histories are longer than MAX_ITEM_LIST_LENGTH 10" in caplog.text and "window_step" in caplog.text
 
 
 def test_a_window_holds_the_items_of_its_history_and_the_next_of_each(loader: Any):
