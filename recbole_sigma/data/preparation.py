@@ -97,8 +97,8 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     windows = Windows(train.inter_feat, config["window_step"])
     if windows.step > 1 and windows.cut:
         logger.info(
-            "train_mode sequence: %s histories are longer than MAX_ITEM_LIST_LENGTH %d; each is read in windows with %d "
-            "more targets each, which see at least %d items (window_step: 1 shows each target all %d, at more cost)",
+            "train_mode sequence: %s histories are longer than MAX_ITEM_LIST_LENGTH %d; each is read in windows of %d "
+            "more targets, which see at least %d items (window_step: 1 shows each target all %d, at more cost)",
             f"{windows.cut:,}", config["MAX_ITEM_LIST_LENGTH"], windows.step,
             config["MAX_ITEM_LIST_LENGTH"] - windows.step + 1, config["MAX_ITEM_LIST_LENGTH"],
         )  # fmt: skip
