@@ -13,8 +13,8 @@ the steps of an epoch. `--epochs` also times whole epochs, each by the model's o
 scores all items for a batch of test users that is on the device. Memory (CUDA only) is the most that torch allocated,
 including the model, gradients and the state of Adam. On CPU our block replaces mamba-ssm's in released designs: their
 figures from there only show that the script works. Two things favour the rivals: anomaly detection, which importing
-RecBole's models switches on, is off (compat.py), and the allocator keeps freed memory (training/allocator.py). RecBole's
-model is measured once more in a process of its own, with the allocator as it is, and printed below the table.
+RecBole's models switches on, is off (compat.py), and the allocator keeps freed memory (training/allocator.py). On CPU
+RecBole's model is measured once more in a process of its own, with the allocator as it is; printed below the table.
 No script here may be called cuda.py: it would hide NVIDIA's package `cuda`, which kernel libraries import.
 """
 

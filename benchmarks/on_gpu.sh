@@ -29,7 +29,7 @@ commands() {
         tests) make cuda BIN="$(dirname "$(command -v "$python")")" ;;
         ratio) "${epoch[@]}" --models=SIGMA,Mamba4Rec,released:SIGMA --rival=released:SIGMA \
             --length_ratio=1.25,2,4,8,100 --out="$out/ratio.json" ;;
-        race) "${epoch[@]}" --models="SIGMA,Mamba4Rec,SASRec,$rivals" --rival=released:SIGMA --epochs=2 --out="$out/race.json" ;;
+        race) "${epoch[@]}" --models="SIGMA,SIGMA:sequence,Mamba4Rec,Mamba4Rec:sequence,SASRec,$rivals" --rival=released:SIGMA --epochs=2 --out="$out/race.json" ;;
         profile) "${epoch[@]}" --profile=SIGMA --out="$out/profile.json" &&
             "${epoch[@]}" --profile=released:SIGMA --out="$out/profile-released.json" ;;
         sanitizer) compute-sanitizer --error-exitcode=1 "${sigma[@]}" train --model=SIGMA --dataset=ml-100k --epochs=1 \

@@ -8,7 +8,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor
 
 from recbole_sigma.layers.padding import Rows
-from recbole_sigma.model.chunks import encode_in_chunks
+from recbole_sigma.model.chunks import encode_in_chunks, length_ratio
 from recbole_sigma.model.one_pass import OnePass, encode_flat
 
 
@@ -25,7 +25,7 @@ class ByLength(OnePass, SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.by_length: bool = config["by_length"]
-        self.length_ratio: float = config["length_ratio"]
+        self.length_ratio = length_ratio(config)
         self.train_mode: str = config["train_mode"]
         self.label_smoothing: float = config["label_smoothing"]
         self.all_positions = False  # whether `forward` gives every position instead of each row's last

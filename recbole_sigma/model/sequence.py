@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State, steps_as
-from recbole_sigma.model.chunks import encode_in_chunks
+from recbole_sigma.model.chunks import encode_in_chunks, length_ratio
 from recbole_sigma.model.one_pass import OnePass, encode_flat
 
 
@@ -37,7 +37,7 @@ class SequenceModel(OnePass, SequentialRecommender):
         self.label_smoothing: float = config["label_smoothing"]
         self.train_mode: str = config["train_mode"]
         self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
-        self.length_ratio: float = config["length_ratio"]
+        self.length_ratio = length_ratio(config)
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])
         self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
