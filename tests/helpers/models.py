@@ -29,13 +29,19 @@ SWITCHES = [
     ("SIGMA", {"fe_conv": "conv"}), ("SIGMA", {"fe_conv": "residual"}), ("SIGMA", {"fe_conv": "none"}),
     ("SIGMA", {"ssm_init": "published"}), ("SIGMA", {"num_layers": 2}), ("SIGMA", {"form": "paper", "num_layers": 2}),
     ("SIGMA", {"mixing": "gated"}), ("SIGMA", {"mixing": "attention"}), ("SIGMA", {"form": "paper", "mixing": "gated"}),
-    ("SIGMA", {"loss_type": "BPR"}),
+    ("SIGMA", {"loss_type": "BPR"}), ("SIGMA", {"mamba": False}), ("SIGMA", {"mixing": "fixed"}),
+    ("SIGMA", {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"}), ("SIGMA", {"residual": "layer"}),
+    ("SIGMA", {"residual": "gru", "form": "paper"}), ("SIGMA", {"residual": "mamba"}),
     ("Mamba4Rec", {}), ("Mamba4Rec", {"ssm_init": "published"}), ("Mamba4Rec", {"num_layers": 3}),
-    ("Mamba4Rec", {"loss_type": "BPR"}),
-    ("ECHO", {}), ("ECHO", {"ssm_init": "mamba"}), ("ECHO", {"num_layers": 2}), ("ECHO", {"loss_type": "BPR"}),
+    ("Mamba4Rec", {"loss_type": "BPR"}), ("Mamba4Rec", {"positions": "start"}), ("Mamba4Rec", {"positions": "end"}),
+    ("Mamba4Rec", {"layer_norm": False, "num_layers": 2}), ("Mamba4Rec", {"feed_forward": False}),
+    ("Mamba4Rec", {"selective": False}),
+    ("ECHO", {}), ("ECHO", {"ssm_init": "mamba"}), ("ECHO", {"num_layers": 2}),
+    ("ECHO", {"dropout_after_residual": True}), ("ECHO", {"loss_type": "BPR"}),
     ("RecMamba", {}), ("RecMamba", {"ssm_init": "published"}), ("RecMamba", {"loss_type": "BPR"}),
-    ("RecMamba", {"loss_type": "BCE"}),
+    ("RecMamba", {"loss_type": "BCE"}), ("RecMamba", {"positions": "end", "num_layers": 2}),
     ("LinRec", {}), ("LinRec", {"num_layers": 1, "n_heads": 4}), ("LinRec", {"loss_type": "BPR"}),
+    ("LinRec", {"inner_dropout": False}),
 ]  # fmt: skip
 
 
