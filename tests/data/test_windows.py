@@ -31,12 +31,13 @@ SIGMA_SWITCHES: list[dict[str, Any]] = [
     {"partial_flip": False}, {"form": "paper", "partial_flip": False}, {"ds_gate": False}, {"fe_gru": False},
     {"mixing": "attention"}, {"mixing": "gated"}, {"ssm_init": "mamba"}, {"mamba": False}, {"mixing": "fixed"},
     *({"residual": each, "form": form} for each, form in (("layer", "paper"), ("gru", "released"), ("mamba", "paper"))),
-    *({"fe_conv": "conv", "fe_conv_width": width, "gru_reset": reset} for width, reset in ((7, "after"), (5, "before"))),
+    {"fe_conv": "conv", "fe_conv_width": 7}, {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"},
 ]  # fmt: skip
 ONE_PASS = [
     *((name, {}) for name in SIZES), ("Mamba4Rec", {"num_layers": 2}),
     *(("Mamba4Rec", each) for each in ({"positions": "start"}, {"layer_norm": False}, {"selective": False})),
-    ("Mamba4Rec", {"feed_forward": False}), ("RecMamba", {"num_layers": 2}), *(("SIGMA", each) for each in SIGMA_SWITCHES),
+    ("Mamba4Rec", {"feed_forward": False}), ("RecMamba", {"num_layers": 2}),
+    *(("SIGMA", each) for each in SIGMA_SWITCHES),
 ]  # fmt: skip
 
 

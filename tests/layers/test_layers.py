@@ -160,7 +160,7 @@ def test_scores_are_those_of_the_papers_equations(sample_config: Any, name: str,
 
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_the_released_code_reads_padding_as_it_reads_items(sample_config: Any, num_layers: int):
-    """On lengths 1 to 50: rows of 50 slots, of which the first 45 are reversed, padding with its embedding among them."""
+    """On lengths 1 to 50: of 50 slots the first 45 are reversed, with padding embeddings among them."""
     settings = {**RELEASED, "r": 5, "MAX_ITEM_LIST_LENGTH": 50, "num_layers": num_layers}
     model = perturbed(sample_config, "SIGMA", **settings, flip="padded", padding="embedding")
     items, lengths = histories(list(range(1, 51)), width=50)
@@ -175,18 +175,17 @@ def test_the_released_code_reads_padding_as_it_reads_items(sample_config: Any, n
 
 
 def test_dropout_of_echos_unit_and_of_linrecs_feed_forward_is_where_the_setting_says(sample_config: Any):
-    def constant_dropout(model: Any, **settings: Any) -> Any:
+    def dropped(model: str, **settings: Any) -> list[torch.Tensor]:
         unit = build(sample_config, model, dropout_prob=0.9, **settings).layers[0].train()
         unit = unit.gated_unit if model == "ECHO" else unit.feed_forward
         seen: list[torch.Tensor] = []
         unit.dropout.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
         unit(torch.ones(1, 16))
-        return unit, seen
+        return seen
 
-    unit, (last,) = constant_dropout("ECHO", dropout_after_residual=True)
-    usual, (first,) = constant_dropout("ECHO", dropout_after_residual=False)
+    (last,), (first,) = (dropped("ECHO", dropout_after_residual=each) for each in (True, False))
     torch.testing.assert_close(last, first + 1)
-    assert [len(constant_dropout("LinRec", inner_dropout=each)[1]) for each in (True, False)] == [2, 1]
+    assert [len(dropped("LinRec", inner_dropout=each)) for each in (True, False)] == [2, 1]
 
 
 @pytest.mark.parametrize(
