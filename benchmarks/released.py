@@ -93,7 +93,7 @@ class _GatedBlock(nn.Module):
         self.gates = ReleasedGates(hidden_size, GATE_DROPOUT)
         self.conv = nn.Conv1d(hidden_size, hidden_size, CONV_WIDTH, padding=CONV_WIDTH // 2)
         self.gru = nn.GRU(hidden_size, hidden_size, bias=False, batch_first=True)
-        self.mixing = WeightedSum(list(WEIGHTS["released"].values()))
+        self.mixing = WeightedSum(WEIGHTS["released"])
         self.projection = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -192,7 +192,8 @@ def _train(
             checkpoint = Checkpoint(folder, trainer, data.train, decides, started)
             if resumed:
                 checkpoint.restore()
-            with closing(TensorBoard(folder.path, len(trainer.rows))) if group.first else nullcontext() as events:
+            board = TensorBoard(folder.path, len(trainer.rows), network) if group.first else None
+            with closing(board) if board else nullcontext() as events:
                 trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
             metrics: dict[str, dict[str, float]] = {}
             masked: dict[str, dict[str, float]] = {}

@@ -36,6 +36,7 @@ _OTHER_NAMES = {
     "patience": "stopping_step", "optimizer": "learner", "device": "use_gpu", "gpu": "gpu_id", "k": "topk",
     "dim": "hidden_size", "d_model": "hidden_size", "embedding_dim": "hidden_size", "wd": "weight_decay",
     "l2": "weight_decay", "random_seed": "seed", "output_dir": "checkpoint_dir", "data_dir": "data_path",
+    "lr_scheduler": "schedule", "scheduler": "schedule", "ema": "weight_average",
 }  # fmt: skip
 
 

@@ -16,12 +16,14 @@ class SequenceConv(nn.Conv1d):
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__(hidden_size, hidden_size, width, padding=width // 2)
 
-    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:  # type: ignore[override]
-        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
+    def forward(self, hidden: Tensor, rows: Rows, ahead: int = 0) -> Tensor:  # type: ignore[override]
+        """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)
+
+        `ahead`: how many items come after each position, for `rows` of prefixes; 0 at their ends.
+        """
         width = self.kernel_size[0]
         if rows.wanted in ("flat", "prefixes"):
-            # a prefix ends at its position: nothing comes after it
-            taps = width if rows.wanted == "flat" else width // 2 + 1
+            taps = width if rows.wanted == "flat" else width // 2 + 1 + ahead
             neighbours = torch.cat([rows.earlier(hidden, width // 2 - k) for k in range(taps)], dim=-1)
             return F.linear(neighbours, self.weight[:, :, :taps].permute(0, 2, 1).flatten(1), self.bias)
         length = hidden.shape[1]

@@ -1,46 +1,60 @@
 """SIGMA's Feature Extract GRU (arXiv 2408.11451, section 2.3.3): short-term dependencies of short histories."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
-from recbole_sigma.ops.gru import gru
+from recbole_sigma.ops.gru import gru, gru_reset_before, reset_before_cell
 
 CONVOLUTIONS = ("conv", "residual", "none")
 
 
 class FeatureExtractGRU(nn.Module):
-    """F = GRU(Conv1d(H)) (eqs. 8-9).
+    """F = GRU(Conv1d(H)) (eq. 7).
 
-    The GRU reads the convolution's output (`conv`: conv, the paper), that plus H (residual), or H alone (none).
+    The GRU reads the convolution's output (`conv`: conv, the paper), that plus H (residual), or H alone (none). Its
+    reset gate applies after the recurrent product (`reset`: after, as in torch), or before (the paper).
     """
 
-    def __init__(self, hidden_size: int, width: int, conv: str, bias: bool) -> None:
+    def __init__(self, hidden_size: int, width: int, conv: str, bias: bool, reset: str = "after") -> None:
         super().__init__()
+        self.reset = reset
         self.residual = conv == "residual"
         self.conv = None if conv == "none" else SequenceConv(hidden_size, width)
         self.gru = nn.GRU(hidden_size, hidden_size, bias=bias, batch_first=True)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
-        weight_ih, weight_hh, *biases = self.gru.parameters()
-        bias_ih, bias_hh = biases or (None, None)
         # the GRU reads all positions
         features = self._features(hidden, Rows(rows.lengths, "flat" if rows.wanted == "prefixes" else "all"))
-        states = gru(features, weight_ih, weight_hh, bias_ih, bias_hh, **rows.extent)
+        read, cell = (gru, torch.gru_cell) if self.reset == "after" else (gru_reset_before, reset_before_cell)
+        states = read(features, *self._weights, **rows.extent)
         if rows.wanted == "prefixes" and self.conv is not None:
-            # the convolution looks one item ahead, which a prefix does not have at its end: the last step again
-            ends, before = self._features(hidden, rows), rows.earlier(states, 1)
-            return torch.gru_cell(ends, before, weight_ih, weight_hh, bias_ih, bias_hh)
+            # the convolution looks `half` items ahead, which a prefix does not have at its end: the last steps again
+            half = self.conv.kernel_size[0] // 2
+            states = rows.earlier(states, half)
+            for ahead in reversed(range(half)):
+                features = rows.earlier(self._features(hidden, rows, ahead), ahead)
+                after = cell(features, states, *self._weights)
+                states = after.where((rows.position >= ahead)[:, None], states) if ahead else after
+            return states
         return rows.output(states)
 
-    def _features(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """What the GRU reads."""
+    @property
+    def _weights(self) -> tuple[Any, ...]:
+        """The GRU's parameters as the operations take them; None for biases that it does not have."""
+        weights = tuple(self.gru.parameters())
+        return weights if self.gru.bias else (*weights, None, None)
+
+    def _features(self, hidden: Tensor, rows: Rows, ahead: int = 0) -> Tensor:
+        """What the GRU reads; `ahead` as for the convolution."""
         if self.conv is None:
             return hidden
-        features = self.conv(hidden, rows)
+        features = self.conv(hidden, rows, ahead)
         return features + hidden if self.residual else features
 
     def start(self) -> State:
@@ -62,7 +76,14 @@ class FeatureExtractGRU(nn.Module):
             features = self._features(window[None], Rows(length))[0, -(half + 1) :]
             final = int(len(window) > half)
             state["window"] = window[max(len(window) - 2 * half, 0) :]
-        states, _ = self.gru(features, state["gru"][None])
+        if self.reset == "after":
+            states = self.gru(features, state["gru"][None])[0]
+        else:
+            h, steps = state["gru"], []
+            for each in features:
+                h = reset_before_cell(each, h, *self._weights)
+                steps.append(h)
+            states = torch.stack(steps)
         if final:
             state["gru"] = states[0]
         return states[-1]

@@ -9,7 +9,9 @@ from recbole_sigma.layers.padding import Rows
 
 
 class DenseSelectiveGate(nn.Module):
-    """G(H) = SiLU(d) + sigmoid(d) with d = Conv1d(H W + b) W' + b' (eqs. 3-5)."""
+    """G(H) = SiLU(d) + sigmoid(d) with d = Conv1d(H W + b) W' + b' (eqs. 4-6)."""
+
+    log_mean = True
 
     def __init__(self, hidden_size: int, width: int) -> None:
         super().__init__()
@@ -36,6 +38,7 @@ class ReleasedGates(nn.Module):
     """
 
     reach = 1
+    log_mean = True
 
     def __init__(self, hidden_size: int, dropout: float, flipped: bool = True) -> None:
         super().__init__()

@@ -24,10 +24,14 @@ class Mamba(nn.Module):
     Causal: a position depends on itself and earlier positions only, so padding after a row's last item changes nothing.
     """
 
-    gives_last = gives_prefixes = streams = True
+    gives_last = gives_prefixes = True
 
-    def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
+    def __init__(
+        self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2, selective: bool = True
+    ) -> None:
+        """With `selective` False, step sizes, B and C do not depend on the input; such a block has no `step`."""
         super().__init__()
+        self.selective = self.streams = selective
         self.d_state = d_state
         self.d_inner = expand * d_model
         self.dt_rank = math.ceil(d_model / 16)
@@ -90,6 +94,8 @@ class Mamba(nn.Module):
 
     def select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The input-dependent parameters of the scan: (..., E) -> step sizes before bias and softplus, B, C (..., N)"""
+        if not self.selective:
+            u = torch.ones_like(u)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         return F.linear(dt, self.dt_proj.weight), B, C
 

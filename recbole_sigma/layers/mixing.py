@@ -1,19 +1,31 @@
 """Mixing SIGMA's branches (section 2.5): the paper's weighted sum, and the two that it leaves for future study."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-MIXINGS = ("weighted", "gated", "attention")
+MIXINGS = ("weighted", "fixed", "gated", "attention")
 
 
 class WeightedSum(nn.Module):
-    """Z = a1 X1 + a2 X2 + ..., with trained weights that nothing constrains (10)."""
+    """Z = a1 X1 + a2 X2 + ..., with trained weights that nothing constrains (8), or fixed ones."""
 
-    def __init__(self, weights: Sequence[float]) -> None:
+    shares: Tensor  # the name that checkpoints have
+
+    def __init__(self, weights: Mapping[str, float], trained: bool = True) -> None:
+        """Initial weights by the names of the branches."""
         super().__init__()
-        self.shares = nn.Parameter(torch.tensor(list(weights)))  # the name that checkpoints have
+        self.names = tuple(weights)
+        shares = torch.tensor([*weights.values()])
+        if trained:
+            self.shares = nn.Parameter(shares)
+        else:
+            self.register_buffer("shares", shares)
+
+    def scalars(self) -> dict[str, float]:
+        """The weight of each branch, for TensorBoard."""
+        return dict(zip(self.names, self.shares.tolist(), strict=True))
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """n times (..., D) -> (..., D)"""
@@ -49,8 +61,8 @@ class AttentionMixing(nn.Module):
         return (self.query(self.key(stacked).tanh()).softmax(-2) * stacked).sum(-2)
 
 
-def make_mixing(kind: str, weights: Sequence[float], hidden_size: int) -> nn.Module:
-    """The layer that mixes branches (..., D) as `kind` says, one of MIXINGS; `weights` initialise the weighted sum."""
-    if kind == "weighted":
-        return WeightedSum(weights)
+def make_mixing(kind: str, weights: Mapping[str, float], hidden_size: int) -> nn.Module:
+    """The layer that mixes branches (..., D) as `kind` says, one of MIXINGS; `weights`: those of the weighted sum."""
+    if kind in ("weighted", "fixed"):
+        return WeightedSum(weights, trained=kind == "weighted")
     return GatedMixing(len(weights), hidden_size) if kind == "gated" else AttentionMixing(hidden_size)

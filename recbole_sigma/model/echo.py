@@ -36,10 +36,11 @@ class BidirectionalMamba(nn.Module):
 
 
 class GatedLinearUnit(nn.Module):
-    """((H W1 + b1) * sigmoid(H W2 + b2)) W3 + b3, dropout, residual, LayerNorm."""
+    """((H W1 + b1) * sigmoid(H W2 + b2)) W3 + b3, dropout, residual, LayerNorm; or dropout after the residual."""
 
-    def __init__(self, hidden_size: int, dropout: float) -> None:
+    def __init__(self, hidden_size: int, dropout: float, dropout_last: bool) -> None:
         super().__init__()
+        self.dropout_last = dropout_last
         self.value, self.gate, self.outer = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
@@ -47,7 +48,7 @@ class GatedLinearUnit(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., D)"""
         gated = self.outer(self.value(hidden) * torch.sigmoid(self.gate(hidden)))
-        return self.norm(self.dropout(gated) + hidden)
+        return self.norm(self.dropout(gated + hidden) if self.dropout_last else self.dropout(gated) + hidden)
 
 
 class ECHOLayer(nn.Module):
@@ -60,7 +61,7 @@ class ECHOLayer(nn.Module):
         hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
         self.filter = SpectralFilter(hidden_size, config["MAX_ITEM_LIST_LENGTH"], dropout)
         self.mamba = BidirectionalMamba(hidden_size, config["d_state"], config["d_conv"], config["expand"], dropout)
-        self.gated_unit = GatedLinearUnit(hidden_size, dropout)
+        self.gated_unit = GatedLinearUnit(hidden_size, dropout, config["dropout_after_residual"])
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""

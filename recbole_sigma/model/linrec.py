@@ -22,7 +22,7 @@ class LinRecLayer(nn.Module):
         self.attention = LinearAttention(hidden_size, config["n_heads"])
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.feed_forward = FeedForward(hidden_size, dropout)
+        self.feed_forward = FeedForward(hidden_size, dropout, config["inner_dropout"])
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item"""

@@ -12,17 +12,19 @@ from recbole_sigma.model.sequence import SequenceModel
 
 
 class Mamba4RecLayer(nn.Module):
-    """Mamba -> dropout -> (+ input, if stacked) -> LayerNorm -> feed-forward (section 3.2)."""
+    """Mamba -> dropout -> (+ input, if stacked) -> LayerNorm -> feed-forward (section 3.2); some can be left out."""
 
-    gives_last = gives_prefixes = streams = True
+    gives_last = gives_prefixes = True
 
     def __init__(self, config: Any) -> None:
         super().__init__()
-        hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
-        self.mamba = Mamba(hidden_size, config["d_state"], config["d_conv"], config["expand"])
+        hidden_size, dropout, has_norm = config["hidden_size"], config["dropout_prob"], config["layer_norm"]
+        ssm = config["d_state"], config["d_conv"], config["expand"]
+        self.mamba = Mamba(hidden_size, *ssm, selective=config["selective"])
+        self.streams = self.mamba.streams
         self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
-        self.feed_forward = FeedForward(hidden_size, dropout)
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if has_norm else nn.Identity()
+        self.feed_forward = FeedForward(hidden_size, dropout, norm=has_norm) if config["feed_forward"] else None
         self.residual = config["num_layers"] > 1
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
@@ -30,7 +32,8 @@ class Mamba4RecLayer(nn.Module):
         output = self.dropout(self.mamba(hidden, rows))
         if self.residual:
             output = output + rows.output(hidden)
-        return self.feed_forward(self.norm(output))
+        output = self.norm(output)
+        return output if self.feed_forward is None else self.feed_forward(output)
 
     def start(self) -> State:
         """The state of an empty history."""
@@ -39,7 +42,8 @@ class Mamba4RecLayer(nn.Module):
     def step(self, hidden: Tensor, state: State) -> Tensor:
         """The next item: (D,) -> (D,)"""
         output = self.mamba.step(hidden, state)
-        return self.feed_forward.step(self.norm(output + hidden if self.residual else output))
+        output = self.norm(output + hidden if self.residual else output)
+        return output if self.feed_forward is None else self.feed_forward.step(output)
 
 
 class Mamba4Rec(SequenceModel):
@@ -47,3 +51,8 @@ class Mamba4Rec(SequenceModel):
 
     layer_class = Mamba4RecLayer
     causal = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        if not config["layer_norm"]:
+            self.embedding_norm = nn.Identity()

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
+import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
@@ -28,7 +30,9 @@ class SequenceModel(OnePass, SequentialRecommender):
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         "loss_type": ("CE", "BPR", "BCE"),
         "ssm_init": ("mamba", "published"),
+        "positions": ("none", "start", "end"),
     }
+    embeds_padding = False  # whether padding is read like an item, in rows of MAX_ITEM_LIST_LENGTH (SIGMA's release)
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -39,8 +43,12 @@ class SequenceModel(OnePass, SequentialRecommender):
         self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
         self.length_ratio = length_ratio(config)
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
+        self.embedding_scale = 1.0
         self.embedding_dropout = nn.Dropout(config["dropout_prob"])
         self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
+        self.positions: str = config["positions"] if "positions" in config else "none"  # noqa: SIM401
+        if self.positions in ("start", "end"):
+            self.position_embedding = nn.Embedding(self.max_seq_length, self.hidden_size)
         if self.layer_class is not None:
             self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config["num_layers"]))
             self.initialise()
@@ -62,11 +70,28 @@ class SequenceModel(OnePass, SequentialRecommender):
         return last(hidden, Rows(lengths, "last"))
 
     def embed(self, item_seq: Tensor, position: Tensor | None = None) -> Tensor:
-        """(B, L) -> (B, L, D), or flat items (T,), with their `position` (T,) in the history, -> (T, D)"""
-        return self.embedding_norm(self.embedding_dropout(self.item_embedding(item_seq)))
+        """(B, L) -> (B, L, D), or flat items (T,), with their `position` (T,) in the history, -> (T, D)
+
+        Items and, if the model has them, positions: they count from the `start` of a history, or so that its `end` is
+        always at the last one.
+        """
+        hidden = self.item_embedding(item_seq)
+        if self.embedding_scale != 1:
+            hidden = hidden * self.embedding_scale
+        if self.positions in ("start", "end"):
+            if position is None:
+                position = torch.arange(item_seq.shape[1], device=item_seq.device)
+            if self.positions == "end":
+                shift = self.max_seq_length - (item_seq != 0).sum(-1, keepdim=True)
+                position = (position + shift).clamp(max=self.max_seq_length - 1)  # of padding
+            hidden = hidden + self.position_embedding(position)
+        return self.embedding_norm(self.embedding_dropout(hidden))
 
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
         """Representations of histories: (B, L), (B,) -> (B, D), as in one padded batch, at the cost of real items."""
+        if self.embeds_padding:
+            padded = F.pad(item_seq, (0, self.max_seq_length - item_seq.shape[1]))
+            return Rows(lengths).last(self.encode(self.embed(padded), torch.full_like(lengths, self.max_seq_length)))
         return encode_in_chunks(
             lambda items, own: self.encode_last(self.embed(items), own), item_seq, lengths, self.length_ratio
         )
@@ -77,7 +102,11 @@ class SequenceModel(OnePass, SequentialRecommender):
         whole = ("encode", "encode_last", "forward", "represent", "full_sort_predict")
         layers = all(getattr(layer, "streams", False) for layer in self.layers)
         layers = layers and all(steps_as(type(layer), ("forward", "step")) for layer in self.layers)
-        return layers and steps_as(type(self), ("embed", "embed_item"), *((name, "step") for name in whole))
+        return (
+            layers
+            and self.positions != "end"
+            and steps_as(type(self), ("embed", "embed_item"), *((name, "step") for name in whole))
+        )
 
     def start(self) -> State:
         """The state of an empty history, for `step`."""
@@ -92,7 +121,19 @@ class SequenceModel(OnePass, SequentialRecommender):
 
     def embed_item(self, item: int, position: int) -> Tensor:
         """`embed` of the item at `position`: (D,), without dropout"""
-        return self.embedding_norm(self.item_embedding.weight[item])
+        hidden = self.item_embedding.weight[item]
+        if self.embedding_scale != 1:
+            hidden = hidden * self.embedding_scale
+        if self.positions == "start":  # positions beyond the longest history of training are like its last
+            hidden = hidden + self.position_embedding.weight[min(position, self.max_seq_length - 1)]
+        return self.embedding_norm(hidden)
+
+    @classmethod
+    def one_pass_problem(cls, config: Any) -> str | None:
+        """Why `train_mode: sequence` is impossible; positions from the end differ between the prefixes of a history."""
+        if "positions" in config and config["positions"] == "end":
+            return "positions is end: an item's position would differ between prefixes"
+        return super().one_pass_problem(config)
 
     def encode_prefixes(self, item_seq: Tensor, rows: Rows) -> Tensor:
         """Representations of all prefixes of flat histories: (T,) -> (T, D)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from recbole_sigma.errors import UserError
 from recbole_sigma.layers.fe_gru import CONVOLUTIONS, FeatureExtractGRU
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.flip import PartialFlip, prefix_ends
@@ -19,7 +20,7 @@ from recbole_sigma.model.sequence import SequenceModel
 
 # Initial weights of the branches in the weighted sum; the released code's order is forward, flipped, FE-GRU.
 WEIGHTS = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
-CONV_WIDTH = 3
+CONV_WIDTH = 3  # of the gate
 
 
 class SIGMALayer(nn.Module):
@@ -30,32 +31,30 @@ class SIGMALayer(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
-        self.released = config["form"] == "released"
-        self.stacked = config["num_layers"] > 1
+        self.released, has_mamba = config["form"] == "released", config["mamba"]
+        stacked = config["num_layers"] > 1
+        self.residual = {"stacked": "layer" if stacked else "none"}.get(config["residual"], config["residual"])
+        has_flip = has_mamba and config["partial_flip"]
         # a layer above would need all positions, which change with the next item; `padded` moves all items
-        self.streams = not self.stacked and not (config["partial_flip"] and config["flip"] == "padded")
+        self.streams = not stacked and not (has_flip and config["flip"] == "padded")
 
         slots = config["MAX_ITEM_LIST_LENGTH"] if config["flip"] == "padded" else None
-        self.flip = PartialFlip(config["r"], slots) if config["partial_flip"] else None
+        self.flip = PartialFlip(config["r"], slots) if has_flip else None
         ssm = hidden_size, config["d_state"], config["d_conv"], config["expand"]
-        self.mamba = Mamba(*ssm)
-        self.flipped_mamba = None if config["share_mamba"] or self.flip is None else Mamba(*ssm)
+        self.mamba = Mamba(*ssm) if has_mamba else None
+        self.flipped_mamba = None if config["share_mamba"] or not has_flip else Mamba(*ssm)
         self.gate: ReleasedGates | DenseSelectiveGate | None = None
-        if config["ds_gate"]:
+        if config["ds_gate"] and has_mamba:
             if self.released:
-                self.gate = ReleasedGates(hidden_size, config["gate_dropout"], flipped=self.flip is not None)
+                self.gate = ReleasedGates(hidden_size, config["gate_dropout"], flipped=has_flip)
             else:
                 self.gate = DenseSelectiveGate(hidden_size, CONV_WIDTH)
         self.fe_gru = None
         if config["fe_gru"]:
-            self.fe_gru = FeatureExtractGRU(hidden_size, CONV_WIDTH, config["fe_conv"], bias=not self.released)
+            width, conv, reset = config["fe_conv_width"], config["fe_conv"], config["gru_reset"]
+            self.fe_gru = FeatureExtractGRU(hidden_size, width, conv, bias=not self.released, reset=reset)
 
-        weights = dict(WEIGHTS[config["form"]])
-        if self.flip is None:
-            weights.pop("flipped", None)
-        if self.fe_gru is None:
-            weights.pop("gru")
-        self.mixing = make_mixing(config["mixing"], list(weights.values()), hidden_size)
+        self.mixing = make_mixing(config["mixing"], branch_weights(config), hidden_size)
         self.projection = nn.Linear(hidden_size, hidden_size)
         self.dropout = nn.Dropout(dropout if self.released else 0.0)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if self.released else nn.Identity()
@@ -63,28 +62,26 @@ class SIGMALayer(nn.Module):
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or (B, D) at each row's last item; flat rows (T, D) -> (T, D)"""
-        states, gates = self._prefixes(hidden, rows) if rows.wanted == "prefixes" else self._directions(hidden, rows)
-        features = None if self.fe_gru is None else self.fe_gru(hidden, rows)  # F (9)
-        output = self.dropout(self.projection(self._mix(states, gates, features)))
-        if self.stacked:
-            output = output + rows.output(hidden)
-        return self.feed_forward(self.norm(output))  # (11), (12)
+        directions = self._prefixes if rows.wanted == "prefixes" else self._directions
+        states, gates = ([], None) if self.mamba is None else directions(self.mamba, hidden, rows)
+        features = None if self.fe_gru is None else self.fe_gru(hidden, rows)  # F (7)
+        return self.feed_forward(self._mix(rows.output(hidden), states, gates, features))  # (10)
 
-    def _directions(self, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
+    def _directions(self, mamba: Mamba, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
         """Mamba's states of each direction, and their gates: (B, L, D) -> n times (B, L, D), or (B, D)"""
-        flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f (1)
-        states = [self.mamba(hidden, rows)]  # M (2)
+        flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f
+        states = [mamba(hidden, rows)]  # M
         if flipped is hidden and self.flipped_mamba is None:  # rows too short to be flipped, one block: M again
             states.append(states[0])
         elif flipped is not None:
-            states.append((self.flipped_mamba or self.mamba)(flipped, rows))  # M^f (2)
+            states.append((self.flipped_mamba or mamba)(flipped, rows))  # M^f
         return states, None if self.gate is None else self.gate(hidden, flipped, rows)
 
-    def _prefixes(self, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
+    def _prefixes(self, mamba: Mamba, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
         """The same at the ends of all prefixes of flat rows: (T, D) -> n times (T, D)"""
-        states, r = [self.mamba(hidden, rows)], None
+        states, r = [mamba(hidden, rows)], None
         if self.flip is not None:
-            r, block = self.flip.r, self.flipped_mamba or self.mamba
+            r, block = self.flip.r, self.flipped_mamba or mamba
             unflipped = states[0] if self.flipped_mamba is None else block(hidden, rows)
             states.append(flipped_prefixes(block, hidden, rows, r, unflipped))
         if self.gate is None:
@@ -96,53 +93,93 @@ class SIGMALayer(nn.Module):
 
     def start(self) -> State:
         """The state of an empty history."""
-        nothing = self.projection.weight.new_zeros(0, self.projection.in_features)
-        state: State = {"mamba": self.mamba.start(), "last": nothing}
-        if self.flip is not None:
-            state["flipped"] = start_flipped(self.flipped_mamba or self.mamba)
+        state: State = {"last": self.projection.weight.new_zeros(0, self.projection.in_features)}
+        if self.mamba is not None:
+            state["mamba"] = self.mamba.start()
+            if self.flip is not None:
+                state["flipped"] = start_flipped(self.flipped_mamba or self.mamba)
         if self.fe_gru is not None:
             state["fe_gru"] = self.fe_gru.start()
         return state
 
     def step(self, hidden: Tensor, state: State) -> Tensor:
         """The next item: (D,) -> (D,). Costs O(r + K), whatever the length of the history."""
+        states, gates = ([], None) if self.mamba is None else self._step_directions(self.mamba, hidden, state)
+        features = None if self.fe_gru is None else self.fe_gru.step(hidden, state["fe_gru"])
+        return self.feed_forward.step(self._mix(hidden, states, gates, features))
+
+    def _step_directions(self, mamba: Mamba, hidden: Tensor, state: State) -> tuple[list[Tensor], list[Tensor] | None]:
+        """`_directions` at the next item: (D,) -> n times (D,)"""
         last = torch.cat([state["last"], hidden[None]])[-(CONV_WIDTH // 2 + 1) :]  # all that the gate looks at
         state["last"] = last
-        states, flipped = [self.mamba.step(hidden, state["mamba"])], None
+        states, flipped = [mamba.step(hidden, state["mamba"])], None
         if self.flip is not None:
-            output, flipped = step_flipped(self.flipped_mamba or self.mamba, self.flip.r, hidden, state["flipped"])
+            output, flipped = step_flipped(self.flipped_mamba or mamba, self.flip.r, hidden, state["flipped"])
             states.append(output)
             flipped = flipped[-len(last) :][None]
-        gates = None
-        if self.gate is not None:
-            rows = Rows(torch.tensor([len(last)], device=hidden.device), "last")
-            gates = [gate[0] for gate in self.gate(last[None], flipped, rows)]
-        features = None if self.fe_gru is None else self.fe_gru.step(hidden, state["fe_gru"])
-        return self.feed_forward.step(self.norm(self.projection(self._mix(states, gates, features))))
+        if self.gate is None:
+            return states, None
+        rows = Rows(torch.tensor([len(last)], device=hidden.device), "last")
+        return states, [gate[0] for gate in self.gate(last[None], flipped, rows)]
 
-    def _mix(self, states: list[Tensor], gates: list[Tensor] | None, features: Tensor | None) -> Tensor:
-        """Z of M and M^f, their gates and F: (..., D) each -> (..., D)"""
+    def _mix(self, hidden: Tensor, states: list[Tensor], gates: list[Tensor] | None, features: Tensor | None) -> Tensor:
+        """What the feed-forward network reads, of H, M and M^f, their gates and F: (..., D) each -> (..., D)"""
         if gates is not None:
             states = [gate * state for gate, state in zip(gates, states, strict=True)]
-        branches = states if self.released else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (6)
-        return self.mixing(branches if features is None else [*branches, features])  # (10)
+        branches = states if self.released or not states else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (4)-(6)
+        if self.residual == "mamba":
+            branches = [branches[0] + hidden, *branches[1:]]
+        if features is not None:
+            branches = [*branches, features + hidden if self.residual == "gru" else features]
+        output = self.dropout(self.projection(self.mixing(branches)))  # Z (8)
+        return self.norm(output + hidden if self.residual == "layer" else output)
+
+
+def branch_weights(config: Any) -> dict[str, float]:
+    """Initial weight of each branch that these settings have. Raises UserError for settings that do not agree."""
+    weights = dict(WEIGHTS[config["form"]])
+    if not (config["mamba"] and config["partial_flip"]):
+        weights.pop("flipped", None)
+    for name, setting in (("mamba", "mamba"), ("gru", "fe_gru")):
+        if not config[setting]:
+            del weights[name]
+    if not weights:
+        raise UserError("mamba and fe_gru are both false, and nothing reads the history; leave one of them true")
+    if config["residual"] not in ("stacked", "none", "layer", *weights):
+        raise UserError(f"residual: {config['residual']} is around a branch that is switched off")
+    if (given := config["mixing_weights"]) is None:
+        return weights
+    if config["mixing"] not in ("weighted", "fixed") or len(given) != len(weights):
+        right = f"must be one number for each of {', '.join(weights)}, with mixing weighted or fixed"
+        raise UserError(f"mixing_weights {right}, got {given} with mixing {config['mixing']}")
+    return dict(zip(weights, map(float, given), strict=True))
 
 
 class SIGMA(SequenceModel):
     """SIGMA layers on the item embeddings. The settings are explained in properties/model/SIGMA.yaml."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.embeds_padding = config["padding"] == "embedding"
+        if self.embeds_padding and not (config["flip"] == "padded" and config["partial_flip"] and config["mamba"]):
+            raise UserError("padding: embedding needs flip: padded with mamba and partial_flip true")
 
     @classmethod
     def one_pass_problem(cls, config: Any) -> str | None:
         """One layer is computed at the ends of all prefixes; a second would need the first's states of each prefix."""
         if config["num_layers"] > 1:
             return f"num_layers is {config['num_layers']}, and each prefix would need states of its own between layers"
-        return "flip is padded, and not length" if config["flip"] == "padded" and config["partial_flip"] else None
+        padded = config["flip"] == "padded" and config["partial_flip"] and config["mamba"]
+        return "flip is padded, and not length" if padded else None
 
     layer_class = SIGMALayer
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {
         **SequenceModel.choices,
         "form": ("paper", "released"),
         "flip": ("length", "padded"),
+        "padding": ("zeros", "embedding"),
+        "residual": ("stacked", "none", "layer", "mamba", "gru"),
         "fe_conv": CONVOLUTIONS,
+        "gru_reset": ("after", "before"),
         "mixing": MIXINGS,
     }

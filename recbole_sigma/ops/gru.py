@@ -63,6 +63,44 @@ def gru(
     raise ValueError(f"gru runs on cpu and cuda, not on {x.device.type}")
 
 
+def reset_before_cell(
+    x: Tensor, h: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
+) -> Tensor:
+    """One step of a GRU as first published (Cho et al., arXiv 1406.1078; SIGMA eq. 7): (..., I), (..., D) -> (..., D).
+
+    Unlike in torch.nn.GRU, whose parameters it takes, the reset gate scales the state before the recurrent product:
+    n = tanh(W_in x + b_in + W_hn (r h) + b_hn).
+    """
+    D = h.shape[-1]
+    recurrent_bias = None if bias_hh is None else bias_hh[2 * D :]
+    inputs = F.linear(x, weight_ih, bias_ih)
+    gates = F.linear(h, weight_hh[: 2 * D], None if bias_hh is None else bias_hh[: 2 * D])
+    r, z = torch.sigmoid(inputs[..., : 2 * D] + gates).chunk(2, -1)
+    n = torch.tanh(inputs[..., 2 * D :] + F.linear(r * h, weight_hh[2 * D :], recurrent_bias))
+    return (1 - z) * n + z * h
+
+
+def gru_reset_before(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    """`gru` with steps of `reset_before_cell`: a loop over positions by torch, slower than `gru`, on any device."""
+
+    def padded(x: Tensor, lengths: Tensor | None) -> Tensor:
+        states = [x.new_zeros(len(x), weight_hh.shape[1])]
+        for each in x.unbind(1):
+            states.append(reset_before_cell(each, states[-1], weight_ih, weight_hh, bias_ih, bias_hh))
+        stacked = torch.stack(states[1:], 1)
+        return stacked if lengths is None else stacked.masked_fill(padding(lengths, stacked), 0)
+
+    return on_padded_rows(padded, [x], offsets, lengths)
+
+
 def gru_torch(
     x: Tensor,
     weight_ih: Tensor,

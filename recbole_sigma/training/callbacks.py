@@ -1,9 +1,11 @@
 """Callbacks: the one seam after an epoch. The trainer calls each of them when an epoch is complete."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -15,14 +17,33 @@ class Callback(Protocol):
 
 
 class TensorBoard:
-    """Writes each row as TensorBoard events into the run directory."""
+    """Writes each row as TensorBoard events into the run directory, and what parts of the model report.
 
-    def __init__(self, folder: Path, first_epoch: int) -> None:
+    That is what a part's method `scalars` returns, such as the weights of SIGMA's branches, and for a part with
+    `log_mean = True`, such as a gate, the mean of each of its outputs in evaluation mode.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int, model: torch.nn.Module) -> None:
         # Hides the events of an epoch that an interrupted run had not completed.
         self._writer = SummaryWriter(str(folder), purge_step=first_epoch)
         self.close = self._writer.close
+        self._scalars = {name: each.scalars for name, each in model.named_modules() if hasattr(each, "scalars")}
+        self._means: dict[str, list[torch.Tensor]] = {}
+        for name, module in model.named_modules():
+            if getattr(module, "log_mean", False):
+                module.register_forward_hook(partial(self._keep_means, name))
+
+    def _keep_means(self, name: str, module: torch.nn.Module, _: Any, outputs: Sequence[torch.Tensor]) -> None:
+        if not module.training:
+            self._means.setdefault(name, []).append(torch.stack([each.detach().mean() for each in outputs]))
 
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
-        """One scalar for each column of the row."""
-        for name, value in row.items():
+        """One scalar for each column of the row, and for each number of the model."""
+        values = dict(row)
+        for name, scalars in self._scalars.items():
+            values |= {f"{name}/{key}": value for key, value in scalars().items()}
+        for name, means in self._means.items():
+            values |= {f"{name}/mean {n}": value for n, value in enumerate(torch.stack(means).mean(0).tolist())}
+        self._means.clear()
+        for name, value in values.items():
             self._writer.add_scalar(name, value, int(row["epoch"]))

@@ -72,7 +72,8 @@ class SequenceTrainer:
         self.fits_at_once = getattr(model, "fits_at_once", False)  # has no gradient (model/fitted.py)
         self.optimizer: Any = make_optimizer(config, model)
         self.schedule = Schedule(config)
-        self.average = WeightAverage(model, config["weight_average"]) if config["weight_average"] else None
+        decay = 0 if self.fits_at_once else config["weight_average"]
+        self.average = WeightAverage(model, decay) if decay else None
         self.epochs, self.eval_step = 1 if self.fits_at_once else config["epochs"], max(config["eval_step"], 1)
         self.topk = list(config["topk"])
         names = list(dict.fromkeys((*METRICS, *map(str.lower, config["metrics"]))))

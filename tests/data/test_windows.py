@@ -30,10 +30,15 @@ SIGMA_SWITCHES: list[dict[str, Any]] = [
     *({"form": "paper", "r": r} for r in (0, 1, 2)), *({"fe_conv": conv} for conv in ("conv", "residual")),
     {"form": "paper", "fe_conv": "residual", "share_mamba": False}, {"share_mamba": False, "r": 5},
     {"partial_flip": False}, {"form": "paper", "partial_flip": False}, {"ds_gate": False}, {"fe_gru": False},
-    {"mixing": "attention"}, {"mixing": "gated"}, {"ssm_init": "mamba"},
+    {"mixing": "attention"}, {"mixing": "gated"}, {"ssm_init": "mamba"}, {"mamba": False}, {"mixing": "fixed"},
+    *({"residual": each, "form": form} for each, form in (("layer", "paper"), ("gru", "released"), ("mamba", "paper"))),
+    {"fe_conv": "conv", "fe_conv_width": 7}, {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"},
 ]  # fmt: skip
 ONE_PASS = [
-    *((name, {}) for name in SIZES), ("Mamba4Rec", {"num_layers": 2}), *(("SIGMA", each) for each in SIGMA_SWITCHES),
+    *((name, {}) for name in SIZES), ("Mamba4Rec", {"num_layers": 2}),
+    *(("Mamba4Rec", each) for each in ({"positions": "start"}, {"layer_norm": False}, {"selective": False})),
+    ("Mamba4Rec", {"feed_forward": False}), ("RecMamba", {"num_layers": 2}),
+    *(("SIGMA", each) for each in SIGMA_SWITCHES),
 ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 def linear(layer: nn.Linear, x: np.ndarray) -> np.ndarray:
     weight = layer.weight.detach().numpy()
-    out = np.array([sum(weight[i, j] * x[j] for j in range(len(x))) for i in range(len(weight))])
+    out = weight @ x
     return out if layer.bias is None else out + layer.bias.detach().numpy()
 
 
@@ -37,7 +37,7 @@ def slow_conv(layer: SequenceConv, x: np.ndarray) -> np.ndarray:
     return out
 
 
-def slow_gru(gru: nn.GRU, x: np.ndarray) -> np.ndarray:
+def slow_gru(gru: nn.GRU, x: np.ndarray, reset_before: bool = False) -> np.ndarray:
     w_ih, w_hh = gru.weight_ih_l0.detach().numpy(), gru.weight_hh_l0.detach().numpy()
     b_ih = gru.bias_ih_l0.detach().numpy() if gru.bias else np.zeros(len(w_ih))
     b_hh = gru.bias_hh_l0.detach().numpy() if gru.bias else np.zeros(len(w_hh))
@@ -45,6 +45,9 @@ def slow_gru(gru: nn.GRU, x: np.ndarray) -> np.ndarray:
     for each in x:
         (ir, iz, i_n), (hr, hz, hn) = (np.split(w @ v + b, 3) for w, v, b in ((w_ih, each, b_ih), (w_hh, h, b_hh)))
         r, z = sigmoid(ir + hr), sigmoid(iz + hz)
+        if reset_before:
+            n = len(h)
+            hn, r = w_hh[2 * n :] @ (r * h) + b_hh[2 * n :], 1
         h = (1 - z) * np.tanh(i_n + r * hn) + z * h
         out.append(h)
     return np.array(out)
@@ -62,7 +65,7 @@ def slow_mamba(block: Mamba, x: np.ndarray) -> np.ndarray:
     for xz in projected:
         window = np.vstack([window[1:], xz[:E]])
         u = silu((window * conv.T).sum(0) + conv_bias)
-        low = linear(block.x_proj, u)
+        low = linear(block.x_proj, u if block.selective else np.ones(E))
         delta = np.log1p(np.exp(linear(block.dt_proj, low[:R])))
         B, C = low[R : R + N], low[R + N :]
         state = np.exp(delta[:, None] * A) * state + (delta * u)[:, None] * B
@@ -70,17 +73,20 @@ def slow_mamba(block: Mamba, x: np.ndarray) -> np.ndarray:
     return np.array(out)
 
 
-def slow_norm(x: np.ndarray) -> np.ndarray:
-    """LayerNorm with weight 1 and bias 0 over the last axis."""
+def slow_norm(norm: nn.Module, x: np.ndarray) -> np.ndarray:
+    """LayerNorm over the last axis, or nothing."""
+    if isinstance(norm, nn.Identity):
+        return x
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
+    return normed * norm.weight.detach().numpy() + norm.bias.detach().numpy()
 
 
 def slow_feed_forward(layer: FeedForward, x: np.ndarray) -> np.ndarray:
     """(D,) -> (D,)"""
     inner = linear(layer.inner, x)
     gelu = np.array([each * 0.5 * (1 + math.erf(each / math.sqrt(2))) for each in inner])
-    return slow_norm(linear(layer.outer, gelu) + x)
+    return slow_norm(layer.norm, linear(layer.outer, gelu) + x)
 
 
 def slow_filter(layer: SpectralFilter, x: np.ndarray) -> np.ndarray:
@@ -93,7 +99,7 @@ def slow_filter(layer: SpectralFilter, x: np.ndarray) -> np.ndarray:
         twice = 1 if f == 0 or 2 * f == slots else 2  # a real signal's negative frequencies
         for t in range(len(x)):
             out[t] += twice * (spectrum * np.exp(2j * np.pi * f * t / slots)).real / math.sqrt(slots)
-    return slow_norm(out + x)
+    return slow_norm(layer.norm, out + x)
 
 
 def slow_linear_attention(layer: LinearAttention, x: np.ndarray) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Layers against the papers' equations, written out slowly in tests/helpers/slow.py, in float64."""
 
 import itertools
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,12 @@ from torch.nn.functional import softplus
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.mixing import MIXINGS, make_mixing
-from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.echo import ECHOLayer
 from recbole_sigma.model.emarec import EMARecLayer
 from recbole_sigma.model.linrec import LinRecLayer
 from recbole_sigma.model.mamba4rec import Mamba4RecLayer
 from recbole_sigma.model.sigma import SIGMALayer
-from tests.helpers.models import build, histories
+from tests.helpers.models import batch, build, histories, refused
 from tests.helpers.slow import (
     linear,
     sigmoid,
@@ -54,103 +51,174 @@ def released_factors(layer: SIGMALayer, x: np.ndarray, flipped: np.ndarray) -> t
     return 1 + forward, 1 + each_row(gate.silu_outer, silu(d_flipped)) + each_row(gate.sigmoid_outer, sigmoid(forward))
 
 
-def slow_sigma(layer: SIGMALayer, x: np.ndarray) -> np.ndarray:
-    """Equations (1) to (12) for one row without padding, (L, D) -> (L, D)."""
-    split = max(len(x) - layer.flip.r, 0)
-    flipped = np.concatenate([x[:split][::-1], x[split:]])
-    state, flipped_state = slow_mamba(layer.mamba, x), slow_mamba(layer.flipped_mamba or layer.mamba, flipped)
-    features = x if layer.fe_gru.conv is None else slow_conv(layer.fe_gru.conv, x)
-    short_term = slow_gru(layer.fe_gru.gru, features + x if layer.fe_gru.residual else features)
-    weights = layer.mixing.shares.tolist()
-    if layer.released:
-        gate, flipped_gate = released_factors(layer, x, flipped)
-        mixed = weights[0] * gate * state + weights[1] * flipped_gate * flipped_state + weights[2] * short_term
-    else:
-        both = paper_gate(layer, x) * state + paper_gate(layer, flipped) * flipped_state
-        mixed = weights[0] * both + weights[1] * short_term
-    out = each_row(layer.projection, mixed) + (x if layer.stacked else 0)
-    out = slow_norm(out) if layer.released else out
+def slow_sigma(layer: SIGMALayer, x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    """Equations (4) to (10), or the released code, for one row without padding, (L, D) -> (L, D)."""
+    released, residual = given.get("form") == "released", given.get("residual", "stacked")
+    branches, weights = [], layer.mixing.shares.tolist()
+    if given.get("mamba", True):
+        split = max(len(x) - given["r"], 0)
+        flipped = np.concatenate([x[:split][::-1], x[split:]])
+        state, flipped_state = slow_mamba(layer.mamba, x), slow_mamba(layer.flipped_mamba or layer.mamba, flipped)
+        if released:
+            gate, flipped_gate = released_factors(layer, x, flipped)
+            branches = [gate * state, flipped_gate * flipped_state]
+        else:
+            branches = [paper_gate(layer, x) * state + paper_gate(layer, flipped) * flipped_state]
+        branches[0] = branches[0] + (x if residual == "mamba" else 0)
+    convolved = x if layer.fe_gru.conv is None else slow_conv(layer.fe_gru.conv, x)
+    read = convolved + x if given.get("fe_conv") == "residual" else convolved
+    short_term = slow_gru(layer.fe_gru.gru, read, reset_before=given.get("gru_reset") == "before")
+    branches.append(short_term + (x if residual == "gru" else 0))
+    mixed = sum(weight * branch for weight, branch in zip(weights, branches, strict=True))
+    around = residual == "layer" or (residual == "stacked" and given.get("num_layers", 1) > 1)
+    out = slow_norm(layer.norm, each_row(layer.projection, mixed) + (x if around else 0))
     return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
 
 
-def slow_mamba4rec(layer: Mamba4RecLayer, x: np.ndarray) -> np.ndarray:
-    out = slow_norm(slow_mamba(layer.mamba, x) + (x if layer.residual else 0))
+def slow_mamba4rec(layer: Mamba4RecLayer, x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    out = slow_norm(layer.norm, slow_mamba(layer.mamba, x) + (x if given.get("num_layers", 1) > 1 else 0))
+    if not given.get("feed_forward", True):
+        return out
     return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
 
 
-def slow_emarec(layer: EMARecLayer, x: np.ndarray) -> np.ndarray:
-    averages, own = layer.averages, x
+def slow_emarec(layer: EMARecLayer, x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    averages = layer.averages
     decay, mix = sigmoid(averages.decay.detach().numpy()), averages.mix.detach().numpy()
     state, outputs = np.zeros_like(decay), []
     for value in each_row(averages.value, x):
         state = decay * state + (1 - decay) * value[:, None]
         outputs.append(linear(averages.out, (mix * state).sum(1)))
-    out = slow_norm(np.array(outputs) + own)
+    out = slow_norm(layer.norm, np.array(outputs) + x)
     return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
 
 
-def slow_echo(layer: ECHOLayer, x: np.ndarray) -> np.ndarray:
-    x = slow_filter(layer.filter, x)
-    forward = slow_norm(slow_mamba(layer.mamba.forward_mamba, x) + x)
-    backward = slow_norm(slow_mamba(layer.mamba.backward_mamba, x[::-1])[::-1] + x)
-    x = forward + backward
-    unit = layer.gated_unit
-    return slow_norm(each_row(unit.outer, each_row(unit.value, x) * sigmoid(each_row(unit.gate, x))) + x)
+def slow_echo(layer: ECHOLayer, x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    x, both = slow_filter(layer.filter, x), layer.mamba
+    forward = slow_norm(both.forward_norm, slow_mamba(both.forward_mamba, x) + x)
+    backward = slow_norm(both.backward_norm, slow_mamba(both.backward_mamba, x[::-1])[::-1] + x)
+    x, unit = forward + backward, layer.gated_unit
+    gated = each_row(unit.outer, each_row(unit.value, x) * sigmoid(each_row(unit.gate, x)))
+    return slow_norm(unit.norm, gated + x)
 
 
-def slow_linrec(layer: LinRecLayer, x: np.ndarray) -> np.ndarray:
-    out = slow_norm(slow_linear_attention(layer.attention, x) + x)
+def slow_linrec(layer: LinRecLayer, x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    out = slow_norm(layer.norm, slow_linear_attention(layer.attention, x) + x)
     return np.array([slow_feed_forward(layer.feed_forward, row) for row in out])
 
 
-@pytest.mark.parametrize(
-    ("name", "slow", "settings"),
-    [
-        ("SIGMA", slow_sigma, {"form": "paper", "fe_conv": "conv"}),
-        ("SIGMA", slow_sigma, {"form": "paper", "fe_conv": "residual", "share_mamba": False, "num_layers": 2}),
-        ("SIGMA", slow_sigma, {"form": "released", "fe_conv": "conv"}),
-        ("SIGMA", slow_sigma, {"form": "released", "fe_conv": "none", "num_layers": 2}),
-        ("SIGMA", slow_sigma, {"form": "released", "fe_conv": "residual"}),
-        ("SIGMA", slow_sigma, {"form": "paper", "fe_conv": "none"}),
-        ("Mamba4Rec", slow_mamba4rec, {}),
-        ("Mamba4Rec", slow_mamba4rec, {"num_layers": 2}),
-        ("ECHO", slow_echo, {}),
-        ("ECHO", slow_echo, {"MAX_ITEM_LIST_LENGTH": 13}),
-        ("LinRec", slow_linrec, {}),
-        ("LinRec", slow_linrec, {"n_heads": 4}),
-        ("RecMamba", slow_mamba, {}),
-        ("EMARec", slow_emarec, {}),
-    ],
-)
-def test_a_layer_is_its_papers_equations(
-    sample_config: Any, name: str, slow: Callable[..., Any], settings: dict[str, Any]
-):
-    model = build(sample_config, name, **({"r": 2} if name == "SIGMA" else {}), **settings).double()
-    with torch.no_grad():  # larger than at initialisation, so that every branch counts
-        for key, parameter in model.layers[0].named_parameters():
-            if "norm" not in key:
-                parameter += 0.3 * torch.randn_like(parameter)
-    x = torch.randn(len(LENGTHS), max(LENGTHS), 16, dtype=torch.float64)
-    output = model.layers[0](x, Rows(torch.tensor(LENGTHS))).detach().numpy()
+def slow_recmamba(layer: Mamba, x: np.ndarray, given: dict[str, Any]) -> np.ndarray:
+    return slow_mamba(layer, x)
+
+
+SLOW = {
+    "SIGMA": slow_sigma, "Mamba4Rec": slow_mamba4rec, "ECHO": slow_echo, "LinRec": slow_linrec,
+    "RecMamba": slow_recmamba, "EMARec": slow_emarec,
+}  # fmt: skip
+PAPER, RELEASED = {"form": "paper", "fe_conv": "conv"}, {"form": "released", "fe_conv": "conv"}
+CASES = [
+    ("SIGMA", PAPER), ("SIGMA", {**PAPER, "fe_conv": "residual", "share_mamba": False, "num_layers": 2}),
+    ("SIGMA", {**PAPER, "gru_reset": "before"}), ("SIGMA", {**PAPER, "fe_conv": "none"}), ("SIGMA", RELEASED),
+    ("SIGMA", {**RELEASED, "fe_conv": "none", "num_layers": 2}), ("SIGMA", {**RELEASED, "fe_conv": "residual"}),
+    ("SIGMA", {**RELEASED, "fe_conv_width": 5, "gru_reset": "before"}), ("SIGMA", {**RELEASED, "mamba": False}),
+    *(("SIGMA", {**PAPER, "residual": each}) for each in ("layer", "mamba", "gru")),
+    *(("SIGMA", {**RELEASED, "residual": each}) for each in ("layer", "mamba", "gru")),
+    ("SIGMA", {**PAPER, "fe_conv_width": 1}), ("SIGMA", {**PAPER, "residual": "none", "num_layers": 2}),
+    ("SIGMA", {**PAPER, "mamba": False}),
+    ("SIGMA", {**RELEASED, "mixing": "fixed", "mixing_weights": [0.2, 0.3, 0.5]}), ("SIGMA", {**PAPER, "r": 12}),
+    ("Mamba4Rec", {}), ("Mamba4Rec", {"num_layers": 2}), ("Mamba4Rec", {"selective": False}),
+    ("Mamba4Rec", {"layer_norm": False}), ("Mamba4Rec", {"feed_forward": False}),
+    ("Mamba4Rec", {"positions": "start"}), ("Mamba4Rec", {"positions": "end"}),
+    ("ECHO", {}), ("ECHO", {"MAX_ITEM_LIST_LENGTH": 13, "num_layers": 2}), ("ECHO", {"dropout_after_residual": True}),
+    ("LinRec", {}), ("LinRec", {"n_heads": 4, "inner_dropout": False}),
+    ("RecMamba", {}), ("RecMamba", {"positions": "end", "num_layers": 2}), ("RecMamba", {"positions": "none"}),
+    ("EMARec", {}), ("EMARec", {"num_layers": 1, "n_decays": 2}),
+]  # fmt: skip
+
+
+def perturbed(sample_config: Any, name: str, **settings: Any) -> Any:
+    """A model in float64 of which every number differs from its initial value, so that each of them counts."""
+    model = build(sample_config, name, **settings).double()
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor += 0.3 * torch.randn_like(tensor)
+    return model
+
+
+def slow_states(model: Any, items: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
+    """All positions of a history after all layers: (L,) -> (L, D)"""
+    name = type(model).__name__
+    x = model.item_embedding.weight.detach().numpy()[items] * (4.0 if name == "RecMamba" else 1.0)  # sqrt(16)
+    start = {"Mamba4Rec": "none", "RecMamba": "start", "LinRec": "start"}.get(name, "none")
+    if (positions := settings.get("positions", start)) != "none":
+        first = settings.get("MAX_ITEM_LIST_LENGTH", 12) - len(items) if positions == "end" else 0
+        x = x + model.position_embedding.weight.detach().numpy()[first : first + len(items)]
+    x = slow_norm(model.embedding_norm, x)
+    for layer in model.layers:
+        x = SLOW[name](layer, x, settings)
+    return x
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
+def test_scores_are_those_of_the_papers_equations(sample_config: Any, name: str, settings: dict[str, Any]):
+    """From item ids to scores, with all parameters perturbed."""
+    settings = {"r": 2, **settings} if name == "SIGMA" else settings
+    model = perturbed(sample_config, name, **settings)
+    items, lengths = histories(LENGTHS, width=max(LENGTHS))
+    scores = model.full_sort_predict(batch(items, lengths)).detach().numpy()
+    table = model.item_embedding.weight.detach().numpy()
     for row, length in enumerate(LENGTHS):
-        expected = slow(model.layers[0], x[row, :length].numpy())
-        np.testing.assert_allclose(output[row, :length], expected, rtol=1e-7, atol=1e-9)
-        assert name != "RecMamba" or not output[row, length:].any()  # a Mamba block alone
+        expected = table @ slow_states(model, items[row, :length].numpy(), settings)[-1]
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_the_released_code_reads_padding_as_it_reads_items(sample_config: Any, num_layers: int):
+    """On lengths 1 to 50: of 50 slots the first 45 are reversed, with padding embeddings among them."""
+    settings = {**RELEASED, "r": 5, "MAX_ITEM_LIST_LENGTH": 50, "num_layers": num_layers}
+    model = perturbed(sample_config, "SIGMA", **settings, flip="padded", padding="embedding")
+    items, lengths = histories(list(range(1, 51)), width=50)
+    scores = model.full_sort_predict(batch(items, lengths)).detach().numpy()
+    table = model.item_embedding.weight.detach().numpy()
+    assert table[0].any()
+    for row in range(50):
+        expected = table @ slow_states(model, items[row].numpy(), settings)[row]
+        np.testing.assert_allclose(scores[row], expected, rtol=1e-8, atol=1e-8)
+    short = model.full_sort_predict(batch(items[:9, :9], lengths[:9])).detach().numpy()
+    np.testing.assert_allclose(short, scores[:9], rtol=1e-9, atol=1e-10)
+
+
+def test_dropout_of_echos_unit_and_of_linrecs_feed_forward_is_where_the_setting_says(sample_config: Any):
+    def dropped(model: str, **settings: Any) -> list[torch.Tensor]:
+        unit = build(sample_config, model, dropout_prob=0.9, **settings).layers[0].train()
+        unit = unit.gated_unit if model == "ECHO" else unit.feed_forward
+        seen: list[torch.Tensor] = []
+        unit.dropout.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+        unit(torch.ones(1, 16))
+        return seen
+
+    (last,), (first,) = (dropped("ECHO", dropout_after_residual=each) for each in (True, False))
+    torch.testing.assert_close(last, first + 1)
+    assert [len(dropped("LinRec", inner_dropout=each)) for each in (True, False)] == [2, 1]
 
 
 @pytest.mark.parametrize(
-    ("name", "slow"),
+    ("settings", "words"),
     [
-        ("RecMamba", lambda items, positions: items * math.sqrt(16) + positions),
-        ("LinRec", lambda items, positions: np.array([slow_norm(each) for each in items + positions])),
+        ({"mamba": False, "fe_gru": False}, ["mamba", "fe_gru"]),
+        ({"residual": "gru", "fe_gru": False}, ["residual", "gru"]),
+        ({"residual": "mamba", "mamba": False}, ["residual", "mamba"]),
+        ({"padding": "embedding"}, ["padding", "flip: padded"]),
+        ({"mixing_weights": [0.5, 0.5]}, ["mixing_weights", "mamba, flipped, gru", "[0.5, 0.5]"]),
+        ({"mixing_weights": [1, 0, 0], "mixing": "gated"}, ["mixing_weights", "weighted or fixed", "gated"]),
+        ({"fe_conv_width": 4}, ["fe_conv_width", "odd", "4"]),
+        ({"mixing_weights": []}, ["mixing_weights", "[0.8, 0.1, 0.1]"]),
     ],
+    ids=str,
 )
-def test_positions_are_counted_from_the_oldest_item(sample_config: Any, name: str, slow: Callable[..., Any]):
-    model = build(sample_config, name).double()
-    items, _ = histories([9], width=9)
-    table, positions = (each.weight.detach().numpy() for each in (model.item_embedding, model.position_embedding))
-    expected = slow(table[items[0].numpy()], positions[:9])
-    np.testing.assert_allclose(model.embed(items)[0].detach().numpy(), expected, rtol=1e-9, atol=1e-12)
+def test_switches_that_do_not_agree_are_refused(sample_config: Any, settings: dict[str, Any], words: list[str]):
+    with refused(*words):
+        build(sample_config, "SIGMA", **settings)
 
 
 @pytest.mark.parametrize("kind", MIXINGS)
@@ -158,12 +226,13 @@ def test_positions_are_counted_from_the_oldest_item(sample_config: Any, name: st
 def test_mixing_is_a_sum_of_the_branches_with_weights_of_its_kind(kind: str, n_branches: int):
     torch.manual_seed(0)
     width = 5
-    layer = make_mixing(kind, [0.8, 0.1, 0.1][:n_branches], width).double()
+    layer = make_mixing(kind, dict(zip("abc"[:n_branches], [0.8, 0.1, 0.1], strict=False)), width).double()
     branches = [torch.randn(4, 3, width, dtype=torch.float64) for _ in range(n_branches)]
     mixed = layer(branches)
     for row, position in itertools.product(range(4), range(3)):
         own = [branch[row, position] for branch in branches]
-        if kind == "weighted":
+        if kind in ("weighted", "fixed"):
+            assert ("shares" in dict(layer.named_parameters())) == (kind == "weighted")
             weights = [torch.full((width,), weight) for weight in layer.shares.tolist()]
         elif kind == "gated":
             logits = (layer.gate.weight @ torch.cat(own) + layer.gate.bias).split(width)

@@ -25,6 +25,12 @@ STREAMING = [
     ("SIGMA", {"form": "paper", "d_conv": 1}),
     ("SIGMA", {"share_mamba": False}), ("SIGMA", {"partial_flip": False}), ("SIGMA", {"ds_gate": False}),
     ("SIGMA", {"fe_gru": False}), ("SIGMA", {"fe_conv": "conv"}), ("SIGMA", {"fe_conv": "residual"}),
+    ("SIGMA", {"mamba": False}), ("SIGMA", {"mixing": "fixed", "r": 12}),
+    *(("SIGMA", {"form": "paper", "residual": each}) for each in ("layer", "mamba", "gru")),
+    *(("SIGMA", {"form": "released", "residual": each}) for each in ("layer", "mamba", "gru")),
+    ("SIGMA", {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"}), ("SIGMA", {"gru_reset": "before"}),
+    ("Mamba4Rec", {"layer_norm": False}), ("Mamba4Rec", {"feed_forward": False}),
+    ("Mamba4Rec", {"positions": "start"}), ("RecMamba", {"num_layers": 2, "positions": "none"}),
     ("SIGMA", {"mixing": "gated"}), ("SIGMA", {"partial_flip": False, "flip": "padded"}),
 ]  # fmt: skip
 LONG = [
@@ -33,6 +39,8 @@ LONG = [
 ]  # fmt: skip
 RECOMPUTED = [
     ("SIGMA", {"num_layers": 2}), ("SIGMA", {"flip": "padded"}), ("ECHO", {}), ("LinRec", {}),
+    ("SIGMA", {"flip": "padded", "padding": "embedding"}), ("Mamba4Rec", {"selective": False}),
+    ("Mamba4Rec", {"positions": "end"}), ("RecMamba", {"positions": "end"}),
 ]  # fmt: skip
 
 

@@ -108,6 +108,12 @@ def test_the_average_is_evaluated_and_saved_and_training_continues_from_the_weig
     assert resume(averaged.folder).valid == averaged.valid
 
 
+def test_a_model_without_parameters_has_no_average(tmp_path: Any):
+    settings = {**TINY, "checkpoint_dir": str(tmp_path), "weight_average": 0.9, "warmup_epochs": 0.5}
+    del settings["hidden_size"]
+    assert run("Pop", "ml-100k", settings=settings).valid
+
+
 def test_settings_that_cannot_work_are_refused():
     for model in ("BERT4Rec", "FEARec", "Pop", "NARM"):
         with refused("label_smoothing", model, "0.1"):
