@@ -25,9 +25,7 @@ examples:
   RECBOLE_SIGMA_API_KEY=$(cat key) recbole-sigma serve --checkpoint=current --host=0.0.0.0 --sessions=sessions.db
 """
 
-import ipaddress
 import os
-import sys
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -59,17 +57,8 @@ def main(argv: Sequence[str]) -> None:
     key = os.environ.get(KEY)
     if key is not None and (not key.isascii() or not key.isprintable() or not key or " " in key):
         raise UserError(f"{KEY} must be printable ASCII characters without blanks; unset it to serve without a key")
-    if key is None and not _is_local(args.host):
-        print(f"recbole-sigma: warning: --host={args.host}: anybody who reaches it may ask; set {KEY}", file=sys.stderr)
 
     from recbole_sigma.inference.recommender import Recommender
     from recbole_sigma.inference.serve.server import serve
 
     serve(lambda: Recommender.load(checkpoint, device, model), args.host, port, limits, key, args.sessions, threads)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Response, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
@@ -87,7 +87,7 @@ def create_app(worker: Worker, limits: Limits, registry: CollectorRegistry, with
     guarded = APIRouter(dependencies=key, responses={code: {"model": Problems} for code in codes})
     _add_routes(guarded, worker, limits)
 
-    @guarded.get("/metrics", response_class=PlainTextResponse)
+    @guarded.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")

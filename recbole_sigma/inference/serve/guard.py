@@ -155,12 +155,8 @@ class Connection(H11Protocol):
         super().data_received(data)
         self._watch()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._watch(lost=True)
-
-    def _watch(self, lost: bool = False) -> None:
-        waits = self.conn.their_state is h11.IDLE and not lost
+    def _watch(self) -> None:
+        waits = self.conn.their_state is h11.IDLE
         if waits and self._deadline is None:
             self._deadline = self.loop.call_later(HEADER_SECONDS, self.transport.abort)
         elif not waits and self._deadline is not None:

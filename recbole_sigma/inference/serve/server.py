@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
@@ -55,6 +56,8 @@ def serve(
             server_header=False, timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )  # fmt: skip
         worker.start()
+        if key is None and not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+            logger.warning("--host=%s without a key: anybody who reaches it may ask", host)
         listener.listen(1024)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         print(f"{recommender.config.model}, {len(recommender.items)} items: {address}", flush=True)

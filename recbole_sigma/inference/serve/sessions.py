@@ -131,9 +131,8 @@ def _open(path: Path) -> sqlite3.Connection:
         with file:
             file.execute("CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, used REAL, items TEXT, state BLOB)")
             file.execute(f"PRAGMA user_version = {FORMAT}")
-    except OSError as error:
-        raise UserError(f"--sessions: {str(path)!r} cannot be written: {error.strerror}") from None
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         hint = "; another server uses it" if "locked" in str(error) else ""
-        raise UserError(f"--sessions: {str(path)!r} cannot be used: {error}{hint}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--sessions: {str(path)!r} cannot be used: {reason}{hint}") from None
     return file
