@@ -20,6 +20,7 @@ from recbole_sigma.model.sequence import SequenceModel
 # Initial weights of the branches in the weighted sum; the released code's order is forward, flipped, FE-GRU.
 WEIGHTS = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
 CONV_WIDTH = 3
+FEW_POSITIONS = 256  # of a small batch: one call for both directions, since a call costs more than its work
 
 
 class SIGMALayer(nn.Module):
@@ -73,6 +74,10 @@ class SIGMALayer(nn.Module):
     def _directions(self, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
         """Mamba's states of each direction, and their gates: (B, L, D) -> n times (B, L, D), or (B, D)"""
         flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f (1)
+        one_block = self.flipped_mamba is None and flipped is not None
+        if one_block and flipped is not hidden and not self.training and hidden.shape[:2].numel() <= FEW_POSITIONS:
+            both = self.mamba(torch.cat([hidden, flipped]), Rows(rows.lengths.repeat(2), rows.wanted))
+            return [*both.chunk(2)], None if self.gate is None else self.gate(hidden, flipped, rows)
         states = [self.mamba(hidden, rows)]  # M (2)
         if flipped is hidden and self.flipped_mamba is None:  # rows too short to be flipped, one block: M again
             states.append(states[0])

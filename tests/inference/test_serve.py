@@ -78,14 +78,21 @@ def test_concurrent_requests_get_their_own_right_answers(service: Service, rec: 
     histories = histories_of(rec, REQUESTS)
     expected = {k: rec.recommend(histories, k) for k in (3, 10)}
 
-    async def ask_all() -> list[httpx.Response]:
-        limits = httpx.Limits(max_connections=64)
-        headers = service.client.headers
-        async with httpx.AsyncClient(base_url=service.address, headers=headers, timeout=60, limits=limits) as client:
-            bodies = [{"histories": [row], "k": 3 if n % 5 == 0 else 10} for n, row in enumerate(histories)]
-            return await asyncio.gather(*(client.post("/recommend", json=body) for body in bodies))
+    async def ask_all() -> dict[int, httpx.Response]:
+        answers, left = {}, iter(range(REQUESTS))
+        async with httpx.AsyncClient(base_url=service.address, headers=service.client.headers, timeout=60) as client:
 
-    for number, answer in enumerate(asyncio.run(ask_all())):
+            async def ask() -> None:
+                for number in left:
+                    body = {"histories": [histories[number]], "k": 3 if number % 5 == 0 else 10}
+                    answers[number] = await client.post("/recommend", json=body)
+
+            await asyncio.gather(*(ask() for _ in range(64)))
+        return answers
+
+    answers = asyncio.run(ask_all())
+    assert len(answers) == REQUESTS
+    for number, answer in answers.items():
         assert answer.status_code == 200, answer.text
         (result,) = answer.json()["results"]
         assert near(result, expected[3 if number % 5 == 0 else 10][number]), number
