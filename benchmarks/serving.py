@@ -2,15 +2,18 @@
 
 Prints milliseconds (p50, p99) of Recommender.recommend for one user with 50 items on one core, then for concurrency 1
 and 64 requests per second and milliseconds of POST /recommend with one history of 50 items. Server and clients share
-this machine; the clients are one process that writes prepared requests to open connections and checks every answer.
+this machine; CPU time is printed, too, since it depends less on what else runs. The clients are one process, which
+writes prepared requests to open connections and checks every answer.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +23,11 @@ from recbole_sigma import Recommender
 
 def quantiles(seconds: list[float]) -> str:
     return "p50 {:.2f} ms, p99 {:.2f} ms".format(*np.quantile(seconds, [0.5, 0.99]) * 1e3)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far (Linux)."""
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().split()[13:15])) / os.sysconf("SC_CLK_TCK")
 
 
 async def load(port: int, bodies: list[bytes], expected: list[float], concurrency: int) -> None:
@@ -57,13 +65,14 @@ def main() -> None:
     torch.set_num_threads(1)
     recommender, random = Recommender.load(args.run, device="cpu"), np.random.default_rng(0)
     histories = [random.choice(recommender.items, 50).tolist() for _ in range(args.requests)]
-    seconds = []
+    seconds, busy = [], []
     for history in histories[:500]:
-        started = time.perf_counter()
+        started = time.perf_counter(), time.thread_time()
         recommender.recommend([history])
-        seconds.append(time.perf_counter() - started)
-    best = f"fastest {min(seconds) * 1e3:.2f} ms"
-    print(f"in process: {len(recommender.items)} items, {quantiles(seconds[20:])}, {best}", flush=True)
+        seconds.append(time.perf_counter() - started[0])
+        busy.append(time.thread_time() - started[1])
+    print(f"in process: {len(recommender.items)} items, {quantiles(seconds[20:])}", flush=True)
+    print(f"of these on the processor: {quantiles(busy[20:])}, fastest {min(busy) * 1e3:.2f} ms", flush=True)
     expected = [sum(score for _, score in best) for best in recommender.recommend(histories)]
     bodies = [json.dumps({"histories": [history]}).encode() for history in histories]
     command = [sys.executable, "-W", "ignore", "-m", "recbole_sigma.cli", "serve", f"--checkpoint={args.run}"]
@@ -72,7 +81,9 @@ def main() -> None:
             assert server.stdout is not None
             port = int(server.stdout.readline().rpartition(":")[2])
             for number, concurrency in ((args.requests // 10, 1), (args.requests, 64)):
+                before = cpu_seconds(server.pid)
                 asyncio.run(load(port, bodies[:number], expected, concurrency))
+                print(f"server: {(cpu_seconds(server.pid) - before) / number * 1e3:.2f} ms of CPU time per request")
         finally:
             server.terminate()
 

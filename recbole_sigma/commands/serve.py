@@ -61,4 +61,7 @@ def main(argv: Sequence[str]) -> None:
     from recbole_sigma.inference.recommender import Recommender
     from recbole_sigma.inference.serve.server import serve
 
-    serve(lambda: Recommender.load(checkpoint, device, model), args.host, port, limits, key, args.sessions, threads)
+    def load() -> Recommender:
+        return Recommender.load(checkpoint.resolve(), device, model)  # one run, also if a link changes meanwhile
+
+    serve(load, args.host, port, limits, key, args.sessions, threads)
