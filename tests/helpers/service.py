@@ -1,6 +1,8 @@
 """`recbole-sigma serve` as a process of its own, and a browser that looks at it."""
 
+import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,11 +34,27 @@ class Service:
         self.address = self.line.split()[-1]
         self.client = httpx.Client(base_url=self.address, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
 
-    def stop(self, signal: int) -> tuple[int, str]:
+    def stop(self, number: int) -> tuple[int, str]:
         """Exit status and standard error."""
-        self.process.send_signal(signal)
+        self.process.send_signal(number)
         _, errors = self.process.communicate(timeout=60)
         return self.process.returncode, errors
+
+    def stop_while_answering(self, body: Any) -> None:
+        """SIGTERM while four requests are being answered: they are, and the exit status is 0."""
+        content, connections = json.dumps(body).encode(), [self.connect() for _ in range(4)]
+        head = f"Host: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\nContent-Length: "
+        for each in connections:
+            each.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert each.recv(10_000).startswith(b"HTTP/1.1 200")
+        for each in connections:
+            each.sendall(f"POST /recommend HTTP/1.1\r\n{head}{len(content)}\r\n\r\n".encode() + content)
+        self.client.get("/health")  # so that the requests have arrived
+        self.process.send_signal(signal.SIGTERM)
+        for each in connections:
+            assert each.recv(100).startswith(b"HTTP/1.1 200")
+            each.close()
+        assert self.process.wait(timeout=60) == 0
 
     def connect(self) -> socket.socket:
         """A bare connection."""
