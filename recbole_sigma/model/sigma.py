@@ -74,8 +74,8 @@ class SIGMALayer(nn.Module):
     def _directions(self, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
         """Mamba's states of each direction, and their gates: (B, L, D) -> n times (B, L, D), or (B, D)"""
         flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f (1)
-        one_block = self.flipped_mamba is None and flipped is not None
-        if one_block and flipped is not hidden and not self.training and hidden.shape[:2].numel() <= FEW_POSITIONS:
+        few = not self.training and hidden.shape[:2].numel() <= FEW_POSITIONS
+        if few and flipped is not None and flipped is not hidden and self.flipped_mamba is None:
             both = self.mamba(torch.cat([hidden, flipped]), Rows(rows.lengths.repeat(2), rows.wanted))
             return [*both.chunk(2)], None if self.gate is None else self.gate(hidden, flipped, rows)
         states = [self.mamba(hidden, rows)]  # M (2)
