@@ -23,7 +23,7 @@ class HistoryHead(nn.Module):
         seen = torch.zeros_like(scores).scatter_(1, history, 1.0)
         seen[:, 0] = 0
         w_seen, w_last = (SCALE * self.weights).to(scores.dtype)
-        return (scores + w_seen * seen).scatter_add(1, last[:, None], w_last.expand(len(last), 1))
+        return (scores + w_seen * seen).scatter_add(1, last[:, None], w_last.expand(last.shape[0], 1))
 
 
 def with_history_head(model_class: type[Any]) -> type[Any]:
@@ -55,7 +55,7 @@ def with_history_head(model_class: type[Any]) -> type[Any]:
 
         def full_sort_predict(self, interaction: Interaction) -> Tensor:
             scores = super().full_sort_predict(interaction)
-            return self._corrected(scores.view(len(interaction), -1), interaction)
+            return self._corrected(scores.view(interaction[self.ITEM_SEQ].shape[0], -1), interaction)
 
         def predict(self, interaction: Interaction) -> Tensor:
             return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
