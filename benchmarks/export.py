@@ -1,6 +1,6 @@
 """Milliseconds of a list of 10 by our own code, onnxruntime and torch.export: one core, untrained weights, medians.
 
-    python benchmarks/export.py [--items=12101] [--length=50] [MODEL ...]
+python benchmarks/export.py [--items=12101] [--length=50] [MODEL ...]
 """
 
 import argparse

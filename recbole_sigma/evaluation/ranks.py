@@ -10,8 +10,8 @@ from torch import Tensor
 from recbole_sigma.errors import UserError
 
 PADDING_ITEM = 0
-_FREQUENCY = "target_frequency"
 _KINDS = {"user": "U", "target": "U", "history_length": "i", "rank": "f"}  # of the arrays' dtypes
+_OPTIONAL = {"target_frequency": "i", "target_age": "f"}
 
 
 @dataclass(frozen=True)
@@ -23,22 +23,23 @@ class Ranks:
     history_length: np.ndarray  # int64, number of interactions before the target
     rank: np.ndarray  # float64, 1 is the first; fractional where other items have the target's score
     target_frequency: np.ndarray | None = None  # int64, training interactions with the target; runs of before have none
+    target_age: np.ndarray | None = None  # float64, days from the end of training to the target; of a split by time
     lists: np.ndarray | None = None  # (n, K) numbers of the best items, best first; not saved
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by name, as in ranks-valid.npz and ranks-test.npz."""
-        return {name: getattr(self, name) for name in (*_KINDS, _FREQUENCY) if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in (*_KINDS, *_OPTIONAL) if getattr(self, name) is not None}
 
     @classmethod
     def load(cls, path: str | Path) -> "Ranks":
         """Read a ranks file without executing anything in it. Raises UserError for any other file."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in (*_KINDS, _FREQUENCY) if name in file or name in _KINDS}
+                arrays = {name: file[name] for name in (*_KINDS, *_OPTIONAL) if name in file or name in _KINDS}
         except Exception as error:  # NumPy and its zip reader raise almost anything for a damaged file
             raise UserError(f"{path}: not a file of ranks ({error})") from None
         rank = arrays["rank"]
-        kinds = _KINDS | ({_FREQUENCY: "i"} if _FREQUENCY in arrays else {})
+        kinds = _KINDS | {name: kind for name, kind in _OPTIONAL.items() if name in arrays}
         if {name: array.dtype.kind for name, array in arrays.items()} != kinds:
             raise UserError(f"{path}: not a file of ranks (arrays of other types)")
         if len({array.shape for array in arrays.values()}) > 1 or rank.ndim != 1 or not len(rank):

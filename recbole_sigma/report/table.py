@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.groups import Group, target_groups, user_groups
+from recbole_sigma.evaluation.groups import Group, age_groups, target_groups, user_groups
 from recbole_sigma.evaluation.metrics import METRICS, gains_of_ranks
 from recbole_sigma.evaluation.protocol import is_sampled
 from recbole_sigma.evaluation.ranks import Ranks
@@ -131,6 +131,8 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
             groups = user_groups(first.history_length, bounds) if bounds else []
             if groups and first.target_frequency is not None:
                 groups += target_groups(first.target_frequency)
+            if groups and first.target_age is not None:
+                groups += age_groups(first.target_age)
         members: dict[str, Any] = {"": slice(None), **{group.title: group.members for group in groups if group.count}}
         for run, ranks in evaluated:
             for metric, gain in gains_of_ranks(ranks.rank, k).items():

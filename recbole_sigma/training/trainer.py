@@ -206,6 +206,7 @@ class SequenceTrainer:
             history_length=dataset.history_lengths(np.arange(len(dataset))),
             rank=rank,
             target_frequency=eval_data.item_frequency[targets],
+            target_age=dataset.target_age(),
             lists=lists,
         )
 
