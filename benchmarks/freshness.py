@@ -1,6 +1,6 @@
 """How a model ages, and what continuing it on newer data changes: NDCG@10 on ml-100k by the time of the target.
 
-    python benchmarks/freshness.py [--model=Mamba4Rec] [--seeds=3] [--epochs=30] [--checkpoint_dir=saved] [--out=freshness]
+    python benchmarks/freshness.py [--model=Mamba4Rec] [--seeds=1] [--epochs=30] [--out=freshness]
 
 Trains on what happened before CUTS[0] (`old`), and before CUTS[1]: from the old run's weights (`--init_from`), and from
 scratch. Validation is the fortnight before a cut. Writes OUT.csv and OUT.png: means over seeds.
@@ -36,7 +36,7 @@ def gains(result: RunResult, cut: float) -> pd.DataFrame:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="Mamba4Rec")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--checkpoint_dir", default="saved")
     parser.add_argument("--out", default="freshness")

@@ -39,5 +39,5 @@ def main(argv: Sequence[str]) -> None:
 
     from recbole_sigma.inference.export import export
 
-    exported = export(checkpoint, out, form, k, exclude_seen, model)
-    print(f"largest difference of a score from our own, relative above 1: {exported.difference:.1e}\n{exported.folder}")
+    difference = export(checkpoint, out, form, k, exclude_seen, model)
+    print(f"largest difference of a score from our own, relative above 1: {difference:.1e}\n{out}")
