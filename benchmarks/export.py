@@ -1,15 +1,20 @@
-"""Milliseconds of a list of 10 by our own code, onnxruntime and torch.export: one core, untrained weights, medians.
+"""Milliseconds of the processor for a list of 10 by our own code, onnxruntime and torch.export.
 
-python benchmarks/export.py [--items=12101] [--length=50] [MODEL ...]
+    taskset -c 0 python benchmarks/export.py [--items=12101] [--length=50] [MODEL ...]
+
+On one core; medians with untrained weights. Time of the processor, because other processes disturb it little.
 """
 
 import argparse
+import statistics
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from sessions import median
 
 from recbole_sigma.config.config import Config
 from recbole_sigma.data.items import Items
@@ -17,6 +22,16 @@ from recbole_sigma.inference.export import FILES, TopK, write_model
 from recbole_sigma.inference.recommender import Recommender
 from recbole_sigma.registry import build_model
 from recbole_sigma.runs.reader import LoadedModel
+
+
+def median(function: Callable[[], Any], repeat: int = 20) -> float:
+    """Milliseconds of the processor that one call takes."""
+    function()
+    times = [time.process_time()]
+    for _ in range(repeat):
+        function()
+        times.append(time.process_time())
+    return statistics.median(np.diff(times) * 1e3)
 
 
 def main() -> None:
@@ -39,8 +54,7 @@ def main() -> None:
             history = np.random.default_rng(0).integers(1, args.items + 1, (batch, args.length))
             texts = [[*map(str, row)] for row in history.tolist()]
             ways = [lambda: recommender.recommend(texts), *(lambda p=p: p(history) for p in written)]  # noqa: B023
-            seconds = [median(way, 20) for way in ways]
-            print(f"{name:10} {batch:5}", *(f"{each * 1e3:8.2f}" for each in seconds))
+            print(f"{name:10} {batch:5}", *(f"{median(way):8.2f}" for way in ways), flush=True)
 
 
 if __name__ == "__main__":

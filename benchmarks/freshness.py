@@ -1,9 +1,10 @@
 """How a model ages, and what continuing it on newer data changes: NDCG@10 on ml-100k by the time of the target.
 
-    python benchmarks/freshness.py [--model=Mamba4Rec] [--seeds=1] [--epochs=30] [--out=freshness]
+    python benchmarks/freshness.py [--model=Mamba4Rec] [--seeds=1] [--epochs=30] [--scratch] [--out=freshness]
 
-Trains on what happened before CUTS[0] (`old`), and before CUTS[1]: from the old run's weights (`--init_from`), and from
-scratch. Validation is the fortnight before a cut. Writes OUT.csv and OUT.png: means over seeds.
+Trains on what happened before CUTS[0] (`old`), and continues that run with what happened before CUTS[1] (`init_from`);
+with --scratch, also trains on the latter from scratch. Validation is the fortnight before a cut. Writes OUT.csv and
+OUT.png: means over seeds.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--checkpoint_dir", default="saved")
+    parser.add_argument("--scratch", action="store_true")
     parser.add_argument("--out", default="freshness")
     args = parser.parse_args()
     rows = []
@@ -54,7 +56,7 @@ def main() -> None:
         ways = {
             "old": (old, CUTS[0]),
             "init_from": (train(CUTS[1], init_from=str(old.folder)), CUTS[1]),
-            "from scratch": (train(CUTS[1]), CUTS[1]),
+            **({"from scratch": (train(CUTS[1]), CUTS[1])} if args.scratch else {}),
         }
         for name, (result, cut) in ways.items():
             per_fortnight = gains(result, cut).groupby("fortnight")["ndcg"].agg(["mean", "size"])

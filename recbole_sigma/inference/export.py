@@ -93,6 +93,7 @@ def export(
     missing = [name for name in PACKAGES if find_spec(name) is None] if form == "onnx" else []
     if missing:
         raise UserError(f"--format=onnx: {', '.join(missing)} not installed; pip install 'recbole-sigma[export]'")
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"out: {str(out)!r} exists and is not an empty directory")
     recommender = Recommender.load(checkpoint, "cpu", model)
