@@ -1,6 +1,6 @@
 """Milliseconds of the processor for a list of 10 by our own code, onnxruntime and torch.export.
 
-    taskset -c 0 python benchmarks/export.py [--items=12101] [--length=50] [MODEL ...]
+    python benchmarks/export.py [--items=12101] [--length=50] [MODEL ...]
 
 On one core; medians with untrained weights. Time of the processor, because other processes disturb it little.
 """

@@ -133,6 +133,9 @@ def write_model(network: TopK, path: Path) -> Predict:
             )  # fmt: skip
         except Exception as error:  # a model's code is executed with symbols, and may raise anything
             raise UserError(f"model: {name} cannot be recorded by torch.export: {one_line(error)[:300]}") from None
+        for graph in (each for each in program.graph_module.modules() if isinstance(each, torch.fx.GraphModule)):
+            for node in graph.graph.nodes:
+                node.meta.pop("stack_trace", None)  # it names files of this machine
         return (_write_onnx if path.suffix == ".onnx" else _write_torch)(program, network, path)
 
 
@@ -141,11 +144,12 @@ def _write_onnx(program: torch.export.ExportedProgram, network: TopK, path: Path
     import onnxruntime
 
     names: dict[str, Any] = {"input_names": ["history"], "output_names": ["scores", "items"]}
-    onnx = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes={"history": SIZES}, **names)
-    assert onnx is not None
+    onnx: Any = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes={"history": SIZES}, **names)
     size = sum(each.numel() * each.element_size() for each in network.state_dict().values())
     onnx.save(path, external_data=size > LARGEST)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda history: session.run(None, {"history": history})
 
 

@@ -111,6 +111,7 @@ def test_the_example_of_the_model_card_runs(
         pytest.importorskip("onnxruntime")
     out = tmp_path / "out"
     assert export(trained, out, form, k=3) < 1e-5
+    assert str(Path(__file__).parents[2]).encode() not in (out / FILES[form]).read_bytes()  # no path of this machine
     example = re.search(r"## Use\n\n((?: {4}.*\n|\n)+)", (out / "README.md").read_text())
     assert example
     monkeypatch.chdir(out)
