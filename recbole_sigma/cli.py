@@ -27,6 +27,7 @@ COMMANDS = {
     "tune": "choose settings on validation, by Hyperopt or Ray Tune",
     "recommend": "items for a history, or for a file of histories, by a trained model",
     "serve": "recommendations and live sessions over HTTP",
+    "export": "a trained model as ONNX or torch.export file, with a model card",
     "convert": "your own CSV, JSON lines or Parquet file as a data set",
     "report": "a table of recorded runs, with significance, plots and all that is needed to cite it",
     "env": "versions, devices, and whether the kernels work",

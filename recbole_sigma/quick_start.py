@@ -167,12 +167,15 @@ def _train(
     from recbole_sigma.training.callbacks import TensorBoard
     from recbole_sigma.training.checkpoint import Checkpoint
     from recbole_sigma.training.trainer import SequenceTrainer
+    from recbole_sigma.training.warm_start import start_from_run
 
     started = time.time()
     backend = _prepare(config, group, configure)
     with out_of_memory():
         data = load(config, group.rank, group.size)
         network = build_model(config, data.train.dataset)
+        if config["init_from"] and not (resumed and (resumed / "state.pt").exists()):
+            start_from_run(network, config, data.train.dataset, _items(data))
         group.copy_from_first(network)
         with _run_folder(resumed, config, data, group) as folder:
             metadata = data_metadata(data.dataset)
@@ -252,10 +255,15 @@ def _configure_process(config: Config, group: Group) -> None:
     allocator.keep_freed_memory()
 
 
+def _items(data: Data) -> list[str]:
+    """The vocabulary: item ids by number, the padding item included."""
+    return [str(token) for token in data.dataset.field2id_token[data.dataset.iid_field]]
+
+
 @contextmanager
 def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) -> Iterator[RunFolder]:
     """The run directory for all processes, made or checked, and locked, by the first; Ctrl-C and errors name it."""
-    items = [str(token) for token in data.dataset.field2id_token[data.dataset.iid_field]]
+    items = _items(data)
     path = resumed
     if group.first and path is None:
         from recbole_sigma.data.item_info import item_info

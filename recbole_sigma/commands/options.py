@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from recbole_sigma.config.early import check_early
+from recbole_sigma.config.early import check_early, read_run
 from recbole_sigma.config.schema import check
 from recbole_sigma.config.values import (
     Given,
@@ -137,6 +137,8 @@ def model_and_dataset(settings: dict[str, Any], files: Sequence[str]) -> tuple[s
     Raises UserError for a class that only a file names (importing it runs code), and for what `check_early` finds.
     """
     given = read_config_files(files)
+    if start := settings.get("init_from") or given.get("init_from", Given(None)).value:
+        given = {**read_run(Given(at_home(str(start)))), **given}
     in_file = given.get("model", Given("SIGMA"))
     if "model" not in settings and ":" in str(in_file.value):
         raise in_file.error(f"model {in_file.value!r} is code of its own; to run it, add --model={in_file.value}")

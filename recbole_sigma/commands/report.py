@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to write (the text itself is printed)")
     parser.add_argument("--title", default="", metavar="TEXT", help="heading (Runs on DATASET)")
     parser.add_argument("--k", type=int, default=10, metavar="N", help="metrics at N (10)")
-    parser.add_argument("--groups", action="store_true", help="also by history length and by the target's frequency")
+    parser.add_argument("--groups", action="store_true", help="also by history length, target's frequency, model's age")
     parser.add_argument("--masked", action="store_true", help="print the ranks without seen items, too")
     parser.add_argument("--bounds", metavar="A,B", help="other groups: 10,50 is 0-10, 10-50, 50+")
     parser.add_argument("--user", metavar="USER", help="a user's history, each model's list (terminal, md, html)")

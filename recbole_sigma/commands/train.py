@@ -7,6 +7,8 @@ Train one model on one data set; print its metrics and, last, the run directory.
   --data_path=FOLDER       where data sets are (dataset/)
   --config_files=A,B       YAML files of settings; a later file wins over an earlier, the command line over all
   --resume=RUN_DIR         resume an interrupted run after its last complete epoch
+  --init_from=RUN_DIR      start from the weights of another run, on newer data with new items; its model, data set
+                           and model settings are the defaults
   --SETTING=VALUE          any setting; the value is read as YAML. Settings and defaults are in properties/
 
 examples:
@@ -18,6 +20,7 @@ examples:
   recbole-sigma train --nproc=2
       two processes train together; torchrun --nproc-per-node=2 run_recbole_sigma.py does the same
   recbole-sigma train --resume=saved/SIGMA-ml-100k-20260101-120000-abcdef
+  recbole-sigma train --init_from=saved/SIGMA-shop-... --dataset=shop-june --epochs=5
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ import torch
 from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
-from recbole_sigma.config.early import WITHOUT_DEFAULT, check_dataset, data_folder, unknown_setting
+from recbole_sigma.config.early import WITHOUT_DEFAULT, check_dataset, data_folder, read_run, unknown_setting
 from recbole_sigma.config.schema import check, role
 from recbole_sigma.config.values import (
     Files,
@@ -27,6 +27,7 @@ from recbole_sigma.config.values import (
 )
 from recbole_sigma.errors import UserError, did_you_mean
 from recbole_sigma.registry import find_model, model_name
+from recbole_sigma.runs.files import weights_digest
 
 __all__ = ["Config", "properties_path"]
 
@@ -75,6 +76,7 @@ class Config(RecBoleConfig):
         self.parameters = {category: list(names) for category, names in self.parameters.items()}
         self.yaml_loader = SettingsLoader
         self._load_internal_config_dict(self.model, self.model_class, dataset)
+        self._default_to(given)
         self._settings = self._merge(given)
         self.final_config_dict = {**self.internal_config_dict, **self.settings(), "model": self.model}
         self._set_default_parameters()
@@ -120,6 +122,22 @@ class Config(RecBoleConfig):
                     default = given.value if role(name) == "model" else self.internal_config_dict.get(name)
                     check(name, given, default, self._choices)
                 self.internal_config_dict[name] = given.value
+
+    def _default_to(self, given: dict[str, Given]) -> None:
+        """Model settings default to those of the run `init_from`, and `init_digest` is that of its weights.
+
+        Where the digest is given, as by config.yaml of a run, the settings are, too.
+        """
+        start = given.get("init_from", Given(None))
+        if start.value is None or "init_digest" in given:
+            return
+        check("init_from", start, None, {})
+        saved = read_run(start)
+        if (name := saved["model"].value) != model_name(self.model_class):
+            raise start.error(f"init_from: {start.value} is a run of {name}, not of {model_name(self.model_class)}")
+        shared = {name for name in saved if role(name) == "model"} & {*self.internal_config_dict}
+        self.internal_config_dict.update({name: saved[name].value for name in shared})
+        given["init_digest"] = Given(weights_digest(Path(start.value, "model.safetensors"))[:16])
 
     def _merge(self, given: Mapping[str, Given]) -> dict[str, Any]:
         """The settings of the run: the defaults and what was given. Refuses unknown names and wrong values."""

@@ -18,6 +18,7 @@ from recbole_sigma.config.values import (
     CATALOGUE,
     Given,
     properties_path,
+    read_config_file,
     read_config_files,
     read_defaults,
     recbole_path,
@@ -89,6 +90,19 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
     path = given.get("data_path") or defaults.get("data_path") or Given("dataset/")
     download = given.get("download") or defaults["download"]
     data_folder(dataset, Path(str(path.value)), download.value, get=False)
+
+
+def read_run(start: Given) -> dict[str, Given]:
+    """The settings of the run that `init_from` names. Raises UserError if it is none, or has no weights."""
+    folder = Path(str(start.value))
+    for file in ("config.yaml", "model.safetensors"):
+        if not (folder / file).is_file():
+            raise start.error(f"init_from: {str(start.value)!r} is not a run directory with a {file}")
+    saved = read_config_file(folder / "config.yaml")
+    for key in ("model", "dataset"):
+        if not isinstance(saved.get(key, Given(None)).value, str):
+            raise UserError(f"{folder / 'config.yaml'}: not the settings of a run: it has no {key}")
+    return saved
 
 
 def check_model(model: str) -> None:

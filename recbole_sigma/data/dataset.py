@@ -17,8 +17,10 @@ from torch import Tensor
 from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, file_digest, read_atomic, read_columns
 from recbole_sigma.data.fields import check_fields, check_names, feature_files, feature_paths, left_out, normalised
 from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
-from recbole_sigma.data.splits import interaction_files, lists_histories, split_rows, unroll
+from recbole_sigma.data.splits import cut_offs, interaction_files, lists_histories, split_rows, unroll
 from recbole_sigma.errors import UserError
+
+SECONDS_PER_DAY = 86_400
 
 logger = logging.getLogger(__name__)
 
@@ -299,7 +301,17 @@ class SequenceDataset(SequentialDataset):
         self._drop_unused_col()
         samples = self.inter_feat
         parts = split_rows(self.config, samples, self._target_time, self._target_file)
-        return [self.copy(samples.select(rows)) for rows in parts]
+        splits = [self.copy(samples.select(rows)) for rows in parts]
+        for split, rows in zip(splits, parts, strict=True):
+            split._target_time = None if self._target_time is None else self._target_time[rows]
+        return splits
+
+    def target_age(self) -> np.ndarray | None:
+        """Days from the end of training to each target, (n,) float64; None unless the split is by time, in seconds."""
+        times = cut_offs(self.config["eval_args"])
+        if not times or self._target_time is None or self.benchmark_filename_list:
+            return None
+        return (self._target_time - times[0]) / SECONDS_PER_DAY
 
     def history_lengths(self, index: Rows) -> np.ndarray:
         """Interactions before the target of each row, not truncated: (n,) int64."""

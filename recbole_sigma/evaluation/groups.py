@@ -1,4 +1,4 @@
-"""Groups of test samples: by the user's full history (SIGMA, Figure 3), and by how often the target is in training."""
+"""Groups of test samples: by the user's history (SIGMA, Figure 3), and by the target's training frequency and age."""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +11,20 @@ from recbole_sigma.errors import UserError
 
 BOUNDS = (5, 20)
 TARGET_BOUNDS = (1, 5, 20)
+AGE_BOUNDS = (7, 30, 90, 180)  # days
 _NAMES = ("Short", "Medium", "Long")
 _TARGET_NAMES = ("Unseen", "Rare", "Common", "Frequent")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Samples whose history length, or target's training frequency, is in [low, high). `members`: (n,) bool."""
+    """Samples whose history length, or target's training frequency or age, is in [low, high). `members`: (n,) bool."""
 
     low: int
     high: float
     name: str
     members: np.ndarray
-    by: str = "history"  # or "target"
+    by: str = "history"  # or "target", "age"
 
     @property
     def count(self) -> int:
@@ -52,6 +53,11 @@ def user_groups(history_length: np.ndarray, bounds: Sequence[int] = BOUNDS) -> l
 def target_groups(frequency: np.ndarray) -> list[Group]:
     """Divide samples by the number of training interactions of their target, (n,): from unseen to frequent items."""
     return _groups(frequency, TARGET_BOUNDS, _TARGET_NAMES, "target")
+
+
+def age_groups(age: np.ndarray) -> list[Group]:
+    """Divide samples by the age of the model when their target happened, (n,): days since its training data ended."""
+    return _groups(age, AGE_BOUNDS, ["Day"] * (len(AGE_BOUNDS) + 1), "age")
 
 
 def _groups(values: np.ndarray, bounds: Sequence[int], names: Sequence[str], by: str) -> list[Group]:

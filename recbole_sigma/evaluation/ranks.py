@@ -11,7 +11,7 @@ from recbole_sigma.errors import UserError
 
 PADDING_ITEM = 0
 _KINDS = {"user": "U", "target": "U", "history_length": "i", "rank": "f"}  # of the arrays' dtypes
-_OPTIONAL = {"target_frequency": "i", "rank_masked": "f"}  # runs of older versions have none
+_OPTIONAL = {"target_frequency": "i", "target_age": "f", "rank_masked": "f"}  # runs of older versions have none
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Ranks:
     history_length: np.ndarray  # int64, number of interactions before the target
     rank: np.ndarray  # float64, 1 is the first; fractional where other items have the target's score
     target_frequency: np.ndarray | None = None  # int64, training interactions with the target
+    target_age: np.ndarray | None = None  # float64, days from the end of training to the target; of a split by time
     rank_masked: np.ndarray | None = None  # float64, of `masked_ranks`; None where that is `rank` or is not known
     lists: np.ndarray | None = None  # (n, K) numbers of the best items, best first; not saved
 

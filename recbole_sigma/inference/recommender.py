@@ -54,7 +54,7 @@ class Recommender:
         self.max_length: int = self.config["MAX_ITEM_LIST_LENGTH"]
         self._names = np.array(loaded.items, dtype=object)
         self._numbers = {item: number for number, item in enumerate(self.items, 1)}
-        self._counts = torch.tensor(loaded.counts, dtype=torch.float32)
+        self.counts = torch.tensor(loaded.counts, dtype=torch.float32)
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None, model: str | type | None = None) -> "Recommender":
@@ -208,9 +208,9 @@ class Recommender:
         scores = torch.zeros(len(rows), len(self._names))
         full = [number for number, row in enumerate(rows) if len(row)]
         if len(full) < len(rows):
-            if not len(self._counts):
+            if not len(self.counts):
                 raise UserError("a history without a known item: this run has no item_info.json with popular items")
-            scores[:] = self._counts
+            scores[:] = self.counts
         if full:
             scores[full] = self._model_scores([rows[number] for number in full])
         scores[:, 0] = -torch.inf

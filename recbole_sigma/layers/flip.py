@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.ops.traced import exporting
 
 
 class PartialFlip(nn.Module):
@@ -23,7 +24,7 @@ class PartialFlip(nn.Module):
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """(B, L, D), (B,) -> (B, L, D): `hidden` itself if no row is long enough to change."""
         if self.slots is None:
-            if hidden.shape[1] <= self.r + 1:
+            if not exporting() and hidden.shape[1] <= self.r + 1:
                 return hidden
             reversed_items = (lengths[:, None] - self.r).clamp(min=0)
         else:

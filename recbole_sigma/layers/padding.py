@@ -61,7 +61,7 @@ class Rows:
     def last(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, D): each row at its last item."""
         # indexing, because gather would keep `hidden` for its gradient
-        return hidden[torch.arange(len(hidden), device=hidden.device), self.lengths - 1]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), self.lengths - 1]
 
     def output(self, hidden: Tensor) -> Tensor:
         """The wanted positions: `hidden`, or (B, L, D) -> (B, D) if only the last item of each row is wanted."""

@@ -1,9 +1,11 @@
 """ECHO's learnable filter in the frequency domain (arXiv 2406.02638, section 3.3)."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.ops.traced import exporting
 
 
 class SpectralFilter(nn.Module):
@@ -21,6 +23,9 @@ class SpectralFilter(nn.Module):
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), L at most `slots`; always all positions"""
-        spectrum = torch.fft.rfft(rows.zero_padding(hidden), n=self.slots, dim=1, norm="ortho")
+        padded = F.pad(rows.zero_padding(hidden), (0, 0, 0, self.slots - hidden.shape[1]))
+        spectrum = torch.fft.rfft(padded, dim=1, norm="ortho")
         filtered = torch.fft.irfft(spectrum * torch.view_as_complex(self.weight), n=self.slots, dim=1, norm="ortho")
+        if exporting():  # which would record a slice for fewer positions than `slots` only
+            filtered = filtered.index_select(1, torch.arange(hidden.shape[1], device=hidden.device))
         return self.norm(self.dropout(filtered[:, : hidden.shape[1]]) + hidden)

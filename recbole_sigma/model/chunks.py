@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from recbole_sigma.ops.traced import exporting
+
 LENGTH_RATIO = {"cpu": 1.25, "cuda": 4.0}  # a GPU rather computes padding than it starts the kernels of more chunks
 TOKENS_TOGETHER = 2**17  # positions encoded together: limits the memory of a batch of long histories
 
@@ -23,6 +25,8 @@ def encode_in_chunks(
 
     `encode`: (n, l), (n,) -> (n, D); a row's result depends on neither the other rows nor l. `ratio`: `length_chunks`.
     """
+    if exporting():  # as many chunks as lengths differ: their number is not known
+        return encode(item_seq, lengths)
     order = torch.argsort(lengths, stable=True)
     item_seq, lengths = item_seq[order], lengths[order]
     encoded = encode_sorted(lambda rows, width: encode(item_seq[rows, :width], lengths[rows]), lengths, ratio)

@@ -7,6 +7,7 @@ from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State, steps_as
 from recbole_sigma.model.by_length import ByLength
 from recbole_sigma.ops.gru import gru
+from recbole_sigma.ops.traced import exporting
 
 
 class GRU4Rec(ByLength, RecBoleGRU4Rec):
@@ -16,6 +17,17 @@ class GRU4Rec(ByLength, RecBoleGRU4Rec):
 
     def encode_prefixes(self, item_seq: Tensor, rows: Rows) -> Tensor:
         """RecBole's `forward` on flat histories: (T,) -> (T, D)"""
+        return self._states(item_seq, rows)
+
+    def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
+        """Representations of histories: (B, L), (B,) -> (B, D)."""
+        if exporting():  # torch.export would record RecBole's GRU for one length
+            rows = Rows(lengths)
+            return rows.last(self._states(item_seq, rows))
+        return super().forward(item_seq, lengths)
+
+    def _states(self, item_seq: Tensor, rows: Rows) -> Tensor:
+        """All positions: (B, L) or (T,) -> (..., D)"""
         hidden = self.emb_dropout(self.item_embedding(item_seq))
         for weight_ih, weight_hh in self.gru_layers.all_weights:
             hidden = gru(hidden, weight_ih, weight_hh, **rows.extent)

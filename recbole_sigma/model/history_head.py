@@ -71,7 +71,7 @@ def with_history_head(model_class: type[Any]) -> type[Any]:
             return (first, *others) if others else first
 
         def full_sort_predict(self, interaction: Interaction) -> Tensor:
-            scores = super().full_sort_predict(interaction).view(len(interaction), -1)
+            scores = super().full_sort_predict(interaction).view(interaction[self.ITEM_SEQ].shape[0], -1)
             return self.history_head(scores, *self._history(interaction))
 
         def predict(self, interaction: Interaction) -> Tensor:

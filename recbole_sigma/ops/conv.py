@@ -4,6 +4,7 @@ from torch import Tensor
 
 from recbole_sigma.ops.cuda import causal_conv1d_cuda
 from recbole_sigma.ops.rows import check_rows, check_tensors, on_padded_rows
+from recbole_sigma.ops.traced import causal_conv1d_traced, exporting
 
 
 def causal_conv1d(
@@ -31,6 +32,8 @@ def causal_conv1d(
         raise ValueError(f"x must be {expected}, weight (E, K > 0), not {tuple(x.shape)} and {tuple(weight.shape)}")
     channels = x.shape[-1]
     check_tensors(x.device, x=(x, x.shape), weight=(weight, (channels, weight.shape[1])), bias=(bias, (channels,)))
+    if exporting():
+        return causal_conv1d_traced(x, weight, bias, activation, lengths)
     check_rows(x.shape, lengths, offsets)
     if x.device.type == "cuda":
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from recbole_sigma.ops.cuda import padding
 from recbole_sigma.ops.rows import check_rows, check_tensors, on_padded_rows
+from recbole_sigma.ops.traced import exporting, gru_traced
 
 
 def gru(
@@ -44,6 +45,8 @@ def gru(
         x.device, x=(x, x.shape), weight_hh=(weight_hh, (gates, hidden)), weight_ih=(weight_ih, (gates, inputs)),
         bias_ih=(bias_ih, (gates,)), bias_hh=(bias_hh, (gates,)),
     )  # fmt: skip
+    if exporting():
+        return gru_traced(x, weight_ih, weight_hh, bias_ih, bias_hh, lengths)
     check_rows(x.shape, lengths, offsets)
     weight_ih, weight_hh = weight_ih.to(x.dtype), weight_hh.to(x.dtype)
     bias_ih, bias_hh = (None if bias is None else bias.to(x.dtype) for bias in (bias_ih, bias_hh))

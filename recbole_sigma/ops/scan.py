@@ -7,6 +7,7 @@ from torch import Tensor
 
 from recbole_sigma.ops.cuda import causal_conv1d_missing, require_cuda_extension, selective_scan_cuda
 from recbole_sigma.ops.rows import check_rows, check_tensors, on_padded_rows
+from recbole_sigma.ops.traced import exporting, selective_scan_traced
 
 
 def selective_scan(
@@ -49,6 +50,8 @@ def selective_scan(
         u.device, u=(u, wide), delta=(delta, wide), A=(A, (channels, states)), B=(B, narrow), C=(C, narrow),
         D=(D, (channels,)), z=(z, wide), delta_bias=(delta_bias, (channels,)),
     )  # fmt: skip
+    if exporting():
+        return selective_scan_traced(u, delta, A, B, C, D, z, delta_bias, delta_softplus, lengths)
     check_rows(u.shape, lengths, offsets)
     if u.device.type == "cuda":
 

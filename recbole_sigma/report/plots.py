@@ -48,7 +48,7 @@ def plots_of(report: Report) -> list[Plot]:
         ndcg, key = metric_title(f"ndcg@{table.k}"), varied_number(table)
         note = ", bars of standard deviation over seeds" if table.means["deviation"].notna().any() else ""
         metrics = {metric: metric_title(f"{metric}@{table.k}") for metric in METRICS}
-        groups: dict[str, dict[str, str]] = {"history": {}, "target": {}}
+        groups: dict[str, dict[str, str]] = {"history": {}, "target": {}, "age": {}}
         for group in (group for group in table.groups if group.count):
             groups[group.by][group.title] = f"{group.title}\n{group.count:,} samples"
         test = table.means.reset_index().query("split == 'test'")
@@ -62,6 +62,7 @@ def plots_of(report: Report) -> list[Plot]:
                     _bars(table, ndcgs, "group", groups["target"]),
                     f"test {ndcg} by the target's frequency{note}",
                 ),
+                "ages": (_bars(table, ndcgs, "group", groups["age"]), f"test {ndcg} by the age of the model{note}"),
                 "setting": (_against(table, key) if key else None, f"metrics against {key}{note}"),
             }
             for kind, (figure, caption) in figures.items():

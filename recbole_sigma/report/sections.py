@@ -41,7 +41,7 @@ class Section:
 def sections(report: Report, table: Table) -> list[Section]:
     """The sections on one data set, the comparison first and the record last."""
     cases = [case_section(case) for case in report.cases if case.dataset == table.dataset]
-    groups = [_groups(table, "history"), _groups(table, "target")]
+    groups = [_groups(table, by) for by in ("history", "target", "age")]
     shown = [comparison(table), comparison(table, masked=True), other_metrics(table)]
     shown += [_significance(table), *groups, *cases]
     shown += [_costs(table), _record(table)]
@@ -132,6 +132,7 @@ def _groups(table: Table, by: str) -> Section:
     title, note = {
         "history": ("User groups on test", "By full history length before the test item, half-open."),
         "target": ("Target groups on test", "By the number of training interactions of the test item, half-open."),
+        "age": ("Age of the model on test", "By the days from the end of training to the test item, half-open."),
     }[by]
     head = (by, "samples", "", *(metric_title(f"{metric}@{table.k}") for metric in METRICS))
     return Section("groups", title, "lrlrrr", head, rows, note)

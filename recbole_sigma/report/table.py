@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_sigma.errors import UserError
-from recbole_sigma.evaluation.groups import Group, target_groups, user_groups
+from recbole_sigma.evaluation.groups import Group, age_groups, target_groups, user_groups
 from recbole_sigma.evaluation.metrics import METRICS, gains_of_ranks
 from recbole_sigma.evaluation.protocol import is_sampled
 from recbole_sigma.evaluation.ranks import Ranks
@@ -138,6 +138,8 @@ def table_of(runs: Sequence[RecordedRun], k: int = 10, bounds: Sequence[int] = (
             groups = user_groups(first.history_length, bounds) if bounds else []
             if groups and first.target_frequency is not None:
                 groups += target_groups(first.target_frequency)
+            if groups and first.target_age is not None:
+                groups += age_groups(first.target_age)
         members: dict[str, Any] = {"": slice(None), **{group.title: group.members for group in groups if group.count}}
         shown = [(run, split, ranks.rank) for run, ranks in evaluated]
         shown += [(run, MASKED[split], each.rank_masked) for run, each in evaluated if each.rank_masked is not None]

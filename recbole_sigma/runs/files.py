@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from recbole_sigma.errors import UserError, one_line
 
@@ -64,6 +64,15 @@ def read_json(path: Path, kind: type) -> Any:
     if not isinstance(content, kind):
         raise UserError(f"{path}: holds no {kind.__name__}")
     return content
+
+
+def weights_digest(path: Path) -> str:
+    """The SHA-256 of the tensors of a .safetensors file, as it says itself. Raises UserError for any other file."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return str((file.metadata() or {})["sha256"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{path}: not the weights of a run: {one_line(error)}") from None
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -213,6 +213,7 @@ class SequenceTrainer:
             rank=masked if self.mask_seen else rank,
             target_frequency=eval_data.item_frequency[targets],
             rank_masked=None if self.mask_seen or np.isnan(masked).any() else masked,
+            target_age=dataset.target_age(),
             lists=lists,
         )
 

@@ -21,7 +21,7 @@ ROLES = {"model", "training", "data", "protocol", "machine", "location"}
 FILES = [properties_path() / "overall.yaml", *sorted((properties_path() / "model").glob("*.yaml"))]
 
 MACHINE = {"threads", "nproc", "use_gpu", "gpu_id", "show_progress", "state", "eval_batch_size", "download"}
-LOCATION = {"data_path", "checkpoint_dir"}
+LOCATION = {"data_path", "checkpoint_dir", "init_from"}
 TORCHRUN = {"world_size", "offset", "ip", "port"}
 
 
@@ -64,7 +64,7 @@ def test_roles_say_what_determines_a_run_and_what_may_change_or_be_tuned() -> No
     assert ({*map(role, protocol)}, {*map(role, data)}) == ({"protocol"}, {"data"}), "and so they cannot be tuned"
     assert role("of_a_model_of_the_users_own") == "model"
     changeable = {name for name in SCHEMA if may_change(name) and name[0] != "-"} - TORCHRUN
-    assert changeable == (MACHINE | LOCATION | {"epochs", "stopping_step"}) - {"nproc"}
+    assert changeable == (MACHINE | LOCATION | {"epochs", "stopping_step"}) - {"nproc", "init_from"}
     settings = Config("SIGMA", "ml-100k").settings()
     assert identity(settings) == {name: settings[name] for name in settings if name not in MACHINE | LOCATION}
 
