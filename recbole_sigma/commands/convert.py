@@ -28,6 +28,7 @@ examples:
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,5 +109,6 @@ def print_summary(out: Path, made: Summary) -> None:
     if made.bad_lines:
         print(f"bad lines: {made.bad_lines:,}, left out; the first:")
         print("\n".join(f"  {line}" for line in made.first_bad))
-    path = "" if out.parent == Path("dataset") else f" --data_path={out.absolute().parent}"
-    print(f"train: recbole-sigma train --model=SIGMA --dataset={out.absolute().name}{path}")
+    path = [] if out.parent == Path("dataset") else [f"--data_path={out.absolute().parent}"]
+    command = ["recbole-sigma", "train", "--model=SIGMA", f"--dataset={out.absolute().name}", *path]
+    print(f"train: {shlex.join(command)}")

@@ -114,7 +114,10 @@ class Times:
 
 def _dates(text: pa.Array, form: str) -> tuple[np.ndarray, np.ndarray, int]:
     different = text.dictionary_encode()
-    moments = pd.to_datetime(different.dictionary.to_pandas(), format=form, utc=True, errors="coerce")
+    try:
+        moments = pd.to_datetime(different.dictionary.to_pandas(), format=form, utc=True, errors="coerce")
+    except ValueError as error:
+        raise UserError(f"--time_format: {error}; write it as in '%m/%d/%Y %H:%M:%S'") from None
     moments = moments.where((moments > _EARLIEST) & (moments < _LATEST)).dt.tz_localize(None)
     nanoseconds = np.append(moments.to_numpy("datetime64[ns]").view(np.int64), np.iinfo(np.int64).min)
     values = nanoseconds[different.indices.fill_null(len(moments)).to_numpy()]
