@@ -103,7 +103,11 @@ def convert_readers(
         if not len(rows):
             shown = f"; bad lines: {bad.count:,}, the first: {bad.first[0]}" if bad.first else ""
             given = [f"--{name}={value}" for name, value in asdict(filters).items() if value not in (None, 0, "keep")]
-            left = f"no interaction is left of {spool.rows:,} with {' '.join(given)}" if data else "no row can be read"
+            left = (
+                f"no interaction is left of {spool.rows:,} with {' '.join(given)}"
+                if data
+                else "no interaction can be read"
+            )
             raise UserError(f"{source.paths[0]}: {left}{shown}")
         with _bar(progress, total=len(rows), unit=" rows", desc="writing") as bar:
             kept = write_interactions(folder / f"{out.name}.inter", spool, data, rows, bar.update)

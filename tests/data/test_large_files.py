@@ -26,6 +26,7 @@ SETTINGS: dict[str, list[Any]] = {
     "rm_dup_inter": [None, "first", "last"],
     "eval_args": [{"split": {"LS": "valid_and_test"}}, {"split": {"RS": [0.8, 0.1, 0.1]}, "group_by": None}],
 }
+FEW = settings(max_examples=15, phases=[Phase.generate], deadline=None)
 
 
 @pytest.fixture
