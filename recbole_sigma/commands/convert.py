@@ -6,6 +6,7 @@ Your own interactions as a data set: CSV, TSV, JSON lines or Parquet, also .gz, 
   --out=FOLDER             the data set's directory; its name is the data set's
   --user, --item=COLUMN    ids; in a file without a header 1, 2, ... are columns
   --time=COLUMN            ISO dates or numbers in any unit; without one, or with none, the order of the file counts
+  --time_format=FORMAT     of other dates: '%m/%d/%Y', '%b %d, %Y'
   --rating=COLUMN          numbers, kept beside the interactions; none: they are left out
   --items=FILE             titles and categories, for NAME.item; a file in any of the forms, or SOURCE itself
   --item_id, --title, --categories=COLUMN  in that file
@@ -27,6 +28,7 @@ examples:
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +40,19 @@ from recbole_sigma.config.early import check_dataset
 from recbole_sigma.convert.formats import Filters, ItemSource, Source, Summary
 from recbole_sigma.errors import UserError
 
-_TEXT = ("user", "item", "time", "rating", "items", "item_id", "title", "categories", "columns", "delimiter")
+_TEXT = (
+    "user",
+    "item",
+    "time",
+    "rating",
+    "items",
+    "item_id",
+    "title",
+    "categories",
+    "columns",
+    "delimiter",
+    "time_format",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -65,7 +79,8 @@ def main(argv: Sequence[str]) -> None:
     paths, columns = tuple(map(Path, args.sources)), tuple(args.columns.split(",")) if args.columns else None
     delimiter = {"\\t": "\t", "tab": "\t"}.get(args.delimiter, args.delimiter)
     form: dict[str, Any] = {"kind": args.kind, "delimiter": delimiter, "columns": columns}
-    source = Source(paths, **form, **{role: getattr(args, role) for role in ("user", "item", "time", "rating")})
+    named = {name: getattr(args, name) for name in ("user", "item", "time", "rating", "time_format")}
+    source = Source(paths, **form, **named)
     about = None
     if args.items:
         about = ItemSource((Path(args.items),), **form if Path(args.items) in paths else {})
@@ -94,5 +109,6 @@ def print_summary(out: Path, made: Summary) -> None:
     if made.bad_lines:
         print(f"bad lines: {made.bad_lines:,}, left out; the first:")
         print("\n".join(f"  {line}" for line in made.first_bad))
-    path = "" if out.parent == Path("dataset") else f" --data_path={out.absolute().parent}"
-    print(f"train: recbole-sigma train --model=SIGMA --dataset={out.absolute().name}{path}")
+    path = [] if out.parent == Path("dataset") else [f"--data_path={out.absolute().parent}"]
+    command = ["recbole-sigma", "train", "--model=SIGMA", f"--dataset={out.absolute().name}", *path]
+    print(f"train: {shlex.join(command)}")

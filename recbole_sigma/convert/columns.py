@@ -25,7 +25,7 @@ _USUAL = {  # letters and digits of usual names, the likeliest first
     "categories": "categories category genres genre class tags maincategory maincat",
 }
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "\\n", "nat")  # of times and ratings
-_NUMBER = r"^[-+]?\d+\.?\d*(e[-+]?\d+)?$"
+_NUMBER = r"^[-+]?\d+\.?\d*([eE][-+]?\d+)?$"
 _PARTS = r"^(?P<whole>-?\d+)(?:\.(?P<fraction>\d*?)0*)?$"
 _EARLIEST, _LATEST = (pd.Timestamp(year, tz="UTC") for year in ("1678", "2262"))  # what nanoseconds in int64 can say
 
@@ -95,7 +95,8 @@ def _without_missing(text: pa.Array) -> pa.Array:
 class Times:
     """Reads the times of a source, block by block, without losing a digit."""
 
-    dates: bool | None = None  # ISO dates; else numbers. Most of the first block decide
+    format: str | None = None  # of dates; None: ISO 8601
+    dates: bool | None = None  # else numbers. Without a format, most of the first block decide
 
     def parse(self, text: pa.Array) -> tuple[np.ndarray, np.ndarray, int]:
         """Whole numbers (int64), which of them are wrong, and `digits`: a time is its number / 10**digits.
@@ -103,15 +104,20 @@ class Times:
         Dates are seconds since 1970, in UTC where they name no zone.
         """
         text = _without_missing(text)
+        if self.format:
+            self.dates = True
         if self.dates is None and text.null_count < len(text):
             shaped = pc.match_substring_regex(text, _NUMBER)
             self.dates = 2 * pc.sum(shaped).as_py() < len(text) - text.null_count
-        return _dates(text) if self.dates else _decimals(text)
+        return _dates(text, self.format or "ISO8601") if self.dates else _decimals(text)
 
 
-def _dates(text: pa.Array) -> tuple[np.ndarray, np.ndarray, int]:
+def _dates(text: pa.Array, form: str) -> tuple[np.ndarray, np.ndarray, int]:
     different = text.dictionary_encode()
-    moments = pd.to_datetime(different.dictionary.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    try:
+        moments = pd.to_datetime(different.dictionary.to_pandas(), format=form, utc=True, errors="coerce")
+    except ValueError as error:
+        raise UserError(f"--time_format: {error}; write it as in '%m/%d/%Y %H:%M:%S'") from None
     moments = moments.where((moments > _EARLIEST) & (moments < _LATEST)).dt.tz_localize(None)
     nanoseconds = np.append(moments.to_numpy("datetime64[ns]").view(np.int64), np.iinfo(np.int64).min)
     values = nanoseconds[different.indices.fill_null(len(moments)).to_numpy()]

@@ -92,7 +92,7 @@ def convert_readers(
     if filters.min_rating is not None and not all("rating" in each for each in columns):
         raise UserError(f"--min_rating: no column of ratings; give --rating=NAME, among {', '.join(readers[0].names)}")
     with _appearing(out) as folder:
-        spool = Spool(folder, bad)
+        spool = Spool(folder, bad, source.time_format)
         size = sum(path.stat().st_size for path in source.paths if path.exists())
         with _bar(progress, total=size, unit="B", desc="reading") as bar:
             for reader, found in zip(readers, columns, strict=True):
@@ -102,10 +102,13 @@ def convert_readers(
         rows = kept_rows(filters, **data) if data else range(0)
         if not len(rows):
             shown = f"; bad lines: {bad.count:,}, the first: {bad.first[0]}" if bad.first else ""
-            options = " ".join(
-                f"--{name}={value}" for name, value in asdict(filters).items() if value not in (None, 0, "keep")
+            given = [f"--{name}={value}" for name, value in asdict(filters).items() if value not in (None, 0, "keep")]
+            left = (
+                f"no interaction is left of {spool.rows:,} with {' '.join(given)}"
+                if data
+                else "no interaction can be read"
             )
-            raise UserError(f"{source.paths[0]}: no interaction is left of {spool.rows:,} with {options}{shown}")
+            raise UserError(f"{source.paths[0]}: {left}{shown}")
         with _bar(progress, total=len(rows), unit=" rows", desc="writing") as bar:
             kept = write_interactions(folder / f"{out.name}.inter", spool, data, rows, bar.update)
         notes = _notes(columns, spool, readers)

@@ -21,6 +21,7 @@ class Source:
     item: str | None = None
     time: str | None = None
     rating: str | None = None
+    time_format: str | None = None  # of dates that are not ISO dates: "%m/%d/%Y"
     python_literals: bool = False  # lines such as {'a': 1}, which are not JSON
 
 

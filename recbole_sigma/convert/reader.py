@@ -360,7 +360,7 @@ class _Json(_Lines):
             if rows:
                 break
         if not rows:
-            problem = self._object(lines[0])
+            problem = "begins a list" if lines[0].startswith("[") else self._object(lines[0])
             raise UserError(f"{self._path}:1: {problem}; one JSON object per line is expected")
         self.names = list({name: None for row in rows for name in row})
         self.head = rows

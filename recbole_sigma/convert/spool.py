@@ -44,8 +44,8 @@ class Vocabulary:
 class Spool:
     """Takes the blocks of a source and gives back its columns, memory-mapped."""
 
-    def __init__(self, folder: Path, bad: BadLines) -> None:
-        self.users, self.items, self.times = Vocabulary(), Vocabulary(), Times()
+    def __init__(self, folder: Path, bad: BadLines, time_format: str | None = None) -> None:
+        self.users, self.items, self.times = Vocabulary(), Vocabulary(), Times(time_format)
         self.rows = self.digits = 0
         self.rated = False  # whether there is any rating
         self._bad = bad
@@ -72,7 +72,8 @@ class Spool:
         for row in shown:
             role = next(role for role in wrong if wrong[role][row])
             cell, name = text[role][row].as_py(), columns[role]
-            right = {"time": "an ISO date" if self.times.dates else "a number", "rating": "a number"}.get(role, "an id")
+            date = self.times.format or "an ISO date (--time_format reads others, such as %m/%d/%Y)"
+            right = {"time": date if self.times.dates else "a number", "rating": "a number"}.get(role, "an id")
             self._bad.add(block.where(row), f"{name} is {cell!r}, not {right}" if cell else f"{name} is missing")
         self._bad.count += len(bad) - len(shown)
         for name, values in {"user": user, "item": item, "time": time, "rating": rating}.items():

@@ -14,6 +14,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole.utils import FeatureSource, FeatureType
 from torch import Tensor
 
+from recbole_sigma.data.arrays import Storage, cache_folder, count, first_appearance
 from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, file_digest, read_atomic, read_columns
 from recbole_sigma.data.fields import check_fields, check_names, feature_files, feature_paths, left_out, normalised
 from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
@@ -41,7 +42,8 @@ class SequenceDataset(SequentialDataset):
     _listed: bool  # whether each row of the files is a sample with its history
     _target_time: np.ndarray | None = None  # of all samples, where the split depends on it
     _target_file: np.ndarray | None = None  # number of the file that each sample comes from, if there are several
-    _kept_rows: np.ndarray | None  # rows of the file that are left after filtering, in their present order; None: all
+    _kept_rows: np.ndarray | None  # rows of the file that filters left, in their present order; None: all
+    _storage: Storage  # of all arrays that are as long as the files
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -50,11 +52,12 @@ class SequenceDataset(SequentialDataset):
     def _load_data(self, token: str, dataset_path: str) -> None:
         """Read the files. (RecBole would offer a download when the folder is missing.)"""
         self._files, self._sha256, self._times = interaction_files(self.config), [], []
+        self._storage = Storage(cache_folder(self._files, self.config["memory_map_above"]))
         self._listed = bool(self.benchmark_filename_list) and lists_histories(self._files[0], self.iid_field)
         super()._load_data(token, dataset_path)
         if not self._listed:
             self._time_as_written = self._times[0] if len(self._times) == 1 else np.concatenate(self._times)
-        self._kept_rows = np.arange(len(self.inter_feat))
+        self._kept_rows = None
         feats = {"inter": self.inter_feat, "user": self.user_feat, "item": self.item_feat}
         columns = {file: list(feat) for file, feat in feats.items() if feat is not None}
         if self._listed:
@@ -78,9 +81,9 @@ class SequenceDataset(SequentialDataset):
         columns = read_columns(Path(filepath))
         for setting, names in {"load_col": () if wanted == "*" else wanted, "unload_col": unwanted}.items():
             check_names(setting, source.value, names, columns)
-        table = read_atomic(
-            Path(filepath), form, lambda name: name not in unwanted and (wanted == "*" or name in wanted)
-        )
+        is_wanted = lambda name: name not in unwanted and (wanted == "*" or name in wanted)  # noqa: E731
+        storage = self._storage if source == FeatureSource.INTERACTION else None
+        table = read_atomic(Path(filepath), form, is_wanted, storage)
         for name, kind in table.types.items():
             self.field2source[name] = source
             self.field2type[name] = kind
@@ -94,24 +97,29 @@ class SequenceDataset(SequentialDataset):
             self._sha256.append(table.sha256)
             if not self._listed:
                 self._times.append(table.frame[self.time_field].to_numpy())
-                table.frame[self.time_field] = table.frame[self.time_field].astype(np.float64)  # as RecBole has it
+                if self._times[-1].dtype != np.float64:  # as RecBole has it
+                    time = self._storage.take(self._times[-1], dtype=np.float64)
+                    table.frame[self.time_field] = pd.Series(time, copy=False)
         return table.frame
 
     def _split_sequences(self, table: AtomicTable, name: str, kind: FeatureType) -> list[np.ndarray]:
         """Cells such as 'Toy Story' -> arrays; notes the longest (setting `seq_len` cuts it)."""
         limit = (self.config["seq_len"] or {}).get(name)
-        cells = [list(filter(None, cell.split(" ")))[:limit] for cell in table.frame[name]]
+        column = table.frame[name].array
+        words = [[word for word in text.split(" ") if word][:limit] for text in column.categories]
+        words.append([])  # of a missing cell, whose code is -1
+        cells = [words[code] for code in column.codes]
         self.field2seqlen[name] = max(map(len, cells))
         if self._listed and name == self.iid_field + LIST_SUFFIX and not all(cells):
             raise table.error(cells.index([]), f"{name} is empty; a sample needs a history of at least one item")
         if kind == FeatureType.TOKEN_SEQ:
-            return [np.array(words, dtype=str) for words in cells]
+            return [np.array(cell, dtype=str) for cell in cells]
         numbers = []
-        for row, words in enumerate(cells):
+        for row, cell in enumerate(cells):
             try:
-                numbers.append(np.array(words, dtype=np.float64))
+                numbers.append(np.array(cell, dtype=np.float64))
             except ValueError as error:
-                raise table.error(row, f"{name}:float_seq is {' '.join(words)!r}; numbers are expected") from error
+                raise table.error(row, f"{name}:float_seq is {' '.join(cell)!r}; numbers are expected") from error
         return numbers
 
     def _set_alias(self, alias_name: str, default_value: list[str]) -> None:
@@ -167,12 +175,35 @@ class SequenceDataset(SequentialDataset):
         users, items = (len(self.inter_feat[field].array.categories) for field in fields.values())
         counted = codes["user"], codes["item"], refuse["user"], refuse["item"]
         rows, *refused = without_refused(*counted, sizes=(users, items))
-        self.inter_feat = self.inter_feat.iloc[rows]
+        self._keep_rows(rows)
         for side, gone in zip(fields, refused, strict=True):
             feat, known = getattr(self, f"{side}_feat"), described[side]
             if feat is not None and intervals[side]:
                 without_interactions = intervals[side][0][1] > 0
                 setattr(self, f"{side}_feat", feat[~np.where(known < 0, without_interactions, gone[known])])
+
+    def _filter_by_field_value(self) -> None:
+        """The setting val_interval, as RecBole has it."""
+        for name, interval in (self.config["val_interval"] or {}).items():
+            intervals = self._parse_intervals_str(interval) if isinstance(interval, str) else None
+            for file in self.feat_name_list:
+                feat = getattr(self, file)
+                if name in feat:
+                    column = feat[name]
+                    inside = column.isin(interval) if intervals is None else self._within_intervals(column, intervals)
+                    self._keep_rows(np.flatnonzero(inside), file)
+
+    def _keep_rows(self, rows: np.ndarray, file: str = "inter_feat") -> None:
+        """Leave out all other rows of a table."""
+        frame = getattr(self, file)
+        columns = {}
+        for name in frame:
+            values = frame[name].array
+            if isinstance(values, pd.Categorical):
+                columns[name] = pd.Categorical.from_codes(self._storage.take(values.codes, rows), dtype=values.dtype)
+            else:
+                columns[name] = self._storage.take(values.to_numpy(), rows)
+        setattr(self, file, pd.DataFrame(columns, index=frame.index[rows], copy=False))
 
     def _refused(self, intervals: list[Any], described: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """Ids whose `counts` are outside the intervals; those in the .user or .item file also if they are too few."""
@@ -204,25 +235,29 @@ class SequenceDataset(SequentialDataset):
         """Number tokens that columns share from 1, in order of first appearance; RecBole makes objects of all cells."""
         if not remap_list:
             return
-        cells: list[Any] = []
+        columns, tokens = [], []
         for feat, name, kind in remap_list:
-            in_lists = kind == FeatureType.TOKEN_SEQ
-            cells.append(np.concatenate([row.astype(object) for row in feat[name]]) if in_lists else feat[name].array)
-        if len(cells) == 1 and isinstance(cells[0], pd.Categorical):
-            numbers, used = pd.factorize(cells[0].codes)
-            tokens = cells[0].categories[used]
-        else:
-            numbers, tokens = pd.factorize(np.concatenate([np.asarray(column, dtype=object) for column in cells]))
-        id_token = np.array(["[PAD]", *tokens])
+            column = feat[name].array
+            if kind == FeatureType.TOKEN_SEQ:
+                column = pd.Categorical(np.concatenate([row.astype(object) for row in column]))
+            elif not isinstance(column, pd.Categorical):
+                column = pd.Categorical(column)
+            number, used = first_appearance(column.codes, len(column.categories))
+            columns.append((column.codes, number))
+            tokens.append(np.asarray(column.categories[used], dtype=object))
+        shared, texts = pd.factorize(np.concatenate(tokens))
+        id_token = np.array(["[PAD]", *texts])
         token_id = {token: number for number, token in enumerate(id_token)}
-        ends = np.cumsum([len(column) for column in cells])[:-1]
-        for (feat, name, kind), ids in zip(remap_list, np.split(numbers + 1, ends), strict=True):
+        ends = np.cumsum([len(each) for each in tokens])[:-1]
+        for (feat, name, kind), (codes, number), ids in zip(remap_list, columns, np.split(shared, ends), strict=True):
             self.field2id_token.setdefault(name, id_token)
             self.field2token_id.setdefault(name, token_id)
+            of_code = np.append(ids + 1, 0)[number]
             if kind == FeatureType.TOKEN_SEQ:
-                feat[name] = np.split(ids, np.cumsum([len(row) for row in feat[name]])[:-1])
+                feat[name] = np.split(of_code[codes], np.cumsum([len(row) for row in feat[name]])[:-1])
             else:
-                feat[name] = ids
+                dtype = np.int32 if feat is self.inter_feat else np.int64
+                feat[name] = pd.Series(self._storage.take(of_code, codes, dtype), copy=False)
 
     def _flatten(self) -> None:
         """Table of interactions -> flat arrays in the order of (user, time), one column after the other."""
@@ -231,7 +266,7 @@ class SequenceDataset(SequentialDataset):
             return
         frame = self.inter_feat
         users = frame[self.uid_field].to_numpy()
-        counts = np.bincount(users, minlength=self.user_num)
+        counts = count(users, self.user_num)
         left_out = "LS" in self.config["eval_args"]["split"] and not self.benchmark_filename_list
         if counts.max() < 2 + left_out:
             raise UserError(
@@ -243,29 +278,29 @@ class SequenceDataset(SequentialDataset):
         if self.benchmark_filename_list:
             files = np.repeat(np.arange(len(self._files)), self.file_size_list)
             by_file = [files if rows is None else files[rows]]
+        storage = self._storage
         if self.config["time_order"] == "recbole":
-            time = frame[self.time_field].to_numpy().astype(np.float32)
-            order = np.lexsort((time, *by_file, users))
+            time = storage.take(frame[self.time_field].to_numpy(), dtype=np.float32)
+            keys = [time, *by_file]
         else:
-            time = self._time_as_written if rows is None else self._time_as_written[rows]
+            time = self._time_as_written if rows is None else storage.take(self._time_as_written, rows)
+            keys = [time, *by_file]
             if rows is not None and not np.all(rows[1:] > rows[:-1]):  # `rm_dup_inter` has sorted by time
-                order = np.lexsort((rows, time, users))
-            elif by_file:
-                order = np.lexsort((time, *by_file, users))
-            else:
-                order = _by_user_and_time(users, time)
-        self._aug_presets()
+                keys = [rows, time]
         user_start = np.concatenate([[0], np.cumsum(counts)])
-        targets = _targets_by_first_time(user_start, time[order])
+        order = storage.order(users, user_start, keys)
+        self._aug_presets()
+        seconds = np.flatnonzero(counts >= 2)  # users that have a first target
+        seconds = seconds[np.argsort(time[order[user_start[seconds] + 1]], kind="stable")]
+        targets = _targets(user_start, seconds)
         if by_file:
             self._target_file = by_file[0][order][targets]
         if "LS" not in self.config["eval_args"]["split"]:
-            self._target_time = time[order][targets]
-        del time, users, rows, by_file, self._time_as_written, self._kept_rows, self._times
+            self._target_time = storage.take(storage.take(time, order), targets)
+        del time, users, rows, by_file, keys, self._time_as_written, self._kept_rows, self._times
         columns = {}
         for name in list(frame.columns):
-            columns[name] = self._tensor(pd.Series(frame[name].to_numpy()[order], name=name))
-            del frame[name]
+            columns[name] = self._tensor(frame.pop(name), order)
         pa.default_memory_pool().release_unused()  # the columns were pyarrow's
         self._keep(FlatHistories(columns, user_start, self.uid_field, self.iid_field), targets)
 
@@ -274,19 +309,20 @@ class SequenceDataset(SequentialDataset):
         self._target_file = np.repeat(np.arange(len(self._files)), self.file_size_list)
         self.inter_feat, start, sample = unroll(self.inter_feat, self.uid_field, self.iid_field)
         self._aug_presets()
-        columns = {name: self._tensor(self.inter_feat[name]) for name in self.inter_feat}
+        in_order = np.arange(len(self.inter_feat))
+        columns = {name: self._tensor(self.inter_feat[name], in_order) for name in self.inter_feat}
         self._keep(FlatHistories(columns, start, self.uid_field, self.iid_field, sample), start[1:] - 1)
 
     def _keep(self, flat: FlatHistories, targets: np.ndarray) -> None:
         any_length = getattr(self.config.model_class, "accepts_any_length", False)
         self.inter_feat = Prefixes(flat, targets, self.max_item_list_len, any_length)
 
-    def _tensor(self, column: pd.Series) -> Tensor:
-        """A column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them."""
+    def _tensor(self, column: pd.Series, rows: np.ndarray) -> Tensor:
+        """Rows of a column as RecBole's tensor: int64 ids, float32 numbers, or padded rows of them."""
         dtype = {FeatureType.TOKEN: np.int64, FeatureType.FLOAT: np.float32}.get(self.field2type[column.name])
         if dtype is None or column.name in self.config["numerical_features"]:
-            return super()._dataframe_to_interaction(column.to_frame())[column.name]
-        return torch.from_numpy(column.to_numpy(dtype=dtype, copy=True))  # pandas 3: read-only, at which torch warns
+            return super()._dataframe_to_interaction(column.iloc[rows].to_frame())[column.name]
+        return torch.from_numpy(self._storage.take(column.to_numpy(), rows, dtype))
 
     def _change_feat_format(self) -> None:
         """Tables of users and items become tensors, as in RecBole; the interactions are flat arrays already."""
@@ -323,10 +359,9 @@ class SequenceDataset(SequentialDataset):
         Where each row of the files is a sample with its history, interactions are these samples.
         """
         flat, n = self.inter_feat.flat, self.inter_num
-        users = int(np.count_nonzero(np.diff(flat.user_start)))
-        if flat.segment is not None:
-            users = len(np.unique(flat.columns[self.uid_field].numpy()))
-        items = len(np.unique(flat.columns[self.iid_field].numpy()))
+        fields = {self.uid_field: self.user_num, self.iid_field: self.item_num}
+        used = [np.count_nonzero(count(flat.columns[name].numpy(), size)) for name, size in fields.items()]
+        users, items = map(int, used)
         sizes = {"users": users, "items": items, "interactions": n}
         return {**sizes, "mean_length": n / users, "sparsity": 1 - n / (users * items)}
 
@@ -364,25 +399,13 @@ class SequenceDataset(SequentialDataset):
         return self.join(batch) if join and not self.inter_feat.any_length else batch
 
 
-def _by_user_and_time(users: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """The stable order by (user, time); of one number for both where int64 has room, in a third of the time."""
-    low = int(time.min()) if time.dtype == np.int64 else 0
-    span = int(time.max()) - low + 1 if time.dtype == np.int64 else 2**63
-    if (int(users.max()) + 1) * span >= 2**63:
-        return np.lexsort((time, users))
-    return np.argsort(users * np.int64(span) + (time - low), kind="stable")
+def _targets(user_start: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Positions of the targets of `users`, one user after the other: all interactions but each user's first.
 
-
-def _targets_by_first_time(user_start: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Positions of the targets of all samples, with users in RecBole's order.
-
-    That is by the time of their first target, equal times by user id. `user_start` (users + 1,), `time` (interactions,)
-    by (user, time).
+    In RecBole's order users are sorted by the time of their first target.
     """
-    count = np.diff(user_start)
-    users = np.flatnonzero(count >= 2)
-    users = users[np.argsort(time[user_start[users] + 1], kind="stable")]
-    samples = count[users] - 1
+    first, samples = user_start[users] + 1, user_start[users + 1] - user_start[users] - 1
     ends = np.cumsum(samples)
-    first = user_start[users] + 1
-    return np.arange(ends[-1]) + np.repeat(first - (ends - samples), samples)
+    targets = np.ones(ends[-1], np.int32 if user_start[-1] < 2**31 else np.int64)  # steps from one target to the next
+    targets[ends - samples] = np.diff(first, prepend=0) - np.append(0, samples[:-1] - 1)
+    return np.cumsum(targets, dtype=targets.dtype, out=targets)

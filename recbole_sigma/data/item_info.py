@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from recbole_sigma.data.arrays import count
 from recbole_sigma.data.atomic import AtomicFormat, read_atomic
 
 
@@ -20,7 +21,7 @@ def training_counts(data: Any) -> np.ndarray:
     """How often training has each item, (V,) int64: all interactions but the targets of validation and test."""
     samples, n_items = data.dataset.inter_feat, data.dataset.item_num
     items = samples.flat.columns[data.dataset.iid_field].numpy()
-    counts = np.bincount(items[samples.interactions()], minlength=n_items)
+    counts = count(items[samples.interactions()], n_items)
     for loader in (data.valid, data.test):
         counts -= np.bincount(items[loader.dataset.inter_feat.targets], minlength=n_items)
     return counts
@@ -34,5 +35,5 @@ def titles_of(dataset: Any) -> dict[str, str]:
     item = dataset.iid_field
     form = AtomicFormat({item: "ITEM_ID_FIELD"})
     frame = read_atomic(file, form, lambda name: name == item or name.lower().endswith(("title", "name"))).frame
-    texts = frame.set_index(item).select_dtypes(exclude="number").replace("", None)
-    return {} if texts.empty else dict(texts.iloc[:, 0].dropna())
+    titles = frame.astype(object).set_index(item)[[name for name in frame.select_dtypes("category") if name != item]]
+    return {} if titles.empty else dict(titles.iloc[:, 0].dropna())

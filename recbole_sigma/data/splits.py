@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_sigma.data.arrays import blocks
 from recbole_sigma.data.prefixes import LIST_SUFFIX, Prefixes
 from recbole_sigma.errors import UserError
 
@@ -70,8 +71,16 @@ def split_rows(config: Any, samples: Prefixes, time: np.ndarray | None, file: np
         order = np.argsort(samples.targets)  # by user; then, as equal times keep this order, by time
         order = order[np.argsort(time[order], kind="stable")]
         return np.split(order, np.cumsum(_sizes(np.array([len(order)]), split["RS"])[0, :2]))
-    before = samples.history_lengths(slice(None)) - 1  # samples of the user before this one
-    user = samples.flat.columns[samples.flat.user].numpy()[samples.targets]
+    part = np.empty(len(samples), np.int8)
+    for block in blocks(len(samples)):
+        part[block] = _parts(samples, block, split)
+    return [np.flatnonzero(part == number) for number in range(3)]
+
+
+def _parts(samples: Prefixes, rows: slice, split: Any) -> np.ndarray:
+    """Which split some samples are in, where it depends on how many the user has: (n,), 0, 1 or 2."""
+    before = samples.history_lengths(rows) - 1  # samples of the user before this one
+    user = samples.flat.columns[samples.flat.user].numpy()[samples.targets[rows]]
     count = samples.flat.user_start[user + 1] - samples.flat.user_start[user] - 1
     if "LS" in split:
         # A user's first sample always stays in training.
@@ -80,8 +89,7 @@ def split_rows(config: Any, samples: Prefixes, time: np.ndarray | None, file: np
         size = np.stack([count - held_out, np.maximum(valid, 0)], 1)
     else:
         size = _sizes(count, split["RS"])
-    part = (before >= size[:, 0]).astype(np.int8) + (before >= size[:, 0] + size[:, 1])
-    return [np.flatnonzero(part == number) for number in range(3)]
+    return (before >= size[:, 0]).astype(np.int8) + (before >= size[:, 0] + size[:, 1])
 
 
 def _sizes(count: np.ndarray, ratios: list[float]) -> np.ndarray:

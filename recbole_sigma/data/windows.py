@@ -59,12 +59,10 @@ class Windows:
 
 def _histories(prefixes: Prefixes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Runs of consecutive samples of a user: start of the history, first target and last target, (runs,) each."""
-    targets = np.sort(prefixes.targets.astype(np.int64))
-    user = prefixes.flat.columns[prefixes.flat.user].numpy()[targets]
-    begins = np.flatnonzero(np.diff(targets, prepend=-1) != 1)
-    begins = np.union1d(begins, np.flatnonzero(np.diff(user, prepend=-1)))
-    last = np.append(begins[1:], len(targets)) - 1
-    return prefixes.flat.starts(targets[begins]), targets[begins], targets[last]
+    targets = np.sort(prefixes.targets)  # between those of two users is the first interaction of the second
+    begins = np.append(0, np.flatnonzero(np.diff(targets) != 1) + 1)[: len(targets)]
+    first, last = (targets[rows].astype(np.int64) for rows in (begins, np.append(begins[1:], len(targets)) - 1))
+    return prefixes.flat.starts(first), first, last
 
 
 def _cut(

@@ -21,6 +21,7 @@ from recbole_sigma.convert import Filters, ItemSource, Source, Summary, convert
 from recbole_sigma.convert import reader as reader_module
 from recbole_sigma.convert.filters import kept_rows
 from recbole_sigma.errors import UserError
+from tests.helpers.models import refused
 
 HEAD = "user_id:token\titem_id:token\ttimestamp:float\n"
 TABLE = HEAD + "u\ta\t1\nv\tb\t2\n"
@@ -94,6 +95,7 @@ TIMES = {  # as written -> in the file
     "nanoseconds": (["1700000000000000001", "1700000000000000002"], ["1700000000000000001", "1700000000000000002"]),
     "fractions": (["1396867869.277", "1396867869.2771", "5"], ["1396867869277000", "1396867869277100", "5000000"]),
     "before 1970": (["-1.5", "-2", "0.25"], ["-1500", "-2000", "250"]),
+    "exponents": (["1.3968678E9", "2e3"], ["1396867800", "2000"]),
     "days": (["2020-01-02", "1970-01-01"], ["1577923200", "0"]),
     "ISO": (["2014-04-07T10:51:09Z", "2014-04-07 12:51:10+02:00"], ["1396867869", "1396867870"]),
     "ISO with digits": (["2014-04-07T10:51:09.277Z", "2014-04-07"], ["1396867869277", "1396828800000"]),
@@ -109,6 +111,22 @@ def test_no_digit_of_a_time_is_lost(
     monkeypatch.setattr(reader_module, "BLOCK", block)  # the digits of one block may differ from those of another
     text, _ = made(tmp_path, "user,item,time\n" + "".join(f"u,a,{time}\n" for time in written), strict=True)
     assert text == HEAD + "".join(f"u\ta\t{time}\n" for time in expected)
+
+
+def test_other_dates_are_read_with_time_format_which_the_refusal_names(tmp_path: Path) -> None:
+    for written, form in {"04/07/2014": "%m/%d/%Y", "Apr 07, 2014": "%b %d, %Y", "7.4.2014": "%d.%m.%Y"}.items():
+        content = f'user,item,time\nu,a,"{written}"\n'
+        assert made(tmp_path, content, time_format=form, strict=True)[0] == HEAD + "u\ta\t1396828800\n"
+        for wrong in (None, "%Q"):
+            with refused("--time_format", "%m/%d/%Y"):
+                made(tmp_path, content, time_format=wrong)
+
+
+def test_a_json_list_and_a_file_without_a_readable_row_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    with refused("raw.jsonl:1", "a list", "one JSON object per line"):
+        made(tmp_path, '[\n {"user": 1}\n]', "raw.jsonl")
+    with refused("raw.csv", "no interaction"):
+        made(tmp_path, "user,item,time\n")
 
 
 def test_times_and_ids_of_parquet_keep_their_digits(tmp_path: Path) -> None:

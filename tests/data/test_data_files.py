@@ -16,11 +16,19 @@ def complaint(write_inter, read_tiny, content, extension=".inter"):
     file = write_inter([row.split("\t") for row in GOOD.splitlines()]).with_suffix(extension)
     file.write_bytes(content.encode() if isinstance(content, str) else content)
     settings = {} if extension == ".inter" else {"load_col": {"inter": "*", extension[1:]: "*"}}
-    with pytest.raises(UserError) as error:
-        read_tiny(**settings)
-    said = str(error.value)
-    assert "\n" not in said
-    return said.replace(str(file), "FILE")
+    said = []
+    for in_memory in ({}, {"memory_map_above": 0}):
+        with pytest.raises(UserError) as error:
+            read_tiny(**settings, **in_memory)
+        said.append(str(error.value).replace(str(file), "FILE"))
+    assert "\n" not in said[0] and said[1] == said[0]
+    return said[0]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Columns of files above `memory_map_above` are kept here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 MALFORMED = {  # content, line, what is named

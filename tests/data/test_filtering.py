@@ -13,7 +13,7 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_sigma import cli
 from recbole_sigma.data import SequenceDataset
-from recbole_sigma.data.dataset import _by_user_and_time
+from recbole_sigma.data.arrays import Storage
 
 INTERVALS = [None, "[0,inf)", "[3,inf)", "(2,8]", "[1,3];[5,9]", "[5,9];[1,3]", "[0,5]", "(0,4)", "[2,2]", "[6,2]"]
 IDS = [str(number) for number in range(9)]
@@ -25,6 +25,7 @@ def unfiltered(rows: list[tuple[str, str]], users: Any, items: Any, intervals: d
     dataset = object.__new__(SequenceDataset)
     dataset.config, dataset.logger = intervals, logging.getLogger("silent")
     dataset.logger.disabled = True
+    dataset._storage = Storage()
     dataset.uid_field, dataset.iid_field = "user_id", "item_id"
     frame = pd.DataFrame(rows, columns=["user_id", "item_id"]).astype(pd.CategoricalDtype(IDS))
     dataset.inter_feat = frame.iloc[::-1].copy()
@@ -58,7 +59,8 @@ def test_filtering_by_number_of_interactions_is_recboles(rows: Any, users: Any, 
 def test_the_order_is_by_user_then_time_then_row(rows: list[tuple[int, int]], scale: int, kind: Any) -> None:
     users, times = (np.array(column) for column in zip(*rows, strict=True))
     expected = sorted(range(len(rows)), key=lambda row: rows[row])
-    assert _by_user_and_time(users, (times * scale).astype(kind)).tolist() == expected
+    user_start = np.append(0, np.cumsum(np.bincount(users)))
+    assert Storage().order(users, user_start, [(times * scale).astype(kind)]).tolist() == expected
 
 
 @pytest.mark.parametrize("place", ["relative", "symbolic link", "read-only", "not ASCII"])
