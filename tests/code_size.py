@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
 # RecBole's habits, one pass over a history, recommendations.
 LIMITS = {
-    "code lines": 8_950,
-    "functions": 870,
-    "lines of the package with templates": 14_600,
-    "lines of tests": 11_950,
-    "lines of benchmarks": 1_570,
+    "code lines": 10_500,
+    "functions": 1_020,
+    "lines of the package with templates": 17_050,
+    "lines of tests": 13_400,
+    "lines of benchmarks": 1_830,
 }
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT,
