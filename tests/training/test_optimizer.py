@@ -75,32 +75,14 @@ def test_the_average_is_even_at_first_and_exponential_then():
         assert torch.equal(model.weight, own)
 
 
-SETTINGS = [
-    {"schedule": "cosine", "warmup_epochs": 1.5},
-    {"schedule": "cosine", "train_mode": "sequence", "label_smoothing": 0.1},
-    {"weight_average": 0.9},
-    {"weight_average": 0.9, "learner": "adamw", "weight_decay": 0.1, "head": "history", "eval_step": 2},
-]
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_every_setting_of_training_changes_the_weights(tmp_path: Any, settings: dict[str, Any]):
-    def weights(**given: Any) -> Any:
-        folder = run("Mamba4Rec", "ml-100k", settings={**TINY, "checkpoint_dir": str(tmp_path), **given}).folder
-        return RunFolder(folder).load_weights()["item_embedding.weight"]
-
-    same = {name: value for name, value in settings.items() if name in ("train_mode", "head", "eval_step")}
-    assert not torch.equal(weights(**settings), weights(**same))
-
-
 def test_the_average_is_evaluated_and_saved_and_training_continues_from_the_weights_themselves(tmp_path: Any):
-    def trained(weight_average: float) -> Any:
-        settings = {**TINY, "epochs": 2, "checkpoint_dir": str(tmp_path), "weight_average": weight_average}
-        return run("GRU4Rec", "ml-100k", settings=settings)
+    def trained(**settings: Any) -> Any:
+        return run("GRU4Rec", "ml-100k", settings={**TINY, "epochs": 2, "checkpoint_dir": str(tmp_path), **settings})
 
-    raw, averaged = trained(0.0), trained(0.5)
-    of_raw, of_averaged = (RunFolder(each.folder).load_state() for each in (raw, averaged))
+    raw, averaged, scheduled = trained(), trained(weight_average=0.5), trained(schedule="cosine")
+    of_raw, of_averaged, of_scheduled = (RunFolder(each.folder).load_state() for each in (raw, averaged, scheduled))
     name = "item_embedding.weight"
+    assert not torch.equal(of_raw["model"][name], of_scheduled["model"][name])
     assert torch.equal(of_raw["model"][name], of_averaged["model"][name])
     assert not torch.equal(of_raw["best"]["weights"][name], of_averaged["best"]["weights"][name])
     assert torch.equal(RunFolder(averaged.folder).load_weights()[name], of_averaged["best"]["weights"][name])
