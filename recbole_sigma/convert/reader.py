@@ -359,7 +359,7 @@ class _Json(_Lines):
             rows = [row for row in map(self._object, lines[:100]) if isinstance(row, dict)]
             if rows:
                 break
-        if not rows:
+        if not rows or lines[0].startswith("["):  # one list of all objects
             problem = "begins a list" if lines[0].startswith("[") else self._object(lines[0])
             raise UserError(f"{self._path}:1: {problem}; one JSON object per line is expected")
         self.names = list({name: None for row in rows for name in row})
