@@ -20,7 +20,17 @@ KNOWN = {*Draft202012Validator.META_SCHEMA["properties"], *Draft202012Validator.
 ROLES = {"model", "training", "data", "protocol", "machine", "location"}
 FILES = [properties_path() / "overall.yaml", *sorted((properties_path() / "model").glob("*.yaml"))]
 
-MACHINE = {"threads", "nproc", "use_gpu", "gpu_id", "show_progress", "state", "eval_batch_size", "download"}
+MACHINE = {
+    "threads",
+    "nproc",
+    "use_gpu",
+    "gpu_id",
+    "show_progress",
+    "state",
+    "eval_batch_size",
+    "download",
+    "memory_map_above",
+}
 LOCATION = {"data_path", "checkpoint_dir", "init_from"}
 TORCHRUN = {"world_size", "offset", "ip", "port"}
 
