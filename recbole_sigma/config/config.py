@@ -33,7 +33,7 @@ __all__ = ["Config", "properties_path"]
 
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
-_SMOOTHED = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length")  # whose losses know label_smoothing
+_OUR_LOSSES = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length")  # label_smoothing, cosine_temperature
 
 
 class Config(RecBoleConfig):
@@ -169,14 +169,16 @@ class Config(RecBoleConfig):
             raise UserError(f"n_heads must divide hidden_size, {size}, got {heads}")
         if self["warmup_epochs"] and self["warmup_epochs"] >= self["epochs"]:
             raise UserError(f"warmup_epochs must be less than epochs, {self['epochs']}, got {self['warmup_epochs']}")
-        if smoothing := self["label_smoothing"]:
-            right = "label_smoothing must be 0"
+        for name, default in (("label_smoothing", 0), ("cosine_temperature", None)):
+            if (value := self[name]) == default:
+                continue
+            right = f"{name} must be {'null' if default is None else default}"
             if self["loss_type"] != "CE":
-                raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {smoothing}")
+                raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {value}")
             model_class: Any = self.model_class
-            ours = model_class.calculate_loss.__module__ in _SMOOTHED
+            ours = model_class.calculate_loss.__module__ in _OUR_LOSSES
             if not ours or not self.final_config_dict.get("by_length", True):
-                raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {smoothing}")
+                raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):
             right = f"valid_metric must be one of {', '.join(available)} (metrics and topk)"

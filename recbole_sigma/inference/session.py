@@ -77,7 +77,7 @@ class Session:
         if self._representation is None or self._model is None:
             return self._recommender.scores([seen])
         with torch.inference_mode():
-            scores: Tensor = (self._model.item_embedding.weight @ self._representation)[None]
+            scores: Tensor = self._model.score_all(self._representation[None])
             if hasattr(self._model, "history_head"):
                 history = torch.from_numpy(seen)
                 scores = self._model.history_head(scores, history[None], history[-1:])

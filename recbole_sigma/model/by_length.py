@@ -28,6 +28,7 @@ class ByLength(OnePass, SequentialRecommender):
         self.length_ratio = length_ratio(config)
         self.train_mode: str = config["train_mode"]
         self.label_smoothing: float = config["label_smoothing"]
+        self.cosine_temperature: float | None = config["cosine_temperature"]
         self.all_positions = False  # whether `forward` gives every position instead of each row's last
 
     def forward(self, item_seq: Tensor, lengths: Tensor) -> Tensor:
@@ -61,3 +62,15 @@ class ByLength(OnePass, SequentialRecommender):
             return super().calculate_loss(interaction)
         representation = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return self.ranking_loss(representation, interaction[self.POS_ITEM_ID])
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items, (B, V)."""
+        if self.cosine_temperature is None:
+            return super().full_sort_predict(interaction)
+        return self.score_all(self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]))
+
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Scores of one item per row, (B,)."""
+        if self.cosine_temperature is None:
+            return super().predict(interaction)
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]

@@ -24,6 +24,7 @@ class OnePass:
     length_ratio: float
     loss_type: str
     label_smoothing: float
+    cosine_temperature: float | None
     item_embedding: torch.nn.Embedding
     ITEM_SEQ: str
     ITEM_SEQ_LEN: str
@@ -48,13 +49,28 @@ class OnePass:
         items = [interaction[name][has_target] for name in names]
         return self.ranking_loss(representation[has_target], *items)
 
+    def factors(self, representation: Tensor) -> tuple[Tensor, Tensor]:
+        """What scores are products of: representations (n, D) and items (V, D).
+
+        With `cosine_temperature` both have unit length, and their cosines are divided by it.
+        """
+        table = self.item_embedding.weight
+        if self.cosine_temperature is None:
+            return representation, table
+        return F.normalize(representation, dim=-1) / self.cosine_temperature, F.normalize(table, dim=-1)
+
+    def score_all(self, representation: Tensor) -> Tensor:
+        """Scores of all items: (n, D) -> (n, V)"""
+        representation, table = self.factors(representation)
+        return representation @ table.T
+
     def ranking_loss(self, representation: Tensor, positive: Tensor, negative: Tensor | None = None) -> Tensor:
         """Mean loss, (): CE is a softmax over all items; BPR and BCE compare with one sampled item.
 
         (n, D), (n,), (n,) -> ()
         """
         if negative is None:
-            return softmax_loss(representation, self.item_embedding.weight, positive, self.label_smoothing)
+            return softmax_loss(*self.factors(representation), positive, self.label_smoothing)
         scores, others = ((representation * self.item_embedding(item)).sum(-1) for item in (positive, negative))
         if self.loss_type == "BPR":
             return -torch.log(1e-10 + torch.sigmoid(scores - others)).mean()  # as RecBole's BPRLoss

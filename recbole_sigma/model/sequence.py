@@ -39,6 +39,7 @@ class SequenceModel(OnePass, SequentialRecommender):
         self.hidden_size: int = config["hidden_size"]
         self.loss_type: str = config["loss_type"]
         self.label_smoothing: float = config["label_smoothing"]
+        self.cosine_temperature: float | None = config["cosine_temperature"]
         self.train_mode: str = config["train_mode"]
         self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
         self.length_ratio = length_ratio(config)
@@ -165,15 +166,12 @@ class SequenceModel(OnePass, SequentialRecommender):
 
     def predict(self, interaction: Interaction) -> Tensor:
         """Scores of one item per row, (B,)."""
-        return self._score(self.represent(interaction), interaction[self.ITEM_ID])
+        representation, table = self.factors(self.represent(interaction))
+        return (representation * table[interaction[self.ITEM_ID]]).sum(-1)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""
-        return self.represent(interaction) @ self.item_embedding.weight.T
-
-    def _score(self, representation: Tensor, items: Tensor) -> Tensor:
-        """(B, D), (B,) -> (B,)"""
-        return (representation * self.item_embedding(items)).sum(-1)
+        return self.score_all(self.represent(interaction))
 
     def initialise(self) -> None:
         """Weights N(0, 0.02), biases 0, as SASRec; Mamba blocks keep mamba-ssm's unless `ssm_init` is `published`."""

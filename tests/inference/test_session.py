@@ -19,18 +19,17 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
     def get(model: str) -> Recommender:
         if model not in loaded:
-            name, _, head = model.partition(" ")
+            name, _, kind = model.partition(" ")
             settings: dict[str, Any] = {**TINY, **SIZES.get(name, OUR_SIZE), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 30}
-            settings |= {"checkpoint_dir": str(tmp_path_factory.mktemp("saved"))} | (
-                {"head": "history"} if head else {}
-            )
+            settings["checkpoint_dir"] = str(tmp_path_factory.mktemp("saved"))
+            settings |= {"": {}, "head": {"head": "history"}, "cosine": {"cosine_temperature": 0.1}}[kind]
             loaded[model] = Recommender.load(run(name, "ml-100k", settings=settings).folder)
         return loaded[model]
 
     return get
 
 
-STREAMING = ["Mamba4Rec", "RecMamba", "EMARec", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head"]
+STREAMING = ["Mamba4Rec", "RecMamba", "EMARec", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head", "EMARec cosine"]
 
 
 @pytest.mark.parametrize("model", [*STREAMING, "ECHO", "SASRec"])

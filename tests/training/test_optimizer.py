@@ -100,6 +100,8 @@ def test_settings_that_cannot_work_are_refused():
     for model in ("BERT4Rec", "FEARec", "Pop", "NARM"):
         with refused("label_smoothing", model, "0.1"):
             Config(model, "ml-100k", settings={"label_smoothing": 0.1})
+        with refused("cosine_temperature", model, "0.1"):
+            Config(model, "ml-100k", settings={"cosine_temperature": 0.1})
     with refused("label_smoothing", "SASRec", "0.1"):
         Config("SASRec", "ml-100k", settings={"label_smoothing": 0.1, "by_length": False})
     with refused("label_smoothing", "BPR", "0.1"):
@@ -113,10 +115,12 @@ def test_settings_that_cannot_work_are_refused():
 
 @pytest.mark.parametrize("name", ["SIGMA", "LinRec", "SASRec", "GRU4Rec"])
 @pytest.mark.parametrize("train_mode", ["prefix", "sequence"])
-def test_the_loss_is_torchs_with_label_smoothing(sample_config: Any, name: str, train_mode: str):
+@pytest.mark.parametrize("temperature", [None, 0.2])
+def test_the_loss_is_torchs_with_label_smoothing(sample_config: Any, name: str, train_mode: str, temperature: Any):
     if (name, train_mode) == ("LinRec", "sequence"):
         return  # no causal model
     settings = {"MAX_ITEM_LIST_LENGTH": 12, "hidden_size": 16, "label_smoothing": 0.3, "train_mode": train_mode}
+    settings["cosine_temperature"] = temperature
     model = find_model(name)(sample_config(name, **settings), Items()).eval()
     items, lengths = histories([3, 7, 1], width=7)
     rows = batch(items, lengths)
@@ -130,6 +134,13 @@ def test_the_loss_is_torchs_with_label_smoothing(sample_config: Any, name: str, 
     else:
         loss = model.calculate_loss(rows)
     torch.testing.assert_close(loss, cross_entropy(scores, rows["item_id"], label_smoothing=0.3))
+    torch.testing.assert_close(model.predict(rows), scores[torch.arange(3), rows["item_id"]])
+    representation, table = model.forward(items, lengths), model.item_embedding.weight
+    if temperature is None:
+        expected = representation @ table.T
+    else:
+        expected = torch.nn.functional.cosine_similarity(representation[:, None], table, dim=-1) / temperature
+    torch.testing.assert_close(scores, expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_cosine_is_not_trained_beyond_its_end_and_keeps_its_length_when_cut_short(tmp_path: Any):
