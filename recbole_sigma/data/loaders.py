@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from recbole_sigma.data.dataset import SequenceDataset
 from recbole_sigma.data.prefixes import LIST_LENGTH, Prefixes
 
-ROW = "sample"  # field of a batch of an EvalLoader: the samples' numbers in their split
 _DRAWN_TOGETHER = 1024  # rows whose candidates are drawn together, whatever the batches
 
 
@@ -174,7 +173,7 @@ class EvalLoader(FullSortEvalDataLoader, _LeanLoader):
         if not len(batch.rows):
             return None
         interaction, _, row, target = super().collate_fn(batch.rows)
-        interaction.update(Interaction({ROW: torch.from_numpy(batch.rows)}))
+        interaction.samples = batch.rows  # their numbers in the split, (B,); an attribute, since fields are the model's
         candidates = None
         if self._sampled:
             candidates = torch.from_numpy(self._sampled.draw(batch.rows, target.numpy()))

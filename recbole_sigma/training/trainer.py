@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from recbole_sigma.data.loaders import ROW
 from recbole_sigma.errors import UserError
 from recbole_sigma.evaluation.metrics import LIST_METRICS, METRICS, metrics_of_lists, metrics_of_ranks
 from recbole_sigma.evaluation.ranks import Ranks, masked_ranks, target_ranks, top_items
@@ -248,7 +247,7 @@ class SequenceTrainer:
                 few_among = None if among is None else among[few]
                 ranks.append(target_ranks(scores[few], targets[few], few_among))
                 if among is None:
-                    seen = dataset.inter_feat.seen(part[ROW][few].cpu()).to(self.device)
+                    seen = dataset.inter_feat.seen(interaction.samples[rows][few]).to(self.device)
                     masked.append(masked_ranks(ranks[-1], scores[few], targets[few], seen))
                     if self.mask_seen and longest:
                         scores[few] = scores[few].scatter(1, seen, -torch.inf)

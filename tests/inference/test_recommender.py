@@ -154,7 +154,7 @@ def test_unknown_items_are_counted_and_skipped_or_refused(rec: Recommender, warn
 
 def test_an_empty_history_gets_the_most_popular_items_of_training(rec: Recommender, warned: pytest.LogCaptureFixture):
     lists = rec.recommend([[], ["50"], ["unknown"]], k=4)
-    counts = rec._counts.numpy()[1:]
+    counts = rec.counts.numpy()[1:]
     assert [count for _, count in lists[0]] == sorted(counts, reverse=True)[:4] and lists[0] == lists[2]
     assert lists.popular == [0, 2] and "most popular" in warned.text
 

@@ -73,7 +73,7 @@ def test_no_model_mixes_devices(sample_config: Any, name: str, settings: Any):
 @pytest.fixture
 def on_cpu(trained: Any) -> Callable[..., Path]:
     """`on_cpu(model, setting=value)` -> the directory of a run of two epochs, on the CPU unless `use_gpu` is True."""
-    return lambda model, **settings: trained(model, **{"use_gpu": False, "epochs": 2, **settings})
+    return lambda model, **settings: trained(model, **{"use_gpu": False, "epochs": 2, "length_ratio": 1.25, **settings})
 
 
 def result(folder: Path) -> dict[str, Any]:
