@@ -26,9 +26,10 @@ class AnyLength(GRU4Rec):
 def loggers_as_before() -> Iterator[None]:
     """A run gives our logger a handler of its own, after which pytest's `caplog` would see nothing."""
     ours = logging.getLogger("recbole_sigma")
-    before = ours.handlers[:], ours.propagate, ours.level
+    handlers, propagate, level = ours.handlers[:], ours.propagate, ours.level
     yield
-    ours.handlers[:], ours.propagate, ours.level = before
+    ours.handlers[:], ours.propagate = handlers, propagate
+    ours.setLevel(level)  # which also forgets what the loggers below it remember of the level
 
 
 @pytest.fixture
