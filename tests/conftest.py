@@ -23,13 +23,12 @@ class AnyLength(GRU4Rec):
 
 
 @pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """A run gives our logger a handler of its own, after which pytest's `caplog` would see nothing."""
+def logger_as_imported() -> None:
+    """A run, also one of a fixture of the module, gives our logger a handler, and `caplog` would see nothing."""
     ours = logging.getLogger("recbole_sigma")
-    handlers, propagate, level = ours.handlers[:], ours.propagate, ours.level
-    yield
-    ours.handlers[:], ours.propagate = handlers, propagate
-    ours.setLevel(level)  # which also forgets what the loggers below it remember of the level
+    ours.handlers.clear()
+    ours.propagate = True
+    ours.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
