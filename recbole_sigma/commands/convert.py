@@ -8,7 +8,7 @@ Your own interactions as a data set: CSV, TSV, JSON lines or Parquet, also .gz, 
   --time=COLUMN            ISO dates or numbers in any unit; without one, or with none, the order of the file counts
   --time_format=FORMAT     of other dates: '%m/%d/%Y', '%b %d, %Y'
   --rating=COLUMN          numbers, kept beside the interactions; none: they are left out
-  --items=FILE             titles and categories, for NAME.item; a file in any of the forms, or SOURCE itself
+  --items=FILE             titles and categories, for NAME.item; a file in any of the forms (SOURCE, with --title)
   --item_id, --title, --categories=COLUMN  in that file
   --k_core=K               only users and items with at least K interactions, counted until nothing changes
   --min_rating=NUMBER      only interactions with at least this rating
@@ -82,9 +82,12 @@ def main(argv: Sequence[str]) -> None:
     named = {name: getattr(args, name) for name in ("user", "item", "time", "rating", "time_format")}
     source = Source(paths, **form, **named)
     about = None
-    if args.items:
-        about = ItemSource((Path(args.items),), **form if Path(args.items) in paths else {})
-        about = replace(about, item=args.item_id, title=args.title, categories=args.categories)
+    items = (
+        Path(args.items) if args.items else paths[0] if len(paths) == 1 and (args.title or args.categories) else None
+    )
+    if items:
+        about, item = (ItemSource((items,), **form), args.item) if items in paths else (ItemSource((items,)), None)
+        about = replace(about, item=args.item_id or item, title=args.title, categories=args.categories)
     elif args.title or args.categories or args.item_id:
         raise UserError("--item_id, --title, --categories: give --items=FILE, which has these columns")
     if args.python_literals:

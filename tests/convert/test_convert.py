@@ -281,7 +281,8 @@ WRONG = {  # arguments -> what is named
     "source is output": (["x/x.inter", "--out=x", "--overwrite"], ["x/x.inter", "same file"]),
     "an unknown option": (["clicks.csv", "--out=d/x", "--users=u"], ["--users"]),
     "no titles": (["clicks.csv", "--out=d/x", "--items=clicks.csv"], ["--title"]),
-    "titles without a file": (["clicks.csv", "--out=d/x", "--title=name"], ["--items"]),
+    "no such titles": (["clicks.csv", "--out=d/x", "--title=name"], ["clicks.csv", "'name'"]),
+    "items without a file": (["clicks.csv", "--out=d/x", "--item_id=item"], ["--items"]),
 }  # fmt: skip
 
 
@@ -301,3 +302,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     refused("convert", *arguments, names=named)
     left = [path.name for folder in Path().glob("**/") for path in folder.glob(".*.part")]
     assert left == [] and not Path("d", "x").exists()
+
+
+def test_titles_may_stand_beside_the_interactions(tmp_path: Path):
+    source = tmp_path / "r.csv"
+    source.write_text('user,product,time,name\nu,a,1,"A, B"\nu,b,2,C\nv,a,3,"A, B"\n')
+    given = ["--user=user", "--item=product", "--title=name"]
+    assert cli.main(["convert", str(source), f"--out={tmp_path / 'made'}", *given]) == 0
+    assert (tmp_path / "made" / "made.item").read_text() == "item_id:token\ttitle:token_seq\na\tA, B\nb\tC\n"
