@@ -6,6 +6,7 @@ carry a digest, since neither format notices a changed byte.
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import secrets
@@ -121,11 +122,9 @@ class RunFolder:
         """state.pt: nested plain values and tensors."""
 
         def write(path: Path) -> None:
-            with path.open("wb") as file:
-                try:
-                    torch.save({"format": _FORMAT, "state": state, _DIGEST: files.digest(state)}, file)
-                except RuntimeError as error:  # torch's writer, on top of the file's own OSError
-                    raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+            content = io.BytesIO()  # torch's writer aborts the process if Ctrl-C closes a file below it
+            torch.save({"format": _FORMAT, "state": state, _DIGEST: files.digest(state)}, content)
+            path.write_bytes(content.getbuffer())
 
         files.write_file(self.path / "state.pt", write)
 
