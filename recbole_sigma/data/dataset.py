@@ -18,7 +18,7 @@ from recbole_sigma.data.arrays import Storage, cache_folder, count, first_appear
 from recbole_sigma.data.atomic import AtomicFormat, AtomicTable, file_digest, read_atomic, read_columns
 from recbole_sigma.data.fields import check_fields, check_names, feature_files, feature_paths, left_out, normalised
 from recbole_sigma.data.prefixes import LIST_SUFFIX, FlatHistories, Prefixes, Rows
-from recbole_sigma.data.splits import cut_offs, interaction_files, lists_histories, split_rows, unroll
+from recbole_sigma.data.splits import all_targets, cut_offs, interaction_files, lists_histories, split_rows, unroll
 from recbole_sigma.errors import UserError
 
 SECONDS_PER_DAY = 86_400
@@ -292,7 +292,7 @@ class SequenceDataset(SequentialDataset):
         self._aug_presets()
         seconds = np.flatnonzero(counts >= 2)  # users that have a first target
         seconds = seconds[np.argsort(time[order[user_start[seconds] + 1]], kind="stable")]
-        targets = _targets(user_start, seconds)
+        targets = all_targets(user_start, seconds)
         if by_file:
             self._target_file = by_file[0][order][targets]
         if "LS" not in self.config["eval_args"]["split"]:
@@ -397,15 +397,3 @@ class SequenceDataset(SequentialDataset):
         """A batch (recbole.data.interaction.Interaction) of the samples `index`."""
         batch = self.inter_feat[index]
         return self.join(batch) if join and not self.inter_feat.any_length else batch
-
-
-def _targets(user_start: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """Positions of the targets of `users`, one user after the other: all interactions but each user's first.
-
-    In RecBole's order users are sorted by the time of their first target.
-    """
-    first, samples = user_start[users] + 1, user_start[users + 1] - user_start[users] - 1
-    ends = np.cumsum(samples)
-    targets = np.ones(ends[-1], np.int32 if user_start[-1] < 2**31 else np.int64)  # steps from one target to the next
-    targets[ends - samples] = np.diff(first, prepend=0) - np.append(0, samples[:-1] - 1)
-    return np.cumsum(targets, dtype=targets.dtype, out=targets)

@@ -51,6 +51,18 @@ def has_samples(config: Any) -> dict[str, bool]:
     return {"training": True, "validation": valid, "test": test}
 
 
+def all_targets(user_start: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Positions of the targets of `users`, one user after the other: all interactions but each user's first.
+
+    In RecBole's order users are sorted by the time of their first target.
+    """
+    first, samples = user_start[users] + 1, user_start[users + 1] - user_start[users] - 1
+    ends = np.cumsum(samples)
+    targets = np.ones(ends[-1], np.int32 if user_start[-1] < 2**31 else np.int64)  # steps from one target to the next
+    targets[ends - samples] = np.diff(first, prepend=0) - np.append(0, samples[:-1] - 1)
+    return np.cumsum(targets, dtype=targets.dtype, out=targets)
+
+
 def split_rows(config: Any, samples: Prefixes, time: np.ndarray | None, file: np.ndarray | None) -> list[np.ndarray]:
     """Rows of `samples` that train, validate and test, as RecBole splits them and in its order.
 

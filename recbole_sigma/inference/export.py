@@ -1,6 +1,6 @@
 """A trained model as one file for other runtimes, ONNX or torch.export: item numbers of histories to their best items.
 
-The file stands in a directory with all that belongs to it, in the layout of Hugging Face's hub. `Recommender.load`
+The file is in a directory with all that belongs to it, in the layout of Hugging Face's hub. `Recommender.load`
 reads that directory, too.
 """
 
