@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 from torch.utils.benchmark import timer
 
+from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.chunks import length_chunks
 from recbole_sigma.ops.softmax import softmax_loss
 
@@ -62,6 +63,7 @@ def _time_stages(contestant: Contestant, steps: int) -> tuple[dict[str, float], 
     The step is cut at the representation, so that the forward and backward pass of the softmax are timed alone.
     """
     model, optimizer, device = contestant.model, contestant.optimizer, contestant.device
+    one_pass = getattr(model, "train_mode", "prefix") == "sequence"
     spent, chunks = defaultdict[str, float](float), 0
 
     def timed(stage: str, work: Callable[..., Any], *args: Any) -> Any:
@@ -69,6 +71,11 @@ def _time_stages(contestant: Contestant, steps: int) -> tuple[dict[str, float], 
         result = work(*args)
         spent[stage] += (timer() - started) / steps * 1000
         return result
+
+    def encode(items: Tensor, lengths: Tensor, wanted: Tensor) -> Tensor:
+        if one_pass:
+            return model.encode_prefixes(items, Rows(lengths, "prefixes"))[wanted]
+        return model.forward(items, lengths)
 
     def softmax(representation: Tensor, target: Tensor) -> Tensor | None:
         """The gradient of the loss with respect to the representation, (B, D)."""
@@ -82,15 +89,16 @@ def _time_stages(contestant: Contestant, steps: int) -> tuple[dict[str, float], 
     for _ in range(steps):
         batch = timed("data", next, contestant.batches)
         batch = timed("to the device", batch.to, device)
-        lengths = batch[model.ITEM_SEQ_LEN]
+        lengths, target = batch[model.ITEM_SEQ_LEN], batch[model.POS_ITEM_ID]
+        wanted = target.nonzero()[:, 0]  # of flat histories, positions whose next item is a target; else all
         optimizer.zero_grad()
-        representation = timed("encoder, forward", model.forward, batch[model.ITEM_SEQ], lengths)
-        gradient = timed("softmax, both ways", softmax, representation, batch[model.POS_ITEM_ID])
+        representation = timed("encoder, forward", encode, batch[model.ITEM_SEQ], lengths, wanted)
+        gradient = timed("softmax, both ways", softmax, representation, target[wanted])
         timed("encoder, backward", representation.backward, gradient)
         timed("optimiser", optimizer.step)
-        if contestant.ours:
+        if contestant.ours and not one_pass:
             chunks += len(length_chunks(lengths.cpu().sort().values, model.length_ratio))
-    return spent, chunks / steps if contestant.ours else None
+    return spent, chunks / steps if chunks else None
 
 
 def _summary(averages: Any, on_gpu: bool, steps: int, step_ms: float) -> dict[str, Any]:

@@ -196,7 +196,7 @@ def test_the_race_measures_all_and_records_its_conditions(epoch: Epoch, capsys: 
     assert "no result" in shown
 
 
-@pytest.mark.parametrize("model", ["SIGMA", "released:SIGMA", "recbole:SASRec"])
+@pytest.mark.parametrize("model", ["SIGMA", "SIGMA:sequence", "released:SIGMA", "recbole:SASRec"])
 def test_the_profile_shows_stages_purposes_and_operators(model: str, epoch: Epoch, capsys: Any) -> None:
     results = epoch(f"--profile={model}")
     assert list(results["stages_ms"]) == [

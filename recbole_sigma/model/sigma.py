@@ -70,11 +70,15 @@ class SIGMALayer(nn.Module):
     def _directions(self, mamba: Mamba, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
         """Mamba's states of each direction, and their gates: (B, L, D) -> n times (B, L, D), or (B, D)"""
         flipped = None if self.flip is None else self.flip(hidden, rows.lengths)  # H^f
-        states = [mamba(hidden, rows)]  # M
-        if flipped is hidden and self.flipped_mamba is None:  # rows too short to be flipped, one block: M again
-            states.append(states[0])
-        elif flipped is not None:
-            states.append((self.flipped_mamba or mamba)(flipped, rows))  # M^f
+        if flipped is None:
+            states = [mamba(hidden, rows)]  # M
+        elif self.flipped_mamba is not None:
+            states = [mamba(hidden, rows), self.flipped_mamba(flipped, rows)]  # M, M^f
+        elif flipped is hidden:  # rows too short to be flipped
+            states = [mamba(hidden, rows)] * 2
+        else:
+            both = mamba(torch.cat([hidden, flipped]), Rows(rows.lengths.repeat(2), rows.wanted))
+            states = [*both.unflatten(0, (2, -1))]
         return states, None if self.gate is None else self.gate(hidden, flipped, rows)
 
     def _prefixes(self, mamba: Mamba, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
