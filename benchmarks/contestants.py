@@ -1,6 +1,6 @@
 """The models that epoch.py compares, each with its data, its optimiser and its own trainer.
 
-SIGMA              one of our models, with our loader
+SIGMA              one of our models, with our loader and `train_mode: prefix`
 RecMamba:sequence  the same with `train_mode: sequence`
 released:SIGMA     the design that its authors released (released.py), with RecBole's data set and loader
 recbole:SASRec     RecBole's class, with RecBole's data set and loader
@@ -73,7 +73,7 @@ class Contestant:
         origin, model = name.split(":", 1) if name.startswith(("released:", "recbole:")) else ("", name)
         model, _, mode = model.partition(":")
         shown = [f"{key} {value:g}" for key, value in settings.items()]
-        settings |= {"train_mode": mode} if mode else {}
+        settings |= {} if origin else {"train_mode": mode or "prefix"}
         self.label, self.ours = ", ".join([name, *shown]), not origin
         self.settings = {**data.settings, **settings}
         configured: Any = model

@@ -164,7 +164,7 @@ def build(name: str, length: int, args: argparse.Namespace) -> Any:
 
     model, _, mode = name.partition(":")
     settings = {"hidden_size": 64, "loss_type": "CE", "MAX_ITEM_LIST_LENGTH": length, "use_gpu": args.device == "cuda"}
-    settings |= {"train_mode": mode} if mode else {}
+    settings |= {} if model == RIVAL else {"train_mode": mode or "prefix"}
     config = Config(SASRec if model == RIVAL else model, "", settings=settings, need_data=False)
     return config.model_class(config, SimpleNamespace(num=lambda _: args.items))
 

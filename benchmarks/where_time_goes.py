@@ -63,7 +63,7 @@ def _time_stages(contestant: Contestant, steps: int) -> tuple[dict[str, float], 
     The step is cut at the representation, so that the forward and backward pass of the softmax are timed alone.
     """
     model, optimizer, device = contestant.model, contestant.optimizer, contestant.device
-    one_pass = getattr(model, "train_mode", "prefix") == "sequence"
+    one_pass = contestant.ours and contestant.config["train_mode"] == "sequence"
     spent, chunks = defaultdict[str, float](float), 0
 
     def timed(stage: str, work: Callable[..., Any], *args: Any) -> Any:

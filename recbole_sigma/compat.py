@@ -26,7 +26,7 @@ from recbole_sigma.config.values import properties_path, read_config_files
 _NUMPY_NAMES = {"bool": np.bool_, "float": np.float64, "long": np.int_, "str": np.str_}
 _SINE = "recbole.model.sequential_recommender.sine"
 _LOAD_DEFAULTS, _MERGE = RecBoleConfig._load_internal_config_dict, RecBoleConfig._get_final_config_dict
-_NEEDED_BY_MODELS = ("loss_type", "label_smoothing", "cosine_temperature", "train_mode", "length_ratio")
+_NEEDED_BY_MODELS = ("loss_type", "label_smoothing", "cosine_temperature", "length_ratio")
 
 
 @cache

@@ -33,7 +33,7 @@ __all__ = ["Config", "properties_path"]
 
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
-_OUR_LOSSES = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length")  # label_smoothing, cosine_temperature
+_OUR_LOSSES = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length")
 
 
 class Config(RecBoleConfig):
@@ -160,7 +160,17 @@ class Config(RecBoleConfig):
             raise UserError(f"train_neg_sample_args must be {right}, got {merged['train_neg_sample_args']}")
         if sampled and merged["train_neg_sample_args"] is None:
             merged["train_neg_sample_args"] = _ONE_UNIFORM_SAMPLE
+        if merged["train_mode"] == "auto":
+            model_class: Any = self.model_class
+            one_pass = self._has_our_loss(merged) and not model_class.one_pass_problem(merged)
+            one_pass = one_pass and (merged["train_neg_sample_args"] or _ONE_UNIFORM_SAMPLE)["sample_num"] == 1
+            merged["train_mode"] = "sequence" if one_pass else "prefix"
         return copy.deepcopy(merged)
+
+    def _has_our_loss(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the loss is that of our base classes, not of a class of RecBole's or the user's own."""
+        model_class: Any = self.model_class
+        return model_class.calculate_loss.__module__ in _OUR_LOSSES and settings.get("by_length", True)
 
     def _check_together(self, given: Mapping[str, Given]) -> None:
         """Refuse settings that are right alone and wrong together."""
@@ -175,9 +185,7 @@ class Config(RecBoleConfig):
             right = f"{name} must be {'null' if default is None else default}"
             if self["loss_type"] != "CE":
                 raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {value}")
-            model_class: Any = self.model_class
-            ours = model_class.calculate_loss.__module__ in _OUR_LOSSES
-            if not ours or not self.final_config_dict.get("by_length", True):
+            if not self._has_our_loss(self.final_config_dict):
                 raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):

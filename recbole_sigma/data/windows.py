@@ -23,7 +23,7 @@ class Windows:
     any_length = True
 
     def __init__(self, prefixes: Prefixes, step: int | None = None) -> None:
-        self.flat = prefixes.flat
+        self.flat, self.interactions = prefixes.flat, prefixes.interactions
         start, first, last = _histories(prefixes)
         self.cut = int((last - start > prefixes.max_length).sum())  # histories that need more than one window
         half = max(prefixes.max_length // 2, 1)

@@ -12,8 +12,8 @@ State = dict[str, Any]  # tensors by name, in nested dicts
 def steps_as(cls: type, *pairs: tuple[str, str]) -> bool:
     """Whether each `(whole, step)` pair of methods belongs together: no subclass overrides `whole` alone.
 
-    A class with `adds_history_head` does not count: the head corrects scores, and whoever steps applies it.
+    A class with `corrects_scores` does not count: whoever steps applies its correction.
     """
-    bases = [base for base in cls.__mro__ if "adds_history_head" not in vars(base)]
+    bases = [base for base in cls.__mro__ if "corrects_scores" not in vars(base)]
     defined = {name: level for level, base in reversed([*enumerate(bases)]) for name in vars(base)}
     return all(step in defined and defined[step] <= defined[whole] for whole, step in pairs)

@@ -26,7 +26,6 @@ class ByLength(OnePass, SequentialRecommender):
         super().__init__(config, dataset)
         self.by_length: bool = config["by_length"]
         self.length_ratio = length_ratio(config)
-        self.train_mode: str = config["train_mode"]
         self.label_smoothing: float = config["label_smoothing"]
         self.cosine_temperature: float | None = config["cosine_temperature"]
         self.all_positions = False  # whether `forward` gives every position instead of each row's last
@@ -56,7 +55,7 @@ class ByLength(OnePass, SequentialRecommender):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean loss of a batch, ()."""
-        if self.train_mode == "sequence":
+        if interaction[self.ITEM_SEQ].dim() == 1:  # flat histories (train_mode: sequence)
             return self.one_pass_loss(interaction)
         if not self.by_length or self.loss_type != "CE":
             return super().calculate_loss(interaction)

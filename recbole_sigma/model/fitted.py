@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
+from scipy.sparse import csr_array
 from torch import Tensor
 
 from recbole_sigma.errors import UserError
@@ -38,3 +40,18 @@ def interactions(samples: Any) -> tuple[Tensor, Tensor]:
     at = torch.from_numpy(samples.interactions())
     flat = samples.flat
     return flat.columns[flat.user][at], flat.columns[flat.item][at]
+
+
+def strongest(matrix: csr_array, columns: Tensor, values: Tensor) -> None:
+    """Write the k largest values of each row into `values` (rows, k), falling, and their columns into `columns`.
+
+    Where a row has fewer, both keep what they hold; of equal values the lower columns come first.
+    """
+    entries = matrix.tocoo()
+    order = np.lexsort((entries.col, -entries.data, entries.row))
+    row, col, value = entries.row[order], entries.col[order], entries.data[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)  # among those of its row
+    kept = place < columns.shape[1]
+    at = torch.from_numpy(row[kept]).long(), torch.from_numpy(place[kept])
+    columns[at] = torch.from_numpy(col[kept]).int().to(columns.device)
+    values[at] = torch.from_numpy(value[kept]).float().to(values.device)

@@ -51,7 +51,7 @@ def with_history_head(model_class: type[Any]) -> type[Any]:
     """
 
     class WithHistoryHead(model_class):
-        adds_history_head = True
+        corrects_scores = True
 
         def __init__(self, config: Any, dataset: Any) -> None:
             super().__init__(config, dataset)

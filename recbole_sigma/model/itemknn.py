@@ -8,7 +8,7 @@ from recbole.data.interaction import Interaction
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from recbole_sigma.model.fitted import FittedModel, interactions
+from recbole_sigma.model.fitted import FittedModel, interactions, strongest
 
 _ITEMS_TOGETHER = 256  # rows of the similarity matrix that are computed together
 
@@ -37,17 +37,13 @@ class ItemKNN(FittedModel):
         norm = np.sqrt(np.bincount(has.indices, minlength=self.n_items))
         by_item = has.T.tocsr()
         for start in range(0, self.n_items, _ITEMS_TOGETHER):
-            both = (by_item[start : start + _ITEMS_TOGETHER] @ has).tocoo()
+            rows = slice(start, start + _ITEMS_TOGETHER)
+            both = (by_item[rows] @ has).tocoo()
             other = both.row + start != both.col
-            row, col, users = both.row[other], both.col[other], both.data[other]
-            similarity = users / (norm[row + start] * norm[col] + self.shrink)
-            order = np.lexsort((col, -similarity, row))
-            row, col, similarity = row[order], col[order], similarity[order]
-            place = np.arange(len(row)) - np.searchsorted(row, row)  # among the neighbours of its row
-            near = place < self.k
-            at = torch.from_numpy(row[near] + start), torch.from_numpy(place[near])
-            self.neighbours[at] = torch.from_numpy(col[near]).int().to(self.neighbours.device)
-            self.similarities[at] = torch.from_numpy(similarity[near]).float().to(self.similarities.device)
+            row, col = both.row[other], both.col[other]
+            similarity = both.data[other] / (norm[row + start] * norm[col] + self.shrink)
+            block = csr_array((similarity, (row, col)), shape=both.shape)
+            strongest(block, self.neighbours[rows], self.similarities[rows])
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""

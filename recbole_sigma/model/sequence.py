@@ -40,7 +40,6 @@ class SequenceModel(OnePass, SequentialRecommender):
         self.loss_type: str = config["loss_type"]
         self.label_smoothing: float = config["label_smoothing"]
         self.cosine_temperature: float | None = config["cosine_temperature"]
-        self.train_mode: str = config["train_mode"]
         self.ssm_init: str = config["ssm_init"] if "ssm_init" in config else "mamba"  # noqa: SIM401 - RecBole's Config
         self.length_ratio = length_ratio(config)
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
@@ -154,8 +153,8 @@ class SequenceModel(OnePass, SequentialRecommender):
         return hidden
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean loss, (), of rows, or with `train_mode: sequence` of positions that have a target."""
-        if self.train_mode == "sequence":
+        """Mean loss, (), of rows or, in flat histories (`train_mode: sequence`), of positions that have a target."""
+        if interaction[self.ITEM_SEQ].dim() == 1:
             return self.one_pass_loss(interaction)
         names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
         return self.ranking_loss(self.represent(interaction), *(interaction[name] for name in names))

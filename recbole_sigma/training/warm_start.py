@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.runs.files import digest, read_json
@@ -42,7 +42,9 @@ def start_from_run(network: nn.Module, config: Any, dataset: Any, items: Sequenc
     old = [numbers[items[number]] for number in known]
     with torch.device("meta"):
         larger = config.model_class(config, _OneMoreItem(dataset)).state_dict()
-    state: dict[str, Tensor] = network.state_dict()
+    counted = "co_occurrence."  # buffers that are counted in the new data
+    state = {name: own for name, own in network.state_dict().items() if not name.startswith(counted)}
+    weights = {name: saved for name, saved in weights.items() if not name.startswith(counted)}
     if getattr(network, "fits_at_once", False) or {*state} != {*weights}:
         wrong = min({*state} ^ {*weights}, default="it is not trained by steps")
         raise UserError(f"init_from: {folder.path} has not the parameters of this {config.model}: {wrong}")

@@ -46,7 +46,7 @@ def assert_same_batches(ours, recboles):
 
 def test_batches_are_put_together_on_the_device(sample_config):
     """Meta tensors stand in for a GPU's: an operation that also met one of the CPU would fail."""
-    config = sample_config("SIGMA")
+    config = sample_config("SIGMA", train_mode="prefix")
     expected = [next(iter(loader)) for loader in loaders(config)]
     config["device"] = torch.device("meta")
     for batch, same in zip(map(next, map(iter, loaders(config))), expected, strict=True):

@@ -25,7 +25,7 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("SIGMA", {"form": "paper", "head": "history", "r": 2}),
     ("SIGMA", {"form": "released", "num_layers": 2, "flip": "padded", "share_mamba": False}),
     ("Mamba4Rec", {"num_layers": 2}), ("RecMamba", {"head": "history"}), ("ECHO", {"num_layers": 2}), ("SASRec", {}),
-    ("LinRec", {}), ("GRU4Rec", {}),
+    ("LinRec", {}), ("GRU4Rec", {}), ("EMARec", {"co_occurrence": 0.3, "head": "history"}),
 ]  # fmt: skip
 
 
@@ -38,6 +38,9 @@ def recommender(name: str, longest: int = 12, **settings: Any) -> Recommender:
     model = build_model(config, Items()).eval()
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
+    if "co_occurrence" in settings:
+        model.co_occurrence.neighbours.random_(1, N_ITEMS)
+        model.co_occurrence.counts.uniform_()
     counts = torch.randperm(N_ITEMS).tolist()
     return Recommender(LoadedModel(config, model, IDS, counts, {}))
 

@@ -1,0 +1,93 @@
+"""Co-occurrence: a part of the probability goes to items that other users had shortly after, or before, these items.
+
+A network with D numbers per item generalises, and cannot keep every pair of items that it has seen; a table of pairs
+does. As language models are interpolated with the neighbours of a context (kNN-LM, arXiv 1911.00172).
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.data.interaction import Interaction
+from scipy.sparse import csr_array, diags_array
+from torch import Tensor, nn
+
+from recbole_sigma.errors import UserError
+from recbole_sigma.model.fitted import strongest
+
+# Chosen on the validation users of amazon-beauty (results/accuracy-study.md)
+NEIGHBOURS = 128  # items kept for each item
+REACH = 20  # pairs further apart in a history do not count
+GAP = 0.8  # a pair counts GAP^(items between the two),
+BACKWARD = 0.5  # times this, if the neighbour came before the item,
+POPULARITY = 0.3  # divided by (interactions(item) interactions(neighbour))^POPULARITY
+AGE = 0.8  # an item of the history counts AGE^(newer items)
+
+
+class CoOccurrence(nn.Module):
+    """log((1 - share) softmax(scores) + share K / sum K), K_i = sum over the history's items j of AGE^age_j C_ji."""
+
+    neighbours: Tensor  # (V, NEIGHBOURS) item ids; 0 where an item has fewer
+    counts: Tensor  # (V, NEIGHBOURS), C, falling; 0 where an item has fewer
+
+    def __init__(self, share: float, samples: Any, n_items: int) -> None:
+        """`samples`: the training samples (data/prefixes.py, data/windows.py), or none for a model that is loaded."""
+        super().__init__()
+        self.share = share
+        neighbours, counts = torch.zeros(n_items, NEIGHBOURS, dtype=torch.int32), torch.zeros(n_items, NEIGHBOURS)
+        if samples is not None:
+            strongest(pairs(samples, n_items), neighbours, counts)
+        self.register_buffer("neighbours", neighbours)
+        self.register_buffer("counts", counts)
+
+    def forward(self, scores: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
+        """Scores of all items and histories, right-padded with 0: (n, V), (n, L), (n,) -> (n, V)"""
+        age = lengths[:, None] - 1 - torch.arange(history.shape[1], device=history.device)
+        counts = self.counts[history] * torch.where(history > 0, AGE ** age.clamp(min=0), 0.0)[..., None]
+        mass = torch.zeros_like(scores, dtype=torch.float32)
+        mass = mass.scatter_add(1, self.neighbours[history].flatten(1).long(), counts.flatten(1))
+        own = torch.log_softmax(scores.float(), 1) + np.log(1 - self.share)
+        theirs = torch.log(mass) - torch.log(mass.sum(1, keepdim=True).clamp(min=1e-30)) + np.log(self.share)
+        return torch.logaddexp(own, theirs)  # of what nobody had near these items, `theirs` is -inf
+
+
+def pairs(samples: Any, n_items: int) -> csr_array:
+    """C (V, V): how often an item of a training history has another one near it, weighted as above."""
+    if not hasattr(samples, "flat"):
+        raise UserError("co_occurrence: needs the loaders of recbole-sigma; train with recbole_sigma.run")
+    flat, known = samples.flat, np.zeros(len(samples.flat.columns[samples.flat.item]), dtype=bool)
+    known[samples.interactions()] = True
+    item = flat.columns[flat.item].numpy()
+    start = flat.starts(np.arange(len(item)))
+    total = csr_array((n_items, n_items), dtype=np.float32)
+    for gap in range(1, min(REACH, len(item) - 1) + 1):
+        at = np.flatnonzero(known[gap:] & known[:-gap] & (start[gap:] == start[:-gap]))
+        earlier, later = item[at], item[at + gap]
+        weight = np.full(len(at), GAP ** (gap - 1), dtype=np.float32)
+        total = total + csr_array((weight, (earlier, later)), shape=total.shape)
+        total = total + csr_array((BACKWARD * weight, (later, earlier)), shape=total.shape)
+    scale = diags_array(np.bincount(item[known], minlength=n_items).clip(1) ** -POPULARITY)
+    return csr_array(scale @ total @ scale)
+
+
+def with_co_occurrence(model_class: type[Any]) -> type[Any]:
+    """The class with CoOccurrence on its scores (setting `co_occurrence`). What it learns does not change."""
+
+    class WithCoOccurrence(model_class):
+        corrects_scores = True
+
+        def __init__(self, config: Any, dataset: Any) -> None:
+            super().__init__(config, dataset)
+            samples = dataset.inter_feat if hasattr(dataset, "field2id_token") else None
+            self.co_occurrence = CoOccurrence(config["co_occurrence"], samples, self.n_items)
+
+        def full_sort_predict(self, interaction: Interaction) -> Tensor:
+            history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+            scores = super().full_sort_predict(interaction).view(history.shape[0], -1)
+            return self.co_occurrence(scores[:, : self.n_items], history, lengths)
+
+        def predict(self, interaction: Interaction) -> Tensor:
+            return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+    WithCoOccurrence.__name__, WithCoOccurrence.__qualname__ = model_class.__name__, model_class.__qualname__
+    return WithCoOccurrence
