@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.ops.step import feed_forward_step, shared_arrays
 
 _WEIGHTS = ("inner.weight", "inner.bias", "outer.weight", "outer.bias", "norm.weight", "norm.bias")
@@ -18,7 +19,7 @@ class FeedForward(nn.Module):
         self.inner = nn.Linear(hidden_size, 4 * hidden_size)
         self.outer = nn.Linear(4 * hidden_size, hidden_size)
         self.activation = nn.GELU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.inner_dropout = self.dropout if inner_dropout else nn.Identity()
         self.norm: nn.Module = nn.LayerNorm(hidden_size, eps=1e-12) if norm else nn.Identity()
 

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recbole_sigma.layers.convolution import SequenceConv
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.padding import Rows
 
 
@@ -46,7 +47,7 @@ class ReleasedGates(nn.Module):
         self.flipped_inner = nn.Linear(hidden_size, hidden_size) if flipped else None
         self.silu_outer = nn.Linear(hidden_size, hidden_size)
         self.sigmoid_outer = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, flipped: Tensor | None, rows: Rows) -> list[Tensor]:
         """H, H^f (B, L, D) -> [1 + g, 1 + g^f], or [1 + g] without H^f, each (B, L, D), or (B, D) at the last items."""

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.ops.traced import exporting
 
@@ -18,7 +19,7 @@ class SpectralFilter(nn.Module):
         super().__init__()
         self.slots = slots
         self.weight = nn.Parameter(torch.randn(slots // 2 + 1, hidden_size, 2) * 0.02)  # real and imaginary part
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
@@ -20,7 +21,7 @@ class BidirectionalMamba(nn.Module):
         self.flip = PartialFlip(0)
         self.forward_mamba = Mamba(hidden_size, d_state, d_conv, expand)
         self.backward_mamba = Mamba(hidden_size, d_state, d_conv, expand)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.forward_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.backward_norm = nn.LayerNorm(hidden_size, eps=1e-12)
 
@@ -42,7 +43,7 @@ class GatedLinearUnit(nn.Module):
         super().__init__()
         self.dropout_last = dropout_last
         self.value, self.gate, self.outer = (nn.Linear(hidden_size, hidden_size) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
 
     def forward(self, hidden: Tensor) -> Tensor:

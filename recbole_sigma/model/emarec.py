@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.moving_average import MovingAverages
 from recbole_sigma.layers.padding import Rows
@@ -23,7 +24,7 @@ class EMARecLayer(nn.Module):
         super().__init__()
         hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
         self.averages = MovingAverages(hidden_size, config["n_decays"])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.feed_forward = FeedForward(hidden_size, dropout)
 

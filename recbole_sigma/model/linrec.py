@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from recbole_sigma.errors import UserError
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.linear_attention import LinearAttention
 from recbole_sigma.layers.padding import Rows
@@ -20,7 +21,7 @@ class LinRecLayer(nn.Module):
         super().__init__()
         hidden_size, dropout = config["hidden_size"], config["dropout_prob"]
         self.attention = LinearAttention(hidden_size, config["n_heads"])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12)
         self.feed_forward = FeedForward(hidden_size, dropout, config["inner_dropout"])
 

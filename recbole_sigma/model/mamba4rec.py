@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
@@ -22,7 +23,7 @@ class Mamba4RecLayer(nn.Module):
         ssm = config["d_state"], config["d_conv"], config["expand"]
         self.mamba = Mamba(hidden_size, *ssm, selective=config["selective"])
         self.streams = self.mamba.streams
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if has_norm else nn.Identity()
         self.feed_forward = FeedForward(hidden_size, dropout, norm=has_norm) if config["feed_forward"] else None
         self.residual = config["num_layers"] > 1

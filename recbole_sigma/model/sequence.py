@@ -9,6 +9,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State, steps_as
@@ -44,7 +45,7 @@ class SequenceModel(OnePass, SequentialRecommender):
         self.length_ratio = length_ratio(config)
         self.item_embedding = nn.Embedding(self.n_items, self.hidden_size, padding_idx=0)
         self.embedding_scale = 1.0
-        self.embedding_dropout = nn.Dropout(config["dropout_prob"])
+        self.embedding_dropout = Dropout(config["dropout_prob"])
         self.embedding_norm: nn.Module = nn.LayerNorm(self.hidden_size, eps=1e-12)
         self.positions: str = config["positions"] if "positions" in config else "none"  # noqa: SIM401
         if self.positions in ("start", "end"):

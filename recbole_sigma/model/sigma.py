@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_sigma.errors import UserError
+from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.fe_gru import CONVOLUTIONS, FeatureExtractGRU
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.flip import PartialFlip, prefix_ends
@@ -56,7 +57,7 @@ class SIGMALayer(nn.Module):
 
         self.mixing = make_mixing(config["mixing"], branch_weights(config), hidden_size)
         self.projection = nn.Linear(hidden_size, hidden_size)
-        self.dropout = nn.Dropout(dropout if self.released else 0.0)
+        self.dropout = Dropout(dropout if self.released else 0.0)
         self.norm = nn.LayerNorm(hidden_size, eps=1e-12) if self.released else nn.Identity()
         self.feed_forward = FeedForward(hidden_size, dropout)
 
