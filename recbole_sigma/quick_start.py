@@ -166,6 +166,7 @@ def _train(
     from recbole_sigma.runs.result import RunResult, data_metadata, result_content
     from recbole_sigma.training.callbacks import TensorBoard
     from recbole_sigma.training.checkpoint import Checkpoint
+    from recbole_sigma.training.distillation import Teacher
     from recbole_sigma.training.trainer import SequenceTrainer
     from recbole_sigma.training.warm_start import start_from_run
 
@@ -176,6 +177,8 @@ def _train(
         network = build_model(config, data.train.dataset)
         if config["init_from"] and not (resumed and (resumed / "state.pt").exists()):
             start_from_run(network, config, data.train.dataset, _items(data))
+        if config["distill_from"]:
+            network.teacher = Teacher(config, _items(data))  # type: ignore[assignment]  # no module: not trained, not saved
         group.copy_from_first(network)
         with _run_folder(resumed, config, data, group) as folder:
             metadata = data_metadata(data.dataset)

@@ -126,8 +126,13 @@ class Config(RecBoleConfig):
     def _default_to(self, given: dict[str, Given]) -> None:
         """Model settings default to those of the run `init_from`, and `init_digest` is that of its weights.
 
-        Where the digest is given, as by config.yaml of a run, the settings are, too.
+        Where the digest is given, as by config.yaml of a run, the settings are, too. So is that of `distill_from`.
         """
+        teacher = given.get("distill_from", Given(None))
+        if teacher.value is not None and "distill_digest" not in given:
+            check("distill_from", teacher, None, {})
+            read_run(teacher, "distill_from")
+            given["distill_digest"] = Given(weights_digest(Path(teacher.value, "model.safetensors"))[:16])
         start = given.get("init_from", Given(None))
         if start.value is None or "init_digest" in given:
             return
@@ -179,7 +184,7 @@ class Config(RecBoleConfig):
             raise UserError(f"n_heads must divide hidden_size, {size}, got {heads}")
         if self["warmup_epochs"] and self["warmup_epochs"] >= self["epochs"]:
             raise UserError(f"warmup_epochs must be less than epochs, {self['epochs']}, got {self['warmup_epochs']}")
-        for name, default in (("label_smoothing", 0), ("cosine_temperature", None)):
+        for name, default in (("label_smoothing", 0), ("cosine_temperature", None), ("distill_from", None)):
             if (value := self[name]) == default:
                 continue
             right = f"{name} must be {'null' if default is None else default}"
@@ -187,6 +192,8 @@ class Config(RecBoleConfig):
                 raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {value}")
             if not self._has_our_loss(self.final_config_dict):
                 raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
+        if self["distill_from"] and self["label_smoothing"]:
+            raise UserError("label_smoothing must be 0 with distill_from, whose teacher takes that part of the weight")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]
         if metric.lower() not in map(str.lower, available):
             right = f"valid_metric must be one of {', '.join(available)} (metrics and topk)"

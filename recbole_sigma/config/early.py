@@ -92,12 +92,12 @@ def check_early(model: str, dataset: str, given: Mapping[str, Given]) -> None:
     data_folder(dataset, Path(str(path.value)), download.value, get=False)
 
 
-def read_run(start: Given) -> dict[str, Given]:
-    """The settings of the run that `init_from` names. Raises UserError if it is none, or has no weights."""
+def read_run(start: Given, name: str = "init_from") -> dict[str, Given]:
+    """The settings of the run that the setting `name` names. Raises UserError if it is none, or has no weights."""
     folder = Path(str(start.value))
     for file in ("config.yaml", "model.safetensors"):
         if not (folder / file).is_file():
-            raise start.error(f"init_from: {str(start.value)!r} is not a run directory with a {file}")
+            raise start.error(f"{name}: {str(start.value)!r} is not a run directory with a {file}")
     saved = read_config_file(folder / "config.yaml")
     for key in ("model", "dataset"):
         if not isinstance(saved.get(key, Given(None)).value, str):

@@ -60,7 +60,7 @@ class ByLength(OnePass, SequentialRecommender):
         if not self.by_length or self.loss_type != "CE":
             return super().calculate_loss(interaction)
         representation = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return self.ranking_loss(representation, interaction[self.POS_ITEM_ID])
+        return self.ranking_loss(representation, interaction[self.POS_ITEM_ID], interaction=interaction)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""

@@ -25,6 +25,7 @@ class OnePass:
     loss_type: str
     label_smoothing: float
     cosine_temperature: float | None
+    teacher: Any = None  # training/distillation.py
     item_embedding: torch.nn.Embedding
     ITEM_SEQ: str
     ITEM_SEQ_LEN: str
@@ -47,7 +48,7 @@ class OnePass:
         has_target = interaction[self.POS_ITEM_ID].nonzero()[:, 0]
         names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
         items = [interaction[name][has_target] for name in names]
-        return self.ranking_loss(representation[has_target], *items)
+        return self.ranking_loss(representation[has_target], *items, interaction=interaction)
 
     def factors(self, representation: Tensor) -> tuple[Tensor, Tensor]:
         """What scores are products of: representations (n, D) and items (V, D).
@@ -64,12 +65,17 @@ class OnePass:
         representation, table = self.factors(representation)
         return representation @ table.T
 
-    def ranking_loss(self, representation: Tensor, positive: Tensor, negative: Tensor | None = None) -> Tensor:
+    def ranking_loss(
+        self, representation: Tensor, positive: Tensor, negative: Tensor | None = None, *, interaction: Interaction
+    ) -> Tensor:
         """Mean loss, (): CE is a softmax over all items; BPR and BCE compare with one sampled item.
 
-        (n, D), (n,), (n,) -> ()
+        (n, D), (n,), (n,) -> (); a teacher reads the histories of the n targets in `interaction`.
         """
         if negative is None:
+            if self.teacher is not None:
+                theirs = self.teacher.factors(interaction)
+                return softmax_loss(*self.factors(representation), positive, self.teacher.share, theirs)
             return softmax_loss(*self.factors(representation), positive, self.label_smoothing)
         scores, others = ((representation * self.item_embedding(item)).sum(-1) for item in (positive, negative))
         if self.loss_type == "BPR":

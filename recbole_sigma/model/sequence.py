@@ -158,7 +158,8 @@ class SequenceModel(OnePass, SequentialRecommender):
         if interaction[self.ITEM_SEQ].dim() == 1:
             return self.one_pass_loss(interaction)
         names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
-        return self.ranking_loss(self.represent(interaction), *(interaction[name] for name in names))
+        items = [interaction[name] for name in names]
+        return self.ranking_loss(self.represent(interaction), *items, interaction=interaction)
 
     def represent(self, interaction: Interaction) -> Tensor:
         """Representations of a batch's histories, (B, D)."""

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 KEPT_SCORES = 2**28  # largest number of scores that is kept for the backward pass: 1 GB in float32
 BLOCK_SCORES = 2**20  # scores in memory at a time, 4 MB in float32: about the size of a core's cache
+Factors = tuple[Tensor, Tensor]  # scores are their product: representations (B, D) and items (V, D)
 
 
 class _BlockwiseLoss(torch.autograd.Function):
@@ -16,10 +17,11 @@ class _BlockwiseLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float, needs_gradient: bool
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float, teacher: Factors | None,
+        needs_gradient: bool,
+    ) -> Tensor:  # fmt: skip
         n_rows = len(hidden)
-        losses = hidden.new_empty(n_rows)
+        losses = hidden.new_zeros(n_rows)
         grad_hidden = torch.empty_like(hidden) if needs_gradient else None
         grad_weight = torch.zeros_like(weight) if needs_gradient else None
         for rows in torch.arange(n_rows).split(max(BLOCK_SCORES // len(weight), 1)):
@@ -28,49 +30,66 @@ class _BlockwiseLoss(torch.autograd.Function):
             scores = hidden[block] @ weight.T
             highest = scores.amax(1, keepdim=True)
             target_score = scores.gather(1, own)
+            if teacher is not None:  # a part of the target's weight goes to the items as the teacher would
+                theirs = (teacher[0][block] @ teacher[1].T).softmax(1)
+                losses[block] = smoothing * (target_score[:, 0] - (theirs * scores).sum(1))
             total = scores.sub_(highest).exp_().sum(1, keepdim=True)
-            losses[block] = (total.log() + highest - target_score)[:, 0]
-            if grad_hidden is not None and grad_weight is not None:
-                # d loss / d scores = softmax - one-hot; dividing the small factors by `total` saves a pass over V
-                grad_weight.addmm_(scores.T, hidden[block] / total)
-                grad_hidden[block] = (scores @ weight) / total
-        if smoothing:  # a part of the target's weight goes to all items: their mean score is one product
+            losses[block] += (total.log() + highest - target_score)[:, 0]
+            if grad_hidden is None or grad_weight is None:
+                continue
+            # d loss / d scores = softmax - one-hot; dividing the small factors by `total` saves a pass over V
+            if teacher is not None:
+                scores.sub_(theirs.mul_(smoothing * total))
+            grad_weight.addmm_(scores.T, hidden[block] / total)
+            grad_hidden[block] = (scores @ weight) / total
+        if (
+            smoothing and teacher is None
+        ):  # a part of the target's weight goes to all items: their mean score is one product
             own, mean = weight[target], weight.mean(0)
             losses += smoothing * ((own - mean) * hidden).sum(1)
         if grad_hidden is not None and grad_weight is not None:
-            grad_hidden -= weight[target]
+            grad_hidden += (smoothing - 1) * weight[target]
             grad_weight.index_add_(0, target, hidden, alpha=smoothing - 1)
-            if smoothing:
-                grad_hidden += smoothing * (own - mean)
+            if smoothing and teacher is None:
+                grad_hidden -= smoothing * mean
                 grad_weight -= smoothing / len(weight) * hidden.sum(0)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return losses.mean()
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_loss / len(grad_hidden)
-        return grad_hidden * scale, grad_weight * scale, None, None, None
+        return grad_hidden * scale, grad_weight * scale, None, None, None, None
 
 
-def _recomputed_loss(hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+def _recomputed_loss(
+    hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float = 0.0, teacher: Factors | None = None
+) -> Tensor:
     """torch's loss; more than KEPT_SCORES scores are computed by blocks, and once more in the backward pass."""
+
+    def block_loss(rows: Tensor, own: Tensor, theirs: Tensor | None = None) -> Tensor:
+        scores = rows @ weight.T
+        if teacher is None or theirs is None:
+            return F.cross_entropy(scores, own, reduction="sum", label_smoothing=smoothing)
+        soft = F.cross_entropy(scores, (theirs @ teacher[1].T).softmax(1), reduction="sum")
+        return (1 - smoothing) * F.cross_entropy(scores, own, reduction="sum") + smoothing * soft
+
+    rows = [hidden, target] if teacher is None else [hidden, target, teacher[0]]
     if len(hidden) * len(weight) <= KEPT_SCORES:
-        return F.cross_entropy(hidden @ weight.T, target, label_smoothing=smoothing)
-
-    def block_loss(rows: Tensor, own: Tensor) -> Tensor:
-        return F.cross_entropy(rows @ weight.T, own, reduction="sum", label_smoothing=smoothing)
-
-    n_rows = max(KEPT_SCORES // len(weight), 1)
-    blocks = zip(hidden.split(n_rows), target.split(n_rows), strict=True)
+        return block_loss(*rows) / len(hidden)
+    blocks = zip(*(each.split(max(KEPT_SCORES // len(weight), 1)) for each in rows), strict=True)
     return torch.stack([checkpoint(block_loss, *each, use_reentrant=False) for each in blocks]).sum() / len(hidden)
 
 
-def softmax_loss(hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+def softmax_loss(
+    hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float = 0.0, teacher: Factors | None = None
+) -> Tensor:
     """Mean of -log softmax(hidden weight^T)[target]: (B, D), (V, D), (B,) -> ().
 
-    With `smoothing` the target counts 1 - smoothing, and all V items together smoothing, as torch's `label_smoothing`.
+    With `smoothing` the target counts 1 - smoothing, and all V items together smoothing: evenly, as torch's
+    `label_smoothing`, or as the softmax of a teacher's scores, the product of `teacher`, which get no gradient.
     """
     if hidden.is_cuda or torch.is_autocast_enabled(hidden.device.type):
-        return _recomputed_loss(hidden, weight, target, smoothing)
-    return _BlockwiseLoss.apply(hidden, weight, target, smoothing, torch.is_grad_enabled())
+        return _recomputed_loss(hidden, weight, target, smoothing, teacher)
+    return _BlockwiseLoss.apply(hidden, weight, target, smoothing, teacher, torch.is_grad_enabled())

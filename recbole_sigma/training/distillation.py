@@ -1,0 +1,53 @@
+"""Distillation: a part of each target's weight follows the softmax of a trained model (setting `distill_from`).
+
+Knowledge distillation (Hinton et al., arXiv 1503.02531) at temperature 1; of a model by its own kind, born-again
+networks (Furlanello et al., arXiv 1805.04770).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from torch import Tensor
+
+from recbole_sigma.errors import UserError
+from recbole_sigma.layers.padding import Rows
+from recbole_sigma.model.one_pass import OnePass
+from recbole_sigma.runs.files import weights_digest
+from recbole_sigma.runs.reader import load_model
+
+
+class Teacher:
+    """The model of a run, asked for the factors of its scores of each training sample; nothing of it is trained."""
+
+    def __init__(self, config: Any, items: Sequence[str]) -> None:
+        """`config`: the student's, `items`: its items' ids by number.
+
+        Raises UserError for a run with other items or other weights than the setting `distill_digest` says, and for a
+        model that cannot read the student's samples.
+        """
+        run, self.share = config["distill_from"], config["distill_share"]
+        loaded = load_model(run, use_gpu=config["use_gpu"])
+        model = loaded.model
+        if (found := weights_digest(Path(run, "model.safetensors"))[:16]) != config["distill_digest"]:
+            raise UserError(f"distill_digest: the weights of {run} have {found}, not {config['distill_digest']}")
+        if loaded.items != [*items]:
+            raise UserError(f"distill_from: {run} was trained on other items than {config.dataset} has here")
+        name = loaded.config.model
+        if not isinstance(model, OnePass):
+            raise UserError(f"distill_from: {name}'s scores are no product of representations and items")
+        if config["train_mode"] == "sequence" and (problem := model.one_pass_problem(loaded.config)):
+            raise UserError(f"distill_from: {name} cannot score all prefixes: {problem}; write train_mode: prefix")
+        self._model: Any = loaded.model.to(config["device"])
+
+    @torch.no_grad()
+    def factors(self, interaction: Interaction) -> tuple[Tensor, Tensor]:
+        """Of a training batch's n targets: representations (n, D) and items (V, D), whose products are the scores."""
+        model = self._model
+        items, lengths = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
+        if items.dim() > 1:
+            return model.factors(model(items, lengths))
+        wanted = interaction[model.POS_ITEM_ID].nonzero()[:, 0]
+        return model.factors(model.encode_prefixes(items, Rows(lengths, "prefixes"))[wanted])
