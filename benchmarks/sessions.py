@@ -20,7 +20,7 @@ from recbole_sigma.inference.recommender import Recommender
 from recbole_sigma.registry import build_model
 from recbole_sigma.runs.reader import LoadedModel
 
-MODELS = ["Mamba4Rec", "RecMamba", "GRU4Rec", "SIGMA"]
+MODELS = ["Mamba4Rec", "RecMamba", "EMARec", "GRU4Rec", "SIGMA"]
 
 
 def median(function: Callable[[], Any], repeat: int) -> float:

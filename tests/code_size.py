@@ -9,12 +9,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
-# RecBole's habits, one pass over a history, recommendations.
+# RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation.
 LIMITS = {
-    "code lines": 10_500,
-    "functions": 1_020,
-    "lines of the package with templates": 17_050,
-    "lines of tests": 13_400,
+    "code lines": 10_600,
+    "functions": 1_030,
+    "lines of the package with templates": 17_200,
+    "lines of tests": 13_600,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {
