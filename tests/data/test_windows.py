@@ -14,6 +14,7 @@ from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.data.loaders import BatchSampler, WindowLoader
 from recbole_sigma.data.windows import _cut
 from recbole_sigma.errors import UserError
+from recbole_sigma.model.mamba4rec import Mamba4Rec
 from tests.helpers.models import SMALL_SSM, loss_and_gradients
 
 COMMON = {"hidden_size": 16, "MAX_ITEM_LIST_LENGTH": 40, "train_batch_size": 10_000, "shuffle": False}
@@ -167,8 +168,35 @@ def test_a_model_that_looks_ahead_is_refused(sample_config: Any, name: str):
         data_preparation(config, create_dataset(config))
 
 
+class _OwnLoss(Mamba4Rec):
+    def calculate_loss(self, interaction: Interaction) -> torch.Tensor:
+        return super().calculate_loss(interaction)
+
+
+TWO_NEGATIVES = {"distribution": "uniform", "sample_num": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "mode"),
+    [
+        ("SIGMA", {}, "sequence"), ("Mamba4Rec", {"num_layers": 2}, "sequence"), ("SASRec", {}, "sequence"),
+        ("GRU4Rec", {"loss_type": "BPR"}, "sequence"), ("RecMamba", {"loss_type": "BCE"}, "sequence"),
+        ("SIGMA", {"num_layers": 2}, "prefix"), ("SIGMA", {"flip": "padded"}, "prefix"), ("ECHO", {}, "prefix"),
+        ("BERT4Rec", {}, "prefix"), ("NARM", {}, "prefix"), ("SASRec", {"by_length": False}, "prefix"),
+        ("RecMamba", {"loss_type": "BPR", "train_neg_sample_args": TWO_NEGATIVES}, "prefix"), (_OwnLoss, {}, "prefix"),
+        ("Pop", {}, "prefix"), (_OwnLoss, {"train_mode": "sequence"}, "sequence"),
+        ("SIGMA", {"train_mode": "prefix"}, "prefix"),
+    ],
+)  # fmt: skip
+def test_one_pass_is_the_default_where_a_model_can(sample_config: Any, model: Any, given: dict[str, Any], mode: str):
+    config = sample_config(model, **given)
+    assert config["train_mode"] == config.settings()["train_mode"] == mode
+    train, _, _ = data_preparation(config, create_dataset(config))
+    assert isinstance(train, WindowLoader) == (mode == "sequence")
+
+
 def test_an_unknown_mode_is_refused(sample_config: Any):
-    with pytest.raises(UserError, match=r"train_mode.*prefix, sequence.*'sequnce'"):
+    with pytest.raises(UserError, match=r"train_mode.*auto, prefix, sequence.*'sequnce'"):
         sample_config("SASRec", train_mode="sequnce")
 
 
