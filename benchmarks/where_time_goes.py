@@ -30,7 +30,7 @@ PURPOSES = (
     ("normalisation", r"layer_?norm|vectorized_layer|gammabeta"),
     ("gather, scatter, sort", r"index|gather|scatter|embedding|sort|radix|unique|scan_by_key|devicescan"),
     ("copies and fills", r"copy|memcpy|memset|fill|zero|::cat|catarray"),
-    ("dropout", r"dropout|bernoulli|philox"),
+    ("dropout", r"dropout|bernoulli|philox|random"),
 )
 REST = "the rest, mostly element by element"
 LAUNCHES, COPIES, WAITS = r"^(cuda|cu)(Graph)?Launch", r"^cudaMemcpy", r"^cuda\w*Synchronize"

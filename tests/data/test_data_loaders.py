@@ -67,7 +67,7 @@ def test_batches_put_together_on_a_device_hold_the_same(sample_config, monkeypat
 
 def test_batches_stay_on_the_cpu_if_negatives_or_masks_are_drawn_there(sample_config):
     for model, settings in (("SIGMA", {"loss_type": "BPR"}), (GRU4Rec, {}), ("BERT4Rec", {}), ("SIGMA", {"worker": 1})):
-        config = sample_config(model, **settings)
+        config = sample_config(model, train_mode="prefix", **settings)
         config["device"] = torch.device("meta")
         train = loaders(config)[0]
         assert train.dataset.inter_feat.device.type == "cpu"

@@ -59,7 +59,7 @@ def built(name: str, settings: Any, sample_config: Any, use_gpu: bool) -> tuple[
         model = build(sample_config, name, use_gpu=use_gpu, **settings)
         return without_dropout(model), batch(*histories(LENGTHS, width=12))
     given = {**TINY, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "use_gpu": use_gpu}
-    config = Config(name, "ml-100k", settings={**given, **settings})
+    config = Config(name, "ml-100k", settings={**given, "train_mode": "prefix", **settings})
     train, _, _ = data_preparation(config, create_dataset(config))
     torch.manual_seed(0)
     random.seed(0)  # BERT4Rec's masks

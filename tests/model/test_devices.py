@@ -11,6 +11,7 @@ import torch
 
 from recbole_sigma import resume
 from recbole_sigma.evaluation.ranks import Ranks
+from recbole_sigma.layers.dropout import Dropout
 from tests.helpers.models import SWITCHES, refused
 from tests.helpers.on_cuda import CPU, assert_close
 from tests.helpers.pretended_cuda import GPU, pretended_gpu
@@ -23,6 +24,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*CUDA is not available:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*without cuDNN:UserWarning"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def torchs_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both devices: ours draws other numbers on the CPU."""
+    monkeypatch.setattr(Dropout, "forward", torch.nn.Dropout.forward)
 
 
 MIXED, NUMPY = (RuntimeError, "on the same device"), (TypeError, "cuda:0 device type tensor to numpy")
