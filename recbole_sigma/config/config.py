@@ -192,6 +192,8 @@ class Config(RecBoleConfig):
                 raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {value}")
             if not self._has_our_loss(self.final_config_dict):
                 raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
+        if self["co_occurrence"] and getattr(self.model_class, "fits_at_once", False):
+            raise UserError(f"co_occurrence must be 0 for {self.model}, whose scores are no softmax")
         if self["distill_from"] and self["label_smoothing"]:
             raise UserError("label_smoothing must be 0 with distill_from, whose teacher takes that part of the weight")
         metric, available = self["valid_metric"], [f"{name}@{k}" for name in self["metrics"] for k in self["topk"]]

@@ -42,9 +42,7 @@ class _BlockwiseLoss(torch.autograd.Function):
                 scores.sub_(theirs.mul_(smoothing * total))
             grad_weight.addmm_(scores.T, hidden[block] / total)
             grad_hidden[block] = (scores @ weight) / total
-        if (
-            smoothing and teacher is None
-        ):  # a part of the target's weight goes to all items: their mean score is one product
+        if smoothing and teacher is None:  # it goes to all items evenly: their mean score is one product
             own, mean = weight[target], weight.mean(0)
             losses += smoothing * ((own - mean) * hidden).sum(1)
         if grad_hidden is not None and grad_weight is not None:

@@ -35,9 +35,11 @@ class Teacher:
             raise UserError(f"distill_digest: the weights of {run} have {found}, not {config['distill_digest']}")
         if loaded.items != [*items]:
             raise UserError(f"distill_from: {run} was trained on other items than {config.dataset} has here")
-        name = loaded.config.model
+        name, longest = loaded.config.model, loaded.config["MAX_ITEM_LIST_LENGTH"]
         if not isinstance(model, OnePass):
             raise UserError(f"distill_from: {name}'s scores are no product of representations and items")
+        if longest < config["MAX_ITEM_LIST_LENGTH"]:
+            raise UserError(f"distill_from: {run} reads {longest} items; write MAX_ITEM_LIST_LENGTH: {longest} or less")
         if config["train_mode"] == "sequence" and (problem := model.one_pass_problem(loaded.config)):
             raise UserError(f"distill_from: {name} cannot score all prefixes: {problem}; write train_mode: prefix")
         self._model: Any = loaded.model.to(config["device"])

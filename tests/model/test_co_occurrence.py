@@ -12,6 +12,7 @@ from recbole_sigma import Recommender, run
 from recbole_sigma.data import data_preparation
 from recbole_sigma.model import co_occurrence
 from recbole_sigma.registry import build_model
+from tests.helpers.models import refused
 
 SHARE = 0.4
 
@@ -88,6 +89,11 @@ def test_only_the_strongest_neighbours_are_kept(tiny: Any, monkeypatch: pytest.M
     short = tiny("EMARec", co_occurrence=SHARE)[0].co_occurrence
     assert torch.equal(short.counts, whole.counts[:, :2]) and torch.equal(short.neighbours, whole.neighbours[:, :2])
     assert (short.counts[1:] > 0).any()
+
+
+def test_a_model_without_a_softmax_is_refused(sample_config: Any):
+    with refused("co_occurrence", "Pop"):
+        sample_config("Pop", co_occurrence=0.1)
 
 
 def test_a_run_serves_sessions_and_is_continued(tmp_path: Any, write_inter: Any):

@@ -75,6 +75,9 @@ def test_what_cannot_teach_is_refused(settings: Any, tmp_path: Path) -> None:
     echo = run("ECHO", "tiny", settings=settings()).folder
     with refused("distill_from", "ECHO", "train_mode: prefix"):
         run("SIGMA", "tiny", settings=settings(distill_from=str(echo)))
+    short = run("SASRec", "tiny", settings=settings(MAX_ITEM_LIST_LENGTH=3)).folder
+    with refused("distill_from", "MAX_ITEM_LIST_LENGTH: 3"):
+        run("SIGMA", "tiny", settings=settings(distill_from=str(short)))
     with refused("label_smoothing", "distill_from"):
         Config("SIGMA", "tiny", settings=settings(distill_from=str(echo), label_smoothing=0.1))
     with refused("distill_from", "BPR"):
