@@ -9,6 +9,7 @@ Train one model on one data set; print its metrics and, last, the run directory.
   --resume=RUN_DIR         resume an interrupted run after its last complete epoch
   --init_from=RUN_DIR      start from the weights of another run, on newer data with new items; its model, data set
                            and model settings are the defaults
+  --distill_from=RUN_DIR   learn from the softmax of a trained run on the same items, of any model, too
   --SETTING=VALUE          any setting; the value is read as YAML. Settings and defaults are in properties/
 
 examples:
