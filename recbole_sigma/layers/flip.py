@@ -45,4 +45,5 @@ def prefix_ends(hidden: Tensor, rows: Rows, reach: int, r: int | None = None) ->
     position = (length - reach).clamp(min=0) + torch.arange(reach, device=hidden.device)
     if r is not None:
         position = torch.where(position < length - r, length - r - 1 - position, position)
-    return hidden[rows.per_item(rows.offsets[:-1])[:, None] + torch.minimum(position, length - 1)]
+    item = rows.per_item(rows.offsets[:-1])[:, None] + torch.minimum(position, length - 1)
+    return hidden.index_select(0, item.flatten()).unflatten(0, item.shape)

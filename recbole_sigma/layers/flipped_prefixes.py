@@ -22,24 +22,24 @@ def flipped_prefixes(mamba: Mamba, hidden: Tensor, rows: Rows, r: int, unflipped
     keep = rows.lengths > r + 1
     if not keep.any():
         return unflipped
-    of_kept = rows.per_item(keep)
+    of_kept = rows.per_item(keep).nonzero()[:, 0]
     kept = Rows(rows.lengths[keep], "prefixes")
-    at_end = kept.position > r
-    x, z = mamba.in_proj(hidden[of_kept]).chunk(2, -1)
+    at_end = (kept.position > r).nonzero()[:, 0]
+    x, z = mamba.in_proj(hidden.index_select(0, of_kept)).chunk(2, -1)
     inputs, where, final = _inputs(mamba, x, kept, at_end, r)
     delta, B, C = mamba.select(inputs)
     step = F.softplus(delta + mamba.dt_proj.bias)
-    y = prefix_scan(step, step * inputs, mamba.decay_rates(), B, C[final], **where)
-    y = y + mamba.D * inputs[final]
+    y = prefix_scan(step, step * inputs, mamba.decay_rates(), B, C.index_select(0, final), **where)
+    y = y + mamba.D * inputs.index_select(0, final)
     last_item = at_end if r else kept.per_item(kept.offsets[:-1])[at_end]  # with r = 0 the first item is read last
-    y = mamba.out_proj(y * F.silu(z[last_item]))
-    return unflipped.index_copy(0, of_kept.nonzero()[:, 0][at_end], y)
+    y = mamba.out_proj(y * F.silu(z.index_select(0, last_item)))
+    return unflipped.index_copy(0, of_kept[at_end], y)
 
 
 def _inputs(mamba: Mamba, x: Tensor, rows: Rows, at_end: Tensor, r: int) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """Convolved inputs (V, E), the indices of `prefix_scan` into them, and the index of each prefix's last input.
 
-    `at_end`: (T,) bool, the prefixes that are wanted; Q of them.
+    `at_end`: (Q,) int, the last items of the prefixes that are wanted.
     """
     assert mamba.conv1d.bias is not None
     taps, bias = mamba.conv1d.weight[:, 0], mamba.conv1d.bias
@@ -50,9 +50,9 @@ def _inputs(mamba: Mamba, x: Tensor, rows: Rows, at_end: Tensor, r: int) -> tupl
     # 1. backwards: item j with itself and the next t - 1 items in its window, t = 1 ... K, at j K + t - 1
     window, windows = bias.expand_as(x), []
     for ahead in range(width):
-        window = window + taps[:, width - 1 - ahead] * rows.earlier(x, -ahead)
-        windows.append(F.silu(window))
-    inputs = [torch.stack(windows, 1).flatten(0, 1)]
+        window = torch.addcmul(window, taps[:, width - 1 - ahead], rows.earlier(x, -ahead))
+        windows.append(window)
+    inputs = [F.silu(torch.stack(windows, 1).flatten(0, 1))]
     seen = torch.arange(1, width, device=device)
     first = ((start + turn - seen) * width + seen - 1).masked_fill(seen > turn, -1)
 
@@ -60,7 +60,8 @@ def _inputs(mamba: Mamba, x: Tensor, rows: Rows, at_end: Tensor, r: int) -> tupl
     crossing = min(r, width - 1)
     back, on = torch.arange(width - 1, 0, -1, device=device), torch.arange(1, crossing + 1, device=device)
     around = torch.cat([(start + back - 1).masked_fill(back > turn, -1), start + turn - 1 + on], 1)
-    items = x[around.clamp(min=0)].masked_fill((around < 0)[..., None], 0)
+    items = x.index_select(0, around.clamp(min=0).flatten()).unflatten(0, around.shape)
+    items = items.masked_fill((around < 0)[..., None], 0)
     inputs.append(causal_conv1d(items, taps, bias)[:, width - 1 :].flatten(0, 1))
     last = len(inputs[0]) + torch.arange(len(start) * crossing, device=device).view(len(start), crossing)
 

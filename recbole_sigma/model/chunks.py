@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from recbole_sigma.ops.traced import exporting
 
-LENGTH_RATIO = {"cpu": 1.25, "cuda": 4.0}  # a GPU rather computes padding than it starts the kernels of more chunks
+LENGTH_RATIO = {"cpu": 1.25, "cuda": 16.0}  # a GPU rather computes padding than it starts the kernels of more chunks
 TOKENS_TOGETHER = 2**17  # positions encoded together: limits the memory of a batch of long histories
 
 
@@ -30,7 +30,7 @@ def encode_in_chunks(
     order = torch.argsort(lengths, stable=True)
     item_seq, lengths = item_seq[order], lengths[order]
     encoded = encode_sorted(lambda rows, width: encode(item_seq[rows, :width], lengths[rows]), lengths, ratio)
-    return encoded[torch.argsort(order)]
+    return encoded.index_select(0, torch.argsort(order))
 
 
 def encode_sorted(encode: Callable[[slice, int], Tensor], lengths: Tensor, ratio: float) -> Tensor:

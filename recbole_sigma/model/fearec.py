@@ -41,6 +41,8 @@ class FEARec(RecBoleFEARec):
             raise UserError(
                 f"topk_factor * log(MAX_ITEM_LIST_LENGTH) must be at most {length} for FEARec, got topk_factor={factor}"
             )
+        if config["enable_amp"] and config["device"].type == "cuda":
+            raise UserError("enable_amp must be False for FEARec on a GPU: its Fourier transforms need float32")
         with redirect_stdout(io.StringIO()):  # RecBole prints its frequency bands
             super().__init__(config, dataset)
 

@@ -48,7 +48,7 @@ class OnePass:
         has_target = interaction[self.POS_ITEM_ID].nonzero()[:, 0]
         names = [self.POS_ITEM_ID] if self.loss_type == "CE" else [self.POS_ITEM_ID, self.NEG_ITEM_ID]
         items = [interaction[name][has_target] for name in names]
-        return self.ranking_loss(representation[has_target], *items, interaction=interaction)
+        return self.ranking_loss(representation.index_select(0, has_target), *items, interaction=interaction)
 
     def factors(self, representation: Tensor) -> tuple[Tensor, Tensor]:
         """What scores are products of: representations (n, D) and items (V, D).
@@ -96,8 +96,9 @@ def encode_flat(encode: Callable[[Tensor, Tensor], Tensor], item_seq: Tensor, ro
         step = torch.arange(width, device=item_seq.device)
         at, real = starts[chunk, None] + step, step < lengths[chunk, None]
         items = item_seq[at.masked_fill(~real, 0)].masked_fill(~real, 0)
-        positions.append(at[real])
-        return encode(items, lengths[chunk])[real]
+        filled = real.flatten().nonzero()[:, 0]
+        positions.append(at.flatten()[filled])
+        return encode(items, lengths[chunk]).flatten(0, 1).index_select(0, filled)
 
     encoded = encode_sorted(encode_chunk, lengths, ratio)
     return torch.empty_like(encoded).index_copy(0, torch.cat(positions), encoded)

@@ -53,19 +53,29 @@ def prefix_scan_torch(
     lengths = offsets.diff()
     at = offsets[:-1, None] + torch.arange(int(lengths.max()), device=step.device)
     real = at < offsets[1:, None]
-    rows = inner[at.masked_fill(~real, 0)]  # (rows, L)
-    steps = F.pad(step[rows].masked_fill(~real[..., None], 0).cumsum(1), (0, 0, 1, 0))  # (rows, L + 1, E)
-    decays = torch.exp(steps[..., None] * A)  # a_1 ... a_c
-    addends = decays[:, :-1] * drive[rows].masked_fill(~real[..., None], 0)[..., None] * B[rows][..., None, :]
+    steps, drives, to_state = _taken(step, drive, B, inner[at.masked_fill(~real, 0)].masked_fill(~real, -1))
+    decays = torch.exp(F.pad(steps.cumsum(1), (0, 0, 1, 0))[..., None] * A)  # a_1 ... a_c: (rows, L + 1, E, N)
+    addends = decays[:, :-1] * (drives[..., None] * to_state[:, :, None])
     sums = F.pad(addends.cumsum(1), (0, 0, 0, 0, 1, 0))
 
-    def take_steps(h: Tensor, inputs: Tensor) -> Tensor:
-        for v in inputs.T:
-            after = torch.exp(step[v][..., None] * A) * h + drive[v][..., None] * B[v][:, None]
-            h = torch.where((v >= 0)[:, None, None], after, h)
-        return h
+    # each query's own steps, (Q, F + R, E, N); one that is not taken multiplies by 1 and adds 0
+    steps, drives, to_state = _taken(step, drive, B, torch.cat([first, last], 1))
+    own_decays, own_addends = torch.exp(steps[..., None] * A), drives[..., None] * to_state[:, :, None]
+    row = torch.searchsorted(query_offsets, torch.arange(len(C), device=C.device), right=True) - 1
+    end = row * decays.shape[1] + counts
+    own = [*zip(own_decays.unbind(1), own_addends.unbind(1), strict=True)]
+    h = step.new_zeros(len(C), *A.shape)
+    for decay, addend in own[: first.shape[1]]:
+        h = torch.addcmul(addend, decay, h)
+    h = torch.addcmul(sums.flatten(0, 1).index_select(0, end), decays.flatten(0, 1).index_select(0, end), h)
+    for decay, addend in own[first.shape[1] :]:
+        h = torch.addcmul(addend, decay, h)
+    return (h * C[:, None]).sum(-1)
 
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=step.device), query_offsets.diff())
-    h = take_steps(step.new_zeros(len(C), *A.shape), first)
-    h = decays[row, counts] * h + sums[row, counts]
-    return (take_steps(h, last) * C[:, None]).sum(-1)
+
+def _taken(step: Tensor, drive: Tensor, B: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a scan reads of inputs (n, S), -1 for none: steps, drives (n, S, E), zero for none; B (n, S, N)"""
+    chosen = inputs.clamp(min=0).flatten()
+    steps, drives, to_state = (x.index_select(0, chosen).unflatten(0, inputs.shape) for x in (step, drive, B))
+    nothing = (inputs < 0)[..., None]
+    return steps.masked_fill(nothing, 0), drives.masked_fill(nothing, 0), to_state

@@ -62,8 +62,9 @@ def on_padded_rows(
         return operation(*tensors, lengths)
     lengths = offsets.diff()
     width = max(int(lengths.max()), 1) if len(lengths) else 1
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
-    slot = row * width + torch.arange(len(row), device=row.device) - offsets[row]
+    item = torch.arange(len(next(x for x in tensors if x is not None)), device=offsets.device)
+    row = torch.searchsorted(offsets, item, right=True) - 1  # without waiting for a GPU, unlike repeat_interleave
+    slot = row * width + item - offsets[row]
     size = len(lengths), width
     padded = [
         None if x is None else x.new_zeros(size[0] * size[1], x.shape[1]).index_copy(0, slot, x).unflatten(0, size)

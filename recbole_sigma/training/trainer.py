@@ -164,8 +164,8 @@ class SequenceTrainer:
             with torch.autocast(self.device.type, enabled=self.autocast):
                 losses = self.model.calculate_loss(batch)
             loss: Any = sum(losses) if isinstance(losses, tuple) else losses
-            value, targets = loss.item(), int(torch.count_nonzero(batch[self.model.POS_ITEM_ID]))
             self.scaler.scale(loss).backward()
+            value, targets = loss.item(), int(torch.count_nonzero(batch[self.model.POS_ITEM_ID]))  # waits for a GPU
         value, targets = self.group.sum_gradients(self.model.parameters(), value, targets)
         if not math.isfinite(value):
             raise UserError(f"the loss is {value} {where}: {REMEDY}")

@@ -137,3 +137,8 @@ def test_a_gpu_without_the_extension_is_an_error_and_no_slow_path(on_cpu: Any, m
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     with refused("selective_scan_cuda", "pip install", "use_gpu: False"):
         on_cpu("SIGMA", use_gpu=True)
+
+
+def test_fearec_on_a_gpu_refuses_half_precision(on_cpu: Any):
+    with pretended_gpu(), refused("enable_amp", "FEARec", "float32"):
+        on_cpu("FEARec", use_gpu=True, enable_amp=True)

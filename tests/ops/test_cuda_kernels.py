@@ -1,5 +1,6 @@
 """On CUDA each operation gives its definition in float64, and our block mamba-ssm's; see tests/model/test_cuda.py."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.ops import causal_conv1d, cuda, selective_scan, selective_scan_reference, softmax
 from recbole_sigma.ops.gru import gru
+from recbole_sigma.ops.prefix_scan import prefix_scan
 from tests.helpers.on_cuda import CPU, DEVICE, WITHOUT_SCAN, assert_close, needs_gpu, needs_mamba_ssm, needs_scan
+from tests.ops import test_prefix_scan
 from tests.ops.operations import OPERATIONS, conv_arguments, gru_arguments, scan_arguments
 
 pytestmark = [needs_gpu, pytest.mark.usefixtures("full_precision")]
@@ -37,7 +40,7 @@ def assert_close_to(
         assert y.device.type == where.type
         results.append([y.detach(), *(leaf.grad for leaf in leaves.values())])
     for name, got, want in zip(["y", *tensors], *results, strict=True):
-        assert (got.double().cpu() - want).norm() <= bound * want.norm(), name
+        assert (got.double().cpu() - want).norm() <= bound * max(float(want.norm()), 1e-6), name
 
 
 DTYPES = pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-5), (torch.bfloat16, 2e-2)], ids=str)
@@ -113,6 +116,24 @@ def test_values_in_the_padding_have_no_effect(name: str):
         results.append([y, *(leaf.grad for leaf in leaves.values())])
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
     assert not results[0][0].cpu()[beyond[..., 0]].any()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_flat_rows_have_the_results_and_gradients_of_the_cpu(name: str):
+    if name == "selective_scan" and WITHOUT_SCAN:
+        pytest.skip(f"no mamba-ssm: {WITHOUT_SCAN}")
+    function, arguments, per_row = OPERATIONS[name]
+    tensors = {key: x[0] if key in per_row else x for key, x in arguments(1, 50, 16, 4).items()}
+    offsets = torch.tensor([0, 7, 7, 8, 41, 50])
+    kernel = partial(function)  # another object than the reference
+    assert_close_to(function, kernel, tensors, torch.float32, 2e-5, offsets=offsets)
+
+
+@pytest.mark.parametrize(("states", "before", "after"), [(5, 2, 3), (32, 2, 3), (5, 0, 3), (5, 2, 0)])
+def test_prefix_scan_is_the_single_steps(states: int, before: int, after: int):
+    tensors, where = test_prefix_scan.split(test_prefix_scan.arguments(states=states))
+    where |= {"first": where["first"][:, :before], "last": where["last"][:, :after]}
+    assert_close_to(test_prefix_scan.slow, prefix_scan, tensors, torch.float32, 2e-5, **where)
 
 
 @needs_mamba_ssm
