@@ -11,8 +11,10 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Any shape. An element becomes 0 with probability p; the others are divided by 1 - p."""
+        if not self.training:
+            return input
         kept = round((1 - self.p) * LEVELS)
-        if not self.training or kept in (0, LEVELS) or input.device.type != "cpu":
+        if kept in (0, LEVELS) or input.device.type != "cpu":
             return super().forward(input)
         bits = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
         draws = bits.view(torch.int16)[: input.numel()].view(input.shape)

@@ -47,7 +47,7 @@ class FeatureExtractGRU(nn.Module):
     @property
     def _weights(self) -> tuple[Any, ...]:
         """The GRU's parameters as the operations take them; None for biases that it does not have."""
-        weights = tuple(self.gru.parameters())
+        weights = tuple(self.gru._parameters.values())
         return weights if self.gru.bias else (*weights, None, None)
 
     def _features(self, hidden: Tensor, rows: Rows, ahead: int = 0) -> Tensor:
@@ -76,14 +76,10 @@ class FeatureExtractGRU(nn.Module):
             features = self._features(window[None], Rows(length))[0, -(half + 1) :]
             final = int(len(window) > half)
             state["window"] = window[max(len(window) - 2 * half, 0) :]
-        if self.reset == "after":
-            states = self.gru(features, state["gru"][None])[0]
-        else:
-            h, steps = state["gru"], []
-            for each in features:
-                h = reset_before_cell(each, h, *self._weights)
-                steps.append(h)
-            states = torch.stack(steps)
-        if final:
-            state["gru"] = states[0]
-        return states[-1]
+        cell = torch.gru_cell if self.reset == "after" else reset_before_cell
+        after = state["gru"][None]
+        for number in range(len(features)):
+            after = cell(features[number : number + 1], after, *self._weights)
+            if final and number == 0:
+                state["gru"] = after[0]
+        return after[0]

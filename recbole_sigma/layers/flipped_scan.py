@@ -11,11 +11,11 @@ prefix, have to be read again for each new item.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.streaming import State
+from recbole_sigma.ops.step import flipped_step
 
 OLDEST = 2  # items kept beside those that the convolution needs: SIGMA's gate looks at two
 SMALLEST = 1e-30  # of the decay: below, numbers lose precision and take the processor long
@@ -36,26 +36,9 @@ def step_flipped(mamba: Mamba, r: int, hidden: Tensor, state: State) -> tuple[Te
     """The next item (D,) -> the block's output at the end of the flipped history (D,), and its last items (n, D)."""
     width = mamba.conv1d.kernel_size[0]
     newest = state["newest"] = torch.cat([state["newest"], hidden[None]])[-(r + width) :]
-    kept = min(r, len(newest))
-    turned, tail = newest[: len(newest) - kept].flip(0), newest[len(newest) - kept :]
-    if len(turned) and len(state["oldest"]) < max(width, OLDEST):
-        state["oldest"] = torch.cat([state["oldest"], turned[:1]])
-    end = torch.cat([state["oldest"].flip(0), tail])  # the flipped history at its end
-
-    # 1. The newest items of the prefix, read first: their convolution reaches beyond the history's start
-    reading = mamba.start()
-    mamba.read_next(turned[: width - 1], reading)
-    scan = reading["scan"]
-
-    # 2. The item after them, whose convolution is complete, joins the running sum
-    if len(turned) == width:
-        reading["scan"] = torch.zeros_like(scan)
-        _, dt = mamba.read_next(turned[width - 1 :], reading)
-        state["sum"] = state["sum"] + state["decay"] * reading["scan"]
-        decay = state["decay"] * torch.exp(dt[:, None] * -torch.exp(mamba.A_log))
-        state["decay"] = F.threshold(decay, SMALLEST, 0.0)
-
-    # 3. The last r items, after the oldest; with r = 0 the output at the oldest, which is part of the sum already
-    reading = {"window": torch.zeros_like(reading["window"]), "scan": state["decay"] * scan + state["sum"]}
-    output, _ = mamba.read_next(end, reading, held=len(end) - kept)
-    return output, end
+    turned = len(newest) - min(r, len(newest))
+    if turned and len(state["oldest"]) < max(width, OLDEST):
+        state["oldest"] = torch.cat([state["oldest"], newest[turned - 1 : turned]])
+    oldest = state["oldest"]
+    output = flipped_step(newest, oldest, r, state["sum"], state["decay"], SMALLEST, mamba.weights())
+    return output, torch.cat([oldest.flip(0), newest[turned:]])

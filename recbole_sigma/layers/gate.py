@@ -30,6 +30,11 @@ class DenseSelectiveGate(nn.Module):
             gates.append(F.silu(d) + torch.sigmoid(d))
         return gates * 2 if flipped is hidden else gates  # H^f = H: one tensor twice
 
+    def step(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
+        """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
+        rows = Rows(torch.tensor([len(hidden)], device=hidden.device), "last")
+        return [gate[0] for gate in self(hidden[None], None if flipped is None else flipped[None], rows)]
+
 
 class ReleasedGates(nn.Module):
     """The gates of SIGMA's released code: two shared projections; the flipped gate depends on the forward gate.
@@ -51,12 +56,18 @@ class ReleasedGates(nn.Module):
 
     def forward(self, hidden: Tensor, flipped: Tensor | None, rows: Rows) -> list[Tensor]:
         """H, H^f (B, L, D) -> [1 + g, 1 + g^f], or [1 + g] without H^f, each (B, L, D), or (B, D) at the last items."""
-        hidden = rows.output(hidden)
+        return self._at(rows.output(hidden), None if flipped is None else rows.output(flipped))
+
+    def step(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
+        """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
+        return self._at(hidden[-1], None if flipped is None else flipped[-1])
+
+    def _at(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
+        """The gates of wanted positions: (..., D), (..., D) -> (..., D) each"""
         inner = hidden + self.forward_inner(hidden)
         gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(inner)))
         if flipped is None or self.flipped_inner is None:
             return [1 + gate]
-        flipped = rows.output(flipped)
         inner = flipped + self.flipped_inner(flipped)
         flipped_gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(gate)))
         return [1 + gate, 1 + flipped_gate]

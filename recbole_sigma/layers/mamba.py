@@ -1,6 +1,7 @@
 """The Mamba block (Gu and Dao, arXiv 2312.00752, section 3.4), on CPU and CUDA from the same parameters."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,15 +76,11 @@ class Mamba(nn.Module):
 
     def step(self, hidden: Tensor, state: State) -> Tensor:
         """The next item: (D,) -> (D,), what `forward` gives at the last item."""
-        return self.read_next(hidden[None], state)[0]
+        return mamba_step(hidden, state["window"], state["scan"], self.weights())
 
-    def read_next(self, hidden: Tensor, state: State, held: int = 0) -> tuple[Tensor, Tensor]:
-        """Read positions (n, D): the last one's output (D,) and step sizes (E,). The state is updated in place.
-
-        The first `held` positions enter the convolution's window, not the scan.
-        """
-        weights = shared_arrays(self, _WEIGHTS, self.A_log)
-        return mamba_step(hidden, state["window"], state["scan"], weights, held)
+    def weights(self) -> tuple[Any, ...]:
+        """The parameters as the kernels in ops/step.py take them."""
+        return shared_arrays(self, _WEIGHTS, self.A_log)
 
     def _scan(self, x: Tensor, z: Tensor | None, rows: Rows) -> Tensor:
         """Convolution and selective scan: (..., E), gate (..., E) -> (..., E)"""

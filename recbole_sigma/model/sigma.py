@@ -121,11 +121,8 @@ class SIGMALayer(nn.Module):
         if self.flip is not None:
             output, flipped = step_flipped(self.flipped_mamba or mamba, self.flip.r, hidden, state["flipped"])
             states.append(output)
-            flipped = flipped[-len(last) :][None]
-        if self.gate is None:
-            return states, None
-        rows = Rows(torch.tensor([len(last)], device=hidden.device), "last")
-        return states, [gate[0] for gate in self.gate(last[None], flipped, rows)]
+            flipped = flipped[-len(last) :]
+        return states, None if self.gate is None else self.gate.step(last, flipped)
 
     def _mix(self, hidden: Tensor, states: list[Tensor], gates: list[Tensor] | None, features: Tensor | None) -> Tensor:
         """What the feed-forward network reads, of H, M and M^f, their gates and F: (..., D) each -> (..., D)"""

@@ -12,23 +12,36 @@ from torch import Tensor, nn
 Array = np.ndarray[Any, Any]
 
 
-def mamba_step(
-    hidden: Tensor, window: Tensor, scan: Tensor, weights: tuple[Array, ...], held: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Read the positions `hidden` (n, D): the last one's output (D,) and step sizes (E,), or zeros for n = 0.
+def mamba_step(hidden: Tensor, window: Tensor, scan: Tensor, weights: tuple[Array, ...]) -> Tensor:
+    """Read a position: (D,) -> the block's output (D,).
 
         x, z = in_proj hidden,  u = SiLU(conv(window, x)),  dt, B, C = projections of u
         h = exp(dt A) h + dt B u,  output = out_proj ((C h + D u) SiLU(z))
 
-    `window` (K - 1, E) and `scan` (E, N), h, are updated in place; the first `held` positions only enter the window.
-    `weights`: in_proj, conv1d weight and bias, x_proj, dt_proj weight and bias, A_log, D, out_proj.
+    `window` (K - 1, E) and `scan` (E, N), h, are updated in place. `weights`: in_proj, conv1d weight and bias, x_proj,
+    dt_proj weight and bias, A_log, D, out_proj.
     """
     from recbole_sigma.ops.cpu import step  # here, because it imports numba
 
-    dtype = weights[0].dtype
-    output, dt = np.zeros(hidden.shape[1], dtype), np.zeros(len(scan), dtype)
-    step.mamba_step(hidden.contiguous().numpy(), held, window.numpy(), scan.numpy(), *weights, dt, output)
-    return torch.from_numpy(output), torch.from_numpy(dt)
+    output = np.empty(len(hidden), weights[0].dtype)
+    step.mamba_step(hidden.numpy(), window.numpy(), scan.numpy(), *weights, output)
+    return torch.from_numpy(output)
+
+
+def flipped_step(
+    newest: Tensor, oldest: Tensor, r: int, total: Tensor, decay: Tensor, smallest: float, weights: tuple[Array, ...]
+) -> Tensor:
+    """The output (D,) of a block at the end of a partially flipped history; layers/flipped_scan.py has the algorithm.
+
+    `newest` (n, D): its last items, at most r + K; `oldest` (m, D): its first ones. `total` and `decay` (E, N), the
+    running sum and the decay so far, are updated in place; a decay of at most `smallest` becomes 0. `weights` as above.
+    """
+    from recbole_sigma.ops.cpu import step
+
+    output = np.empty(newest.shape[1], weights[0].dtype)
+    arrays = total.numpy(), decay.numpy()
+    step.flipped_step(newest.numpy(), oldest.numpy(), r, *arrays, smallest, *weights, output)
+    return torch.from_numpy(output)
 
 
 def feed_forward_step(hidden: Tensor, weights: tuple[Array, ...], eps: float) -> Tensor:

@@ -21,46 +21,101 @@ def project(weight: Any, first: Any, x: Any, out: Any) -> None:
         out[row] = total
 
 
+@inlined
+def read(
+    hidden: Any, scanned: Any, selected: Any, window: Any, scan: Any, rate: Any,
+    in_proj: Any, taps: Any, conv_bias: Any, x_proj: Any, dt_weight: Any, dt_bias: Any, u: Any, low: Any, delta: Any,
+) -> None:  # fmt: skip
+    """A position (D,) enters the convolution's window and, if `scanned`, the scan; u, low, delta if `selected`."""
+    (channels, states), last, rank = scan.shape, taps.shape[2] - 1, dt_weight.shape[1]
+    x = np.empty_like(u)
+    project(in_proj, 0, hidden, x)
+    for e in range(channels):
+        u[e] = conv_bias[e] + taps[e, 0, last] * x[e]
+    for k in range(last):
+        for e in range(channels):
+            u[e] += taps[e, 0, k] * window[k, e]
+            window[k, e] = x[e] if k == last - 1 else window[k + 1, e]
+    if scanned or selected:
+        for e in range(channels):
+            u[e] *= sigmoid(u[e])
+        project(x_proj, 0, u, low)
+        project(dt_weight, 0, low[:rank], delta)
+        for e in range(channels):
+            delta[e] = softplus(delta[e] + dt_bias[e])
+    if scanned:
+        for e in range(channels):
+            step, drive = delta[e], delta[e] * u[e]
+            for n in range(states):
+                scan[e, n] = exp2(step * rate[e, n]) * scan[e, n] + drive * low[rank + n]
+
+
+@inlined
+def rates(A_log: Any) -> Any:
+    """-exp(A_log) for exponentials of base 2: (E, N)"""
+    log2_e, rate = A_log.dtype.type(LOG2_E), np.empty_like(A_log)
+    for e in range(A_log.shape[0]):
+        for n in range(A_log.shape[1]):
+            rate[e, n] = -log2_e * exp2(log2_e * A_log[e, n])
+    return rate
+
+
+@inlined
+def emit(hidden: Any, scan: Any, u: Any, low: Any, rank: Any, in_proj: Any, skip: Any, out_proj: Any, out: Any) -> None:
+    """The block's output (D,) at the position that was read last."""
+    channels, states = scan.shape
+    y, z = np.empty_like(skip), np.empty_like(skip)
+    project(scan, 0, low[rank + states :], y)
+    project(in_proj, channels, hidden, z)
+    for e in range(channels):
+        y[e] = (y[e] + skip[e] * u[e]) * z[e] * sigmoid(z[e])
+    project(out_proj, 0, y, out)
+
+
 @kernel
 def mamba_step(
-    hidden: Any, held: Any, window: Any, scan: Any,
+    hidden: Any, window: Any, scan: Any,
     in_proj: Any, taps: Any, conv_bias: Any, x_proj: Any, dt_weight: Any, dt_bias: Any, A_log: Any, skip: Any,
-    out_proj: Any, delta: Any, output: Any,
+    out_proj: Any, output: Any,
 ) -> None:  # fmt: skip
-    """`recbole_sigma.ops.step.mamba_step`; delta (E,) and output (D,) are those of the last position."""
-    (channels, states), last, rank = scan.shape, taps.shape[2] - 1, dt_weight.shape[1]
-    log2_e = hidden.dtype.type(LOG2_E)
-    rate, low = np.empty_like(scan), np.empty(x_proj.shape[0], hidden.dtype)
-    x, u, y = np.empty_like(skip), np.empty_like(skip), np.empty_like(skip)
-    for e in range(channels):
-        for n in range(states):
-            rate[e, n] = -log2_e * exp2(log2_e * A_log[e, n])
-    for pos in range(hidden.shape[0]):
-        project(in_proj, 0, hidden[pos], x)
-        for e in range(channels):
-            u[e] = conv_bias[e] + taps[e, 0, last] * x[e]
-        for k in range(last):
-            for e in range(channels):
-                u[e] += taps[e, 0, k] * window[k, e]
-                window[k, e] = x[e] if k == last - 1 else window[k + 1, e]
-        if pos >= held or pos == hidden.shape[0] - 1:
-            for e in range(channels):
-                u[e] *= sigmoid(u[e])
-            project(x_proj, 0, u, low)
-            project(dt_weight, 0, low[:rank], delta)
-            for e in range(channels):
-                delta[e] = softplus(delta[e] + dt_bias[e])
-        if pos >= held:
-            for e in range(channels):
-                step, drive = delta[e], delta[e] * u[e]
-                for n in range(states):
-                    scan[e, n] = exp2(step * rate[e, n]) * scan[e, n] + drive * low[rank + n]
-    if hidden.shape[0] > 0:
-        project(scan, 0, low[rank + states :], y)
-        project(in_proj, channels, hidden[hidden.shape[0] - 1], x)  # the gate z
-        for e in range(channels):
-            y[e] = (y[e] + skip[e] * u[e]) * x[e] * sigmoid(x[e])
-        project(out_proj, 0, y, output)
+    """`recbole_sigma.ops.step.mamba_step`"""
+    rate = rates(A_log)
+    u, low, delta = np.empty_like(skip), np.empty(x_proj.shape[0], hidden.dtype), np.empty_like(skip)
+    read(hidden, True, True, window, scan, rate, in_proj, taps, conv_bias, x_proj, dt_weight, dt_bias, u, low, delta)
+    emit(hidden, scan, u, low, dt_weight.shape[1], in_proj, skip, out_proj, output)
+
+
+@kernel
+def flipped_step(
+    newest: Any, oldest: Any, r: Any, total: Any, decay: Any, smallest: Any,
+    in_proj: Any, taps: Any, conv_bias: Any, x_proj: Any, dt_weight: Any, dt_bias: Any, A_log: Any, skip: Any,
+    out_proj: Any, output: Any,
+) -> None:  # fmt: skip
+    """`recbole_sigma.ops.step.flipped_step`"""
+    rate, width = rates(A_log), taps.shape[2]
+    u, low, delta = np.empty_like(skip), np.empty(x_proj.shape[0], newest.dtype), np.empty_like(skip)
+    window, scan, joining = np.zeros((width - 1, len(skip)), newest.dtype), np.zeros_like(A_log), np.zeros_like(A_log)
+    kept = min(r, newest.shape[0])
+    turned, n_oldest = newest.shape[0] - kept, oldest.shape[0]
+    for pos in range(turned):  # 1. the border, and 2. the item whose convolution is complete
+        own = joining if pos == width - 1 else scan
+        row = newest[turned - 1 - pos]
+        read(row, True, True, window, own, rate, in_proj, taps, conv_bias, x_proj, dt_weight, dt_bias, u, low, delta)
+    for e in range(A_log.shape[0]):
+        for n in range(A_log.shape[1]):
+            before = decay[e, n]
+            if turned == width:
+                total[e, n] += before * joining[e, n]
+                after = before * exp2(delta[e] * rate[e, n])
+                decay[e, n] = after if after > smallest else 0
+            scan[e, n] = decay[e, n] * scan[e, n] + total[e, n]
+    window[:] = 0
+    for pos in range(n_oldest + kept):  # 3. the last r items, whose convolution reaches back to the oldest ones
+        row = oldest[n_oldest - 1 - pos] if pos < n_oldest else newest[turned + pos - n_oldest]
+        old, end = pos < n_oldest, pos == n_oldest + kept - 1
+        read(row, not old, end, window, scan, rate, in_proj, taps, conv_bias, x_proj, dt_weight, dt_bias, u, low, delta)
+        if end:
+            emit(row, scan, u, low, dt_weight.shape[1], in_proj, skip, out_proj, output)
 
 
 @kernel
