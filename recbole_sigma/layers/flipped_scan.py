@@ -18,7 +18,7 @@ from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops.step import flipped_step
 
 OLDEST = 2  # items kept beside those that the convolution needs: SIGMA's gate looks at two
-SMALLEST = 1e-30  # of the decay: below, numbers lose precision and take the processor long
+SMALLEST = 1e-20  # of the decay: products of smaller ones lose precision and take the processor ten times as long
 
 
 def start_flipped(mamba: Mamba) -> State:
@@ -33,7 +33,10 @@ def start_flipped(mamba: Mamba) -> State:
 
 
 def step_flipped(mamba: Mamba, r: int, hidden: Tensor, state: State) -> tuple[Tensor, Tensor]:
-    """The next item (D,) -> the block's output at the end of the flipped history (D,), and its last items (n, D)."""
+    """The next item (D,) -> the block's output at the end of the flipped history (D,), and its last items (n, D).
+
+    There are at least OLDEST of them, if the history has as many.
+    """
     width = mamba.conv1d.kernel_size[0]
     newest = state["newest"] = torch.cat([state["newest"], hidden[None]])[-(r + width) :]
     turned = len(newest) - min(r, len(newest))
@@ -41,4 +44,5 @@ def step_flipped(mamba: Mamba, r: int, hidden: Tensor, state: State) -> tuple[Te
         state["oldest"] = torch.cat([state["oldest"], newest[turned - 1 : turned]])
     oldest = state["oldest"]
     output = flipped_step(newest, oldest, r, state["sum"], state["decay"], SMALLEST, mamba.weights())
-    return output, torch.cat([oldest.flip(0), newest[turned:]])
+    end = newest[turned:]
+    return output, end if len(end) >= OLDEST else torch.cat([oldest.flip(0), end])

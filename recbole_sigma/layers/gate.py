@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.ops.step import released_gates, shared_arrays
+
+_LINEARS = ("forward_inner", "flipped_inner", "silu_outer", "sigmoid_outer")
+_WEIGHTS = tuple(f"{linear}.{name}" for linear in _LINEARS for name in ("weight", "bias"))
 
 
 class DenseSelectiveGate(nn.Module):
@@ -60,7 +64,10 @@ class ReleasedGates(nn.Module):
 
     def step(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
         """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
-        return self._at(hidden[-1], None if flipped is None else flipped[-1])
+        if flipped is None or self.flipped_inner is None:
+            return self._at(hidden[-1], None)
+        gates = released_gates(hidden[-1], flipped[-1], shared_arrays(self, _WEIGHTS, self.silu_outer.weight))
+        return [1 + gate for gate in gates]
 
     def _at(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
         """The gates of wanted positions: (..., D), (..., D) -> (..., D) each"""

@@ -29,7 +29,8 @@ class WeightedSum(nn.Module):
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """n times (..., D) -> (..., D)"""
-        first, *others = (weight * branch for weight, branch in zip(self.shares, branches, strict=True))
+        shares = self.shares.tolist() if torch.is_inference_mode_enabled() else self.shares  # numbers take less time
+        first, *others = (weight * branch for weight, branch in zip(shares, branches, strict=True))
         return sum(others, first)
 
 

@@ -53,6 +53,18 @@ def feed_forward_step(hidden: Tensor, weights: tuple[Array, ...], eps: float) ->
     return torch.from_numpy(output)
 
 
+def released_gates(hidden: Tensor, flipped: Tensor, weights: tuple[Array, ...]) -> list[Tensor]:
+    """g = W_s SiLU(H + W_1 H) + W_g sigmoid(H + W_1 H), g^f = W_s SiLU(H^f + W_2 H^f) + W_g sigmoid(g): (D,) each
+
+    `weights`: W_1, W_2, W_s, W_g, each followed by its bias.
+    """
+    from recbole_sigma.ops.cpu import step
+
+    gates = np.empty((2, len(hidden)), weights[0].dtype)
+    step.released_gates(hidden.numpy(), flipped.numpy(), *weights, gates)
+    return [*torch.from_numpy(gates)]
+
+
 def shared_arrays(module: nn.Module, names: tuple[str, ...], first: Tensor) -> tuple[Array, ...]:
     """The parameters `names` as arrays on the same memory, kept in the module until `first`, one of them, moves."""
     pointer, arrays = module.__dict__.get("_shared_arrays", (0, ()))

@@ -140,3 +140,24 @@ def feed_forward(
     factor = dtype(1) / math.sqrt(variance / dtype(size) + dtype(eps))
     for i in range(size):
         output[i] = (output[i] - mean) * factor * scale[i] + shift[i]
+
+
+@kernel
+def released_gates(
+    hidden: Any, flipped: Any, inner: Any, inner_bias: Any, flipped_inner: Any, flipped_bias: Any,
+    silu_outer: Any, silu_bias: Any, sigmoid_outer: Any, sigmoid_bias: Any, gates: Any,
+) -> None:  # fmt: skip
+    """`recbole_sigma.ops.step.released_gates`"""
+    size = hidden.shape[0]
+    wide, opened, part = np.empty_like(hidden), np.empty_like(hidden), np.empty_like(hidden)
+    for direction in range(2):
+        x = hidden if direction == 0 else flipped
+        project(inner if direction == 0 else flipped_inner, 0, x, wide)
+        for i in range(size):
+            value = x[i] + wide[i] + (inner_bias[i] if direction == 0 else flipped_bias[i])
+            half = sigmoid(value)
+            wide[i], opened[i] = value * half, half if direction == 0 else sigmoid(gates[0, i])
+        project(silu_outer, 0, wide, gates[direction])
+        project(sigmoid_outer, 0, opened, part)
+        for i in range(size):
+            gates[direction, i] += silu_bias[i] + part[i] + sigmoid_bias[i]
