@@ -75,8 +75,8 @@ def comparison(
 
 
 def names() -> list[str]:
-    """The names of the experiments in properties/experiment/."""
-    return sorted(file.stem for file in (properties_path() / "experiment").glob("*.yaml"))
+    """The names of the experiments in properties/experiment/; best-DATASET.yaml are settings, for --config_files."""
+    return sorted(file.stem for file in (properties_path() / "experiment").glob("*.yaml") if file.stem[:5] != "best-")
 
 
 def read_experiment(
