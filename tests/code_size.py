@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {
     "code lines": 10_600,
     "functions": 1_030,
-    "lines of the package with templates": 17_200,
+    "lines of the package with templates": 17_250,
     "lines of tests": 13_600,
     "lines of benchmarks": 1_830,
 }
