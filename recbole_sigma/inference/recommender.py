@@ -248,7 +248,7 @@ class Recommender:
             needs = f"{self.config.model} needs {error} of each row, beside the items of a history"
             raise UserError(f"model: {needs}; it cannot recommend without its data set") from None
         scores = scores.view(len(rows), -1)[:, : len(self._names)].cpu()
-        if not torch.isfinite(scores[:, 1:]).all():
+        if not (scores[:, 1:].sum().isfinite() or scores[:, 1:].isfinite().all()):  # the sum takes a tenth of the time
             raise UserError("the model's scores are NaN or infinite")
         return scores
 

@@ -31,7 +31,7 @@ class Session:
         self._model = recommender.stepping_model
         self._seen = array("q")  # item numbers
         self._state: Any = self._model.start() if self._model else {}
-        self._representation: Tensor | None = None
+        self._representation: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -77,7 +77,7 @@ class Session:
         if self._representation is None or self._model is None:
             return self._recommender.scores([seen])
         with torch.inference_mode():
-            scores: Tensor = self._model.score_all(self._representation[None])
+            scores: Tensor = self._model.score_all(torch.from_numpy(self._representation)[None])
             history = torch.from_numpy(seen)
             if hasattr(self._model, "co_occurrence"):
                 recent = history[-self._model.max_seq_length :]
@@ -89,10 +89,10 @@ class Session:
 
     def to_bytes(self) -> bytes:
         """The session as safetensors, for `Recommender.restore_session` with the same model, here or elsewhere."""
-        tensors = {f"state.{name}": tensor.contiguous() for name, tensor in _flat(self._state)}
+        tensors = {f"state.{name}": torch.from_numpy(array) for name, array in _flat(self._state)}
         tensors["seen"] = torch.from_numpy(np.array(self._seen, np.int64))
         if self._representation is not None:
-            tensors["representation"] = self._representation
+            tensors["representation"] = torch.from_numpy(self._representation)
         own = digest(dict(sorted(tensors.items())))
         labels = {"format": FORMAT, "model": self._recommender.checksum, "digest": own}
         for name, value in labels.items():
@@ -114,21 +114,21 @@ class Session:
         if labels["digest"] != digest(dict(sorted(tensors.items()))):
             raise UserError("session: damaged: its content is not what was saved")
         session = cls(recommender)
-        session._load(tensors)
+        session._load({name: tensor.numpy() for name, tensor in tensors.items()})
         return session
 
-    def _load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over saved tensors whose names and shapes are those of this model's states. Raises UserError."""
-        state, seen = dict(_flat(self._state)), tensors.pop("seen", torch.zeros(1))
-        self._representation = tensors.pop("representation", None)
-        right = {f"state.{name}" for name in state} == {*tensors} and seen.dtype == torch.int64 and seen.dim() == 1
+    def _load(self, saved: dict[str, np.ndarray]) -> None:
+        """Take over arrays whose names and shapes are those of this model's states. Raises UserError."""
+        state, seen = dict(_flat(self._state)), saved.pop("seen", np.zeros(1))
+        self._representation = saved.pop("representation", None)
+        right = {f"state.{name}" for name in state} == {*saved} and seen.dtype == np.int64 and seen.ndim == 1
         right = right and bool(((seen > 0) & (seen <= len(self._recommender.items))).all())
         if self._model is not None and len(seen):
             right = right and getattr(self._representation, "shape", ()) == self._model.item_embedding.weight.shape[1:]
         for name, start in state.items() if right else ():
-            saved = tensors[f"state.{name}"]
-            rows = {len(start), len(saved)} if len(start) == 0 else {len(start)}  # an empty one grows with the history
-            right &= saved.dtype == start.dtype and saved.shape[1:] == start.shape[1:] and len(saved) in rows
+            own = saved[f"state.{name}"]
+            rows = {len(start), len(own)} if len(start) == 0 else {len(start)}  # an empty one grows with the history
+            right &= own.dtype == start.dtype and own.shape[1:] == start.shape[1:] and len(own) in rows
         if not right:
             raise UserError("session: damaged: not the state of this model")
         self._seen = array("q", seen.tolist())
@@ -137,12 +137,12 @@ class Session:
             inner = self._state
             for key in path:
                 inner = inner[key]
-            inner[last] = tensors[f"state.{name}"].clone()  # memory of our own, which the kernels may write to
+            inner[last] = saved[f"state.{name}"].copy()  # memory of our own, which the kernels may write to
 
 
-def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, Tensor]]:
-    """The tensors of a nested state by their path: `0.mamba.scan`."""
-    pairs: list[tuple[str, Tensor]] = []
+def _flat(state: dict[str, Any], prefix: str = "") -> list[tuple[str, np.ndarray]]:
+    """The arrays of a nested state by their path: `0.mamba.scan`."""
+    pairs: list[tuple[str, np.ndarray]] = []
     for name, value in state.items():
         pairs += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(prefix + name, value)]
     return pairs

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +10,7 @@ from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops.gru import gru, gru_reset_before, reset_before_cell
+from recbole_sigma.ops.step import Array, gru_step, shared_arrays
 
 CONVOLUTIONS = ("conv", "residual", "none")
 
@@ -59,10 +61,10 @@ class FeatureExtractGRU(nn.Module):
 
     def start(self) -> State:
         """The state of an empty history: the last items (n, D) that the convolution needs, the GRU's state (D,)."""
-        zeros = next(self.gru.parameters()).new_zeros(self.gru.hidden_size)
-        return {"window": zeros.new_zeros(0, self.gru.input_size), "gru": zeros}
+        zeros = np.zeros_like(next(self.gru.parameters())[0].detach().numpy())
+        return {"window": np.empty((0, self.gru.input_size), zeros.dtype), "gru": zeros}
 
-    def step(self, hidden: Tensor, state: State) -> Tensor:
+    def step(self, hidden: Array, state: State) -> Array:
         """The next item: (D,) -> (D,), what `forward` gives at the last item.
 
         The convolution looks at the items after a position, too: its last width // 2 outputs change with the next item,
@@ -71,15 +73,19 @@ class FeatureExtractGRU(nn.Module):
         features, final = hidden[None], 1
         if self.conv is not None:
             half = self.conv.kernel_size[0] // 2
-            window = torch.cat([state["window"], hidden[None]])
-            length = torch.tensor([len(window)], device=hidden.device)
-            features = self._features(window[None], Rows(length))[0, -(half + 1) :]
+            window = np.concatenate([state["window"], hidden[None]])
+            rows = Rows(torch.tensor([len(window)]))
+            features = self._features(torch.from_numpy(window)[None], rows)[0, -(half + 1) :].numpy()
             final = int(len(window) > half)
             state["window"] = window[max(len(window) - 2 * half, 0) :]
-        cell = torch.gru_cell if self.reset == "after" else reset_before_cell
-        after = state["gru"][None]
-        for number in range(len(features)):
-            after = cell(features[number : number + 1], after, *self._weights)
+        weights = shared_arrays(self.gru, (*self.gru._parameters,), next(self.gru.parameters()))
+        after: Array = state["gru"]
+        for number, feature in enumerate(features):
+            if self.reset == "after":
+                after = gru_step(feature, after, weights)
+            else:
+                pair = torch.from_numpy(feature)[None], torch.from_numpy(after)[None]
+                after = reset_before_cell(*pair, *self._weights)[0].numpy()
             if final and number == 0:
-                state["gru"] = after[0]
-        return after[0]
+                state["gru"] = after
+        return after

@@ -1,9 +1,10 @@
 """The position-wise feed-forward network that closes a layer."""
 
+import torch
 from torch import Tensor, nn
 
 from recbole_sigma.layers.dropout import Dropout
-from recbole_sigma.ops.step import feed_forward_step, shared_arrays
+from recbole_sigma.ops.step import Array, feed_forward_step, shared_arrays
 
 _WEIGHTS = ("inner.weight", "inner.bias", "outer.weight", "outer.bias", "norm.weight", "norm.bias")
 
@@ -28,8 +29,9 @@ class FeedForward(nn.Module):
         inner = self.inner_dropout(self.activation(self.inner(hidden)))
         return self.norm(self.dropout(self.outer(inner)) + hidden)
 
-    def step(self, hidden: Tensor) -> Tensor:
+    def step(self, hidden: Array) -> Array:
         """(D,) -> (D,) without dropout, on CPU."""
         if not isinstance(self.norm, nn.LayerNorm):
-            return self(hidden)
+            output: Array = self(torch.from_numpy(hidden)).numpy()
+            return output
         return feed_forward_step(hidden, shared_arrays(self, _WEIGHTS, self.inner.weight), self.norm.eps)

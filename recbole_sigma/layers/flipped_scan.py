@@ -10,12 +10,11 @@ whose convolution reaches beyond the newest item (K - 1 of them), and the last r
 prefix, have to be read again for each new item.
 """
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.streaming import State
-from recbole_sigma.ops.step import flipped_step
+from recbole_sigma.ops.step import Array, flipped_step
 
 OLDEST = 2  # items kept beside those that the convolution needs: SIGMA's gate looks at two
 SMALLEST = 1e-20  # of the decay: products of smaller ones lose precision and take the processor ten times as long
@@ -23,26 +22,27 @@ SMALLEST = 1e-20  # of the decay: products of smaller ones lose precision and ta
 
 def start_flipped(mamba: Mamba) -> State:
     """The state of an empty history: oldest and newest items (n, D), the running sum and the decay so far (E, N)."""
-    nothing = mamba.out_proj.weight.new_zeros(0, mamba.out_proj.out_features)
+    total = np.zeros_like(mamba.A_log.detach().numpy())
+    nothing = np.empty((0, mamba.out_proj.out_features), total.dtype)
     return {
         "oldest": nothing,  # the first items of the reversed prefix, at most max(K, OLDEST)
         "newest": nothing,  # the last r + K items
-        "sum": mamba.A_log.new_zeros(mamba.A_log.shape),
-        "decay": mamba.A_log.new_ones(mamba.A_log.shape),
+        "sum": total,
+        "decay": np.ones_like(total),
     }
 
 
-def step_flipped(mamba: Mamba, r: int, hidden: Tensor, state: State) -> tuple[Tensor, Tensor]:
+def step_flipped(mamba: Mamba, r: int, hidden: Array, state: State) -> tuple[Array, Array]:
     """The next item (D,) -> the block's output at the end of the flipped history (D,), and its last items (n, D).
 
     There are at least OLDEST of them, if the history has as many.
     """
     width = mamba.conv1d.kernel_size[0]
-    newest = state["newest"] = torch.cat([state["newest"], hidden[None]])[-(r + width) :]
+    newest = state["newest"] = np.concatenate([state["newest"], hidden[None]])[-(r + width) :]
     turned = len(newest) - min(r, len(newest))
     if turned and len(state["oldest"]) < max(width, OLDEST):
-        state["oldest"] = torch.cat([state["oldest"], newest[turned - 1 : turned]])
+        state["oldest"] = np.concatenate([state["oldest"], newest[turned - 1 : turned]])
     oldest = state["oldest"]
     output = flipped_step(newest, oldest, r, state["sum"], state["decay"], SMALLEST, mamba.weights())
     end = newest[turned:]
-    return output, end if len(end) >= OLDEST else torch.cat([oldest.flip(0), end])
+    return output, end if len(end) >= OLDEST else np.concatenate([oldest[::-1], end])

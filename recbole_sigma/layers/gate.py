@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from recbole_sigma.layers.convolution import SequenceConv
 from recbole_sigma.layers.dropout import Dropout
 from recbole_sigma.layers.padding import Rows
-from recbole_sigma.ops.step import released_gates, shared_arrays
+from recbole_sigma.ops.step import Array, released_gates, shared_arrays
 
 _LINEARS = ("forward_inner", "flipped_inner", "silu_outer", "sigmoid_outer")
 _WEIGHTS = tuple(f"{linear}.{name}" for linear in _LINEARS for name in ("weight", "bias"))
@@ -34,10 +34,11 @@ class DenseSelectiveGate(nn.Module):
             gates.append(F.silu(d) + torch.sigmoid(d))
         return gates * 2 if flipped is hidden else gates  # H^f = H: one tensor twice
 
-    def step(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
+    def step(self, hidden: Array, flipped: Array | None) -> list[Array]:
         """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
-        rows = Rows(torch.tensor([len(hidden)], device=hidden.device), "last")
-        return [gate[0] for gate in self(hidden[None], None if flipped is None else flipped[None], rows)]
+        rows, other = Rows(torch.tensor([len(hidden)]), "last"), None if flipped is None else torch.from_numpy(flipped)
+        gates = self(torch.from_numpy(hidden)[None], None if other is None else other[None], rows)
+        return [gate[0].numpy() for gate in gates]
 
 
 class ReleasedGates(nn.Module):
@@ -62,12 +63,12 @@ class ReleasedGates(nn.Module):
         """H, H^f (B, L, D) -> [1 + g, 1 + g^f], or [1 + g] without H^f, each (B, L, D), or (B, D) at the last items."""
         return self._at(rows.output(hidden), None if flipped is None else rows.output(flipped))
 
-    def step(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
+    def step(self, hidden: Array, flipped: Array | None) -> list[Array]:
         """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
         if flipped is None or self.flipped_inner is None:
-            return self._at(hidden[-1], None)
-        gates = released_gates(hidden[-1], flipped[-1], shared_arrays(self, _WEIGHTS, self.silu_outer.weight))
-        return [1 + gate for gate in gates]
+            return [self._at(torch.from_numpy(hidden[-1]), None)[0].numpy()]
+        weights = shared_arrays(self, _WEIGHTS, self.silu_outer.weight)
+        return [*(1 + released_gates(hidden[-1], flipped[-1], weights))]
 
     def _at(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
         """The gates of wanted positions: (..., D), (..., D) -> (..., D) each"""

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops import causal_conv1d, selective_scan
-from recbole_sigma.ops.step import mamba_step, shared_arrays
+from recbole_sigma.ops.step import Array, mamba_step, shared_arrays
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the step sizes at initialisation, as in mamba-ssm
 _WEIGHTS = (  # as the step's kernel takes them
@@ -71,10 +72,10 @@ class Mamba(nn.Module):
 
     def start(self) -> State:
         """The state of an empty history: the convolution's window (K - 1, E) and the scan's state (E, N)."""
-        window = self.A_log.new_zeros(self.conv1d.kernel_size[0] - 1, self.d_inner)
-        return {"window": window, "scan": self.A_log.new_zeros(self.A_log.shape)}
+        scan = np.zeros_like(self.A_log.detach().numpy())
+        return {"window": np.zeros((self.conv1d.kernel_size[0] - 1, self.d_inner), scan.dtype), "scan": scan}
 
-    def step(self, hidden: Tensor, state: State) -> Tensor:
+    def step(self, hidden: Array, state: State) -> Array:
         """The next item: (D,) -> (D,), what `forward` gives at the last item."""
         return mamba_step(hidden, state["window"], state["scan"], self.weights())
 

@@ -1,14 +1,26 @@
 """Mixing SIGMA's branches (section 2.5): the paper's weighted sum, and the two that it leaves for future study."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from recbole_sigma.ops.step import Array
+
 MIXINGS = ("weighted", "fixed", "gated", "attention")
 
 
-class WeightedSum(nn.Module):
+class Mixing(nn.Module):
+    """Branches, n times (..., D) -> (..., D)."""
+
+    def step(self, branches: list[Array]) -> Array:
+        """The next item: n times (D,) -> (D,)"""
+        mixed: Array = self([*map(torch.from_numpy, branches)]).numpy()
+        return mixed
+
+
+class WeightedSum(Mixing):
     """Z = a1 X1 + a2 X2 + ..., with trained weights that nothing constrains (8), or fixed ones."""
 
     shares: Tensor  # the name that checkpoints have
@@ -29,12 +41,19 @@ class WeightedSum(nn.Module):
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """n times (..., D) -> (..., D)"""
-        shares = self.shares.tolist() if torch.is_inference_mode_enabled() else self.shares  # numbers take less time
+        return self._sum(self.shares, branches)
+
+    def step(self, branches: list[Array]) -> Array:
+        """The next item: n times (D,) -> (D,)"""
+        return self._sum(self.shares.tolist(), branches)
+
+    @staticmethod
+    def _sum(shares: Any, branches: Any) -> Any:
         first, *others = (weight * branch for weight, branch in zip(shares, branches, strict=True))
         return sum(others, first)
 
 
-class GatedMixing(nn.Module):
+class GatedMixing(Mixing):
     """Weights for each channel of each position: Z = sum_i softmax_i(W [X1; X2; ...] + b) X_i."""
 
     def __init__(self, n_branches: int, hidden_size: int) -> None:
@@ -48,7 +67,7 @@ class GatedMixing(nn.Module):
         return (weights * torch.stack(list(branches), -2)).sum(-2)
 
 
-class AttentionMixing(nn.Module):
+class AttentionMixing(Mixing):
     """Weights for each position: Z = sum_i softmax_i(v . tanh(W X_i + b)) X_i."""
 
     def __init__(self, hidden_size: int) -> None:
@@ -62,7 +81,7 @@ class AttentionMixing(nn.Module):
         return (self.query(self.key(stacked).tanh()).softmax(-2) * stacked).sum(-2)
 
 
-def make_mixing(kind: str, weights: Mapping[str, float], hidden_size: int) -> nn.Module:
+def make_mixing(kind: str, weights: Mapping[str, float], hidden_size: int) -> Mixing:
     """The layer that mixes branches (..., D) as `kind` says, one of MIXINGS; `weights`: those of the weighted sum."""
     if kind in ("weighted", "fixed"):
         return WeightedSum(weights, trained=kind == "weighted")

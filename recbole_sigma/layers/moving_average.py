@@ -1,5 +1,6 @@
 """Moving averages over the history: a diagonal linear recurrence with constant coefficients."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
 from recbole_sigma.ops import selective_scan
+from recbole_sigma.ops.step import Array, linear, shared_arrays
 
 
 class MovingAverages(nn.Module):
@@ -35,17 +37,16 @@ class MovingAverages(nn.Module):
             values, ones, F.logsigmoid(self.decay).view(-1, 1), ones[..., :1], ones[..., :1],
             delta_softplus=False, **rows.extent,
         )  # fmt: skip
-        return self._mixed(sums.unflatten(-1, (-1, n_decays)))
+        weights = self.mix * torch.sigmoid(-self.decay)  # 1 - a = sigmoid(-decay)
+        return self.out((sums.unflatten(-1, (-1, n_decays)) * weights).sum(-1))
 
     def start(self) -> State:
         """The state of an empty history: (D, n)"""
-        return {"sums": torch.zeros_like(self.decay)}
+        return {"sums": np.zeros_like(self.decay.detach().numpy())}
 
-    def step(self, hidden: Tensor, state: State) -> Tensor:
+    def step(self, hidden: Array, state: State) -> Array:
         """The next item: (D,) -> (D,)"""
-        state["sums"] = torch.sigmoid(self.decay) * state["sums"] + self.value(hidden)[:, None]
-        return self._mixed(state["sums"])
-
-    def _mixed(self, sums: Tensor) -> Tensor:
-        """(..., D, n) -> (..., D)"""
-        return self.out((sums * (self.mix * torch.sigmoid(-self.decay))).sum(-1))  # 1 - a = sigmoid(-decay)
+        decay, mix = shared_arrays(self, ("decay", "mix"), self.decay)
+        complement = 1 / (1 + np.exp(decay))  # 1 - a
+        state["sums"] = (1 - complement) * state["sums"] + linear(hidden, self.value)[:, None]
+        return linear((state["sums"] * (mix * complement)).sum(-1), self.out)

@@ -64,8 +64,15 @@ class Rows:
     def last(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, D): each row at its last item."""
         # index_select, because gather would keep `hidden` for its gradient, and that of indexing is slower
-        ends = torch.arange(hidden.shape[0], device=hidden.device) * hidden.shape[1] + self.lengths - 1
-        return hidden.flatten(0, 1).index_select(0, ends)
+        return hidden.flatten(0, 1).index_select(0, self._row_numbers * hidden.shape[1] + self._last_positions)
+
+    @cached_property
+    def _row_numbers(self) -> Tensor:
+        return torch.arange(self.lengths.shape[0], device=self.lengths.device)
+
+    @cached_property
+    def _last_positions(self) -> Tensor:
+        return self.lengths - 1
 
     def output(self, hidden: Tensor) -> Tensor:
         """The wanted positions: `hidden`, or (B, L, D) -> (B, D) if only the last item of each row is wanted."""

@@ -1,12 +1,13 @@
 """One item at a time: a layer's `step` beside its `forward`.
 
 A layer with `streams = True` has `start() -> state`, the state of an empty history, and `step(hidden, state)`, which
-takes the next item's input (D,), updates the state, and returns what `forward` gives at the last item: (D,).
+takes the next item's input (D,), updates the state, and returns what `forward` gives at the last item: (D,). Both work
+on NumPy's arrays, on which a step costs a fraction of what it costs on tensors of this size.
 """
 
 from typing import Any
 
-State = dict[str, Any]  # tensors by name, in nested dicts
+State = dict[str, Any]  # arrays by name, in nested dicts
 
 
 def steps_as(cls: type, *pairs: tuple[str, str]) -> bool:

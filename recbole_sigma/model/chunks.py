@@ -25,7 +25,7 @@ def encode_in_chunks(
 
     `encode`: (n, l), (n,) -> (n, D); a row's result depends on neither the other rows nor l. `ratio`: `length_chunks`.
     """
-    if exporting():  # as many chunks as lengths differ: their number is not known
+    if exporting() or len(item_seq) == 1:  # an export does not know how many chunks there are
         return encode(item_seq, lengths)
     order = torch.argsort(lengths, stable=True)
     item_seq, lengths = item_seq[order], lengths[order]

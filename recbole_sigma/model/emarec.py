@@ -13,6 +13,7 @@ from recbole_sigma.layers.moving_average import MovingAverages
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.sequence import SequenceModel
+from recbole_sigma.ops.step import Array, layer_norm
 
 
 class EMARecLayer(nn.Module):
@@ -36,9 +37,9 @@ class EMARecLayer(nn.Module):
         """The state of an empty history."""
         return self.averages.start()
 
-    def step(self, hidden: Tensor, state: State) -> Tensor:
+    def step(self, hidden: Array, state: State) -> Array:
         """The next item: (D,) -> (D,)"""
-        return self.feed_forward.step(self.norm(self.averages.step(hidden, state) + hidden))
+        return self.feed_forward.step(layer_norm(self.averages.step(hidden, state) + hidden, self.norm))
 
 
 class EMARec(SequenceModel):

@@ -1,5 +1,6 @@
 """GRU4Rec (Tan, Xu, Liu, DLRS 2016, arXiv 1606.08117): RecBole's class, with rows of similar length together."""
 
+import numpy as np
 from recbole.model.sequential_recommender.gru4rec import GRU4Rec as RecBoleGRU4Rec
 from torch import Tensor
 
@@ -7,6 +8,7 @@ from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State, steps_as
 from recbole_sigma.model.by_length import ByLength
 from recbole_sigma.ops.gru import gru
+from recbole_sigma.ops.step import Array, gru_step, linear, shared_arrays
 from recbole_sigma.ops.traced import exporting
 
 
@@ -40,10 +42,13 @@ class GRU4Rec(ByLength, RecBoleGRU4Rec):
 
     def start(self) -> State:
         """The state of an empty history."""
-        weight = self.gru_layers.weight_hh_l0
-        return {"gru": weight.new_zeros(self.gru_layers.num_layers, self.hidden_size)}
+        column = self.gru_layers.weight_hh_l0[0].detach().numpy()
+        return {"gru": np.zeros((self.gru_layers.num_layers, self.hidden_size), column.dtype)}
 
-    def step(self, item: int, position: int, state: State) -> Tensor:
+    def step(self, item: int, position: int, state: State) -> Array:
         """The representation (D,) after the next item."""
-        output, state["gru"] = self.gru_layers(self.item_embedding.weight[item][None], state["gru"])
-        return self.dense(output[0])
+        hidden: Array = shared_arrays(self.item_embedding, ("weight",), self.item_embedding.weight)[0][item]
+        weights = shared_arrays(self.gru_layers, (*self.gru_layers._parameters,), self.gru_layers.weight_hh_l0)
+        for layer, before in enumerate(state["gru"]):
+            before[:] = hidden = gru_step(hidden, before, weights[2 * layer : 2 * layer + 2])
+        return linear(hidden, self.dense)

@@ -10,6 +10,7 @@ from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.sequence import SequenceModel
+from recbole_sigma.ops.step import Array, layer_norm
 
 
 class Mamba4RecLayer(nn.Module):
@@ -40,10 +41,10 @@ class Mamba4RecLayer(nn.Module):
         """The state of an empty history."""
         return self.mamba.start()
 
-    def step(self, hidden: Tensor, state: State) -> Tensor:
+    def step(self, hidden: Array, state: State) -> Array:
         """The next item: (D,) -> (D,)"""
         output = self.mamba.step(hidden, state)
-        output = self.norm(output + hidden if self.residual else output)
+        output = layer_norm(output + hidden if self.residual else output, self.norm)
         return output if self.feed_forward is None else self.feed_forward.step(output)
 
 

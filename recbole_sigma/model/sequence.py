@@ -15,6 +15,7 @@ from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State, steps_as
 from recbole_sigma.model.chunks import encode_in_chunks, length_ratio
 from recbole_sigma.model.one_pass import OnePass, encode_flat
+from recbole_sigma.ops.step import Array, layer_norm, shared_arrays
 
 
 class SequenceModel(OnePass, SequentialRecommender):
@@ -113,21 +114,22 @@ class SequenceModel(OnePass, SequentialRecommender):
         """The state of an empty history, for `step`."""
         return {str(number): layer.start() for number, layer in enumerate(cast(Iterable[Any], self.layers))}
 
-    def step(self, item: int, position: int, state: State) -> Tensor:
+    def step(self, item: int, position: int, state: State) -> Array:
         """The representation (D,) after the next item, which has `position` items before it; updates the state."""
         hidden = self.embed_item(item, position)
         for number, layer in enumerate(cast(Iterable[Any], self.layers)):
             hidden = layer.step(hidden, state[str(number)])
         return hidden
 
-    def embed_item(self, item: int, position: int) -> Tensor:
+    def embed_item(self, item: int, position: int) -> Array:
         """`embed` of the item at `position`: (D,), without dropout"""
-        hidden = self.item_embedding.weight[item]
+        hidden: Array = shared_arrays(self.item_embedding, ("weight",), self.item_embedding.weight)[0][item]
         if self.embedding_scale != 1:
             hidden = hidden * self.embedding_scale
         if self.positions == "start":  # positions beyond the longest history of training are like its last
-            hidden = hidden + self.position_embedding.weight[min(position, self.max_seq_length - 1)]
-        return self.embedding_norm(hidden)
+            table = shared_arrays(self.position_embedding, ("weight",), self.position_embedding.weight)[0]
+            hidden = hidden + table[min(position, self.max_seq_length - 1)]
+        return layer_norm(hidden, self.embedding_norm)
 
     @classmethod
     def one_pass_problem(cls, config: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from recbole_sigma.layers.mixing import MIXINGS, make_mixing
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.sequence import SequenceModel
+from recbole_sigma.ops.step import Array, layer_norm, linear
 
 # Initial weights of the branches in the weighted sum; the released code's order is forward, flipped, FE-GRU.
 WEIGHTS = {"paper": {"mamba": 0.5, "gru": 0.5}, "released": {"mamba": 0.8, "flipped": 0.1, "gru": 0.1}}
@@ -66,7 +68,9 @@ class SIGMALayer(nn.Module):
         directions = self._prefixes if rows.wanted == "prefixes" else self._directions
         states, gates = ([], None) if self.mamba is None else directions(self.mamba, hidden, rows)
         features = None if self.fe_gru is None else self.fe_gru(hidden, rows)  # F (7)
-        return self.feed_forward(self._mix(rows.output(hidden), states, gates, features))  # (10)
+        hidden = rows.output(hidden)
+        output = self.dropout(self.projection(self.mixing(self._branches(hidden, states, gates, features))))  # Z (8)
+        return self.feed_forward(self.norm(output + hidden if self.residual == "layer" else output))  # (10)
 
     def _directions(self, mamba: Mamba, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:
         """Mamba's states of each direction, and their gates: (B, L, D) -> n times (B, L, D), or (B, D)"""
@@ -98,7 +102,7 @@ class SIGMALayer(nn.Module):
 
     def start(self) -> State:
         """The state of an empty history."""
-        state: State = {"last": self.projection.weight.new_zeros(0, self.projection.in_features)}
+        state: State = {"last": self.projection.weight[:0].detach().numpy()}
         if self.mamba is not None:
             state["mamba"] = self.mamba.start()
             if self.flip is not None:
@@ -107,15 +111,16 @@ class SIGMALayer(nn.Module):
             state["fe_gru"] = self.fe_gru.start()
         return state
 
-    def step(self, hidden: Tensor, state: State) -> Tensor:
+    def step(self, hidden: Array, state: State) -> Array:
         """The next item: (D,) -> (D,). Costs O(r + K), whatever the length of the history."""
         states, gates = ([], None) if self.mamba is None else self._step_directions(self.mamba, hidden, state)
         features = None if self.fe_gru is None else self.fe_gru.step(hidden, state["fe_gru"])
-        return self.feed_forward.step(self._mix(hidden, states, gates, features))
+        output = linear(self.mixing.step(self._branches(hidden, states, gates, features)), self.projection)
+        return self.feed_forward.step(layer_norm(output + hidden if self.residual == "layer" else output, self.norm))
 
-    def _step_directions(self, mamba: Mamba, hidden: Tensor, state: State) -> tuple[list[Tensor], list[Tensor] | None]:
+    def _step_directions(self, mamba: Mamba, hidden: Array, state: State) -> tuple[list[Array], list[Array] | None]:
         """`_directions` at the next item: (D,) -> n times (D,)"""
-        last = torch.cat([state["last"], hidden[None]])[-(CONV_WIDTH // 2 + 1) :]  # all that the gate looks at
+        last = np.concatenate([state["last"], hidden[None]])[-(CONV_WIDTH // 2 + 1) :]  # all that the gate looks at
         state["last"] = last
         states, flipped = [mamba.step(hidden, state["mamba"])], None
         if self.flip is not None:
@@ -124,8 +129,8 @@ class SIGMALayer(nn.Module):
             flipped = flipped[-len(last) :]
         return states, None if self.gate is None else self.gate.step(last, flipped)
 
-    def _mix(self, hidden: Tensor, states: list[Tensor], gates: list[Tensor] | None, features: Tensor | None) -> Tensor:
-        """What the feed-forward network reads, of H, M and M^f, their gates and F: (..., D) each -> (..., D)"""
+    def _branches(self, hidden: Any, states: list[Any], gates: list[Any] | None, features: Any) -> list[Any]:
+        """What is mixed, of H, M and M^f, their gates and F: (..., D) each, tensors or arrays"""
         if gates is not None:
             states = [gate * state for gate, state in zip(gates, states, strict=True)]
         branches = states if self.released or not states else [sum(states)]  # M^ = G(H) M + G(H^f) M^f (4)-(6)
@@ -133,8 +138,7 @@ class SIGMALayer(nn.Module):
             branches = [branches[0] + hidden, *branches[1:]]
         if features is not None:
             branches = [*branches, features + hidden if self.residual == "gru" else features]
-        output = self.dropout(self.projection(self.mixing(branches)))  # Z (8)
-        return self.norm(output + hidden if self.residual == "layer" else output)
+        return branches
 
 
 def branch_weights(config: Any) -> dict[str, float]:

@@ -1,18 +1,17 @@
-"""The next items of one history through a Mamba block or a feed-forward network: on CPU, one kernel each.
+"""The next item of one history through the parts of a layer, on CPU: vectors as arrays, the larger parts as kernels.
 
-Torch's own operations on vectors of this size cost several times their arithmetic.
+Torch's own operations on vectors of this size cost several times their arithmetic, and several times NumPy's.
 """
 
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 Array = np.ndarray[Any, Any]
 
 
-def mamba_step(hidden: Tensor, window: Tensor, scan: Tensor, weights: tuple[Array, ...]) -> Tensor:
+def mamba_step(hidden: Array, window: Array, scan: Array, weights: tuple[Array, ...]) -> Array:
     """Read a position: (D,) -> the block's output (D,).
 
         x, z = in_proj hidden,  u = SiLU(conv(window, x)),  dt, B, C = projections of u
@@ -23,14 +22,13 @@ def mamba_step(hidden: Tensor, window: Tensor, scan: Tensor, weights: tuple[Arra
     """
     from recbole_sigma.ops.cpu import step  # here, because it imports numba
 
-    output = np.empty(len(hidden), weights[0].dtype)
-    step.mamba_step(hidden.numpy(), window.numpy(), scan.numpy(), *weights, output)
-    return torch.from_numpy(output)
+    step.mamba_step(hidden, window, scan, *weights, output := np.empty_like(hidden))
+    return output
 
 
 def flipped_step(
-    newest: Tensor, oldest: Tensor, r: int, total: Tensor, decay: Tensor, smallest: float, weights: tuple[Array, ...]
-) -> Tensor:
+    newest: Array, oldest: Array, r: int, total: Array, decay: Array, smallest: float, weights: tuple[Array, ...]
+) -> Array:
     """The output (D,) of a block at the end of a partially flipped history; layers/flipped_scan.py has the algorithm.
 
     `newest` (n, D): its last items, at most r + K; `oldest` (m, D): its first ones. `total` and `decay` (E, N), the
@@ -38,31 +36,52 @@ def flipped_step(
     """
     from recbole_sigma.ops.cpu import step
 
-    output = np.empty(newest.shape[1], weights[0].dtype)
-    arrays = total.numpy(), decay.numpy()
-    step.flipped_step(newest.numpy(), oldest.numpy(), r, *arrays, smallest, *weights, output)
-    return torch.from_numpy(output)
+    step.flipped_step(newest, oldest, r, total, decay, smallest, *weights, output := np.empty_like(newest[0]))
+    return output
 
 
-def feed_forward_step(hidden: Tensor, weights: tuple[Array, ...], eps: float) -> Tensor:
+def feed_forward_step(hidden: Array, weights: tuple[Array, ...], eps: float) -> Array:
     """LayerNorm(GELU(hidden W3 + b3) W4 + b4 + hidden): (D,) -> (D,); `weights` W3, b3, W4, b4, then LayerNorm's."""
     from recbole_sigma.ops.cpu import step
 
-    output = np.empty(len(hidden), weights[0].dtype)
-    step.feed_forward(hidden.numpy(), *weights, eps, output)
-    return torch.from_numpy(output)
+    step.feed_forward(hidden, *weights, eps, output := np.empty_like(hidden))
+    return output
 
 
-def released_gates(hidden: Tensor, flipped: Tensor, weights: tuple[Array, ...]) -> list[Tensor]:
-    """g = W_s SiLU(H + W_1 H) + W_g sigmoid(H + W_1 H), g^f = W_s SiLU(H^f + W_2 H^f) + W_g sigmoid(g): (D,) each
+def released_gates(hidden: Array, flipped: Array, weights: tuple[Array, ...]) -> Array:
+    """g = W_s SiLU(H + W_1 H) + W_g sigmoid(H + W_1 H), g^f = W_s SiLU(H^f + W_2 H^f) + W_g sigmoid(g): (D,) -> (2, D)
 
     `weights`: W_1, W_2, W_s, W_g, each followed by its bias.
     """
     from recbole_sigma.ops.cpu import step
 
-    gates = np.empty((2, len(hidden)), weights[0].dtype)
-    step.released_gates(hidden.numpy(), flipped.numpy(), *weights, gates)
-    return [*torch.from_numpy(gates)]
+    step.released_gates(hidden, flipped, *weights, gates := np.empty((2, len(hidden)), hidden.dtype))
+    return gates
+
+
+def gru_step(x: Array, before: Array, weights: tuple[Array, ...]) -> Array:
+    """torch.gru_cell: (D,), state (D,) -> next state (D,). `weights`: of input and state, then biases, if any."""
+    from recbole_sigma.ops.cpu import step
+
+    biases = weights[2:] or (before[:0],) * 2
+    step.gru_step(x, before, *weights[:2], *biases, after := np.empty_like(before))
+    return after
+
+
+def layer_norm(x: Array, norm: nn.Module) -> Array:
+    """(D,) -> (D,); `norm`: nn.LayerNorm, or nn.Identity"""
+    from recbole_sigma.ops.cpu import step
+
+    if not isinstance(norm, nn.LayerNorm):
+        return x
+    step.layer_norm(x, *shared_arrays(norm, ("weight", "bias"), norm.weight), norm.eps, output := np.empty_like(x))
+    return output
+
+
+def linear(x: Array, layer: nn.Linear) -> Array:
+    """(I,) -> (O,), with bias"""
+    weight, bias = shared_arrays(layer, ("weight", "bias"), layer.weight)
+    return weight @ x + bias
 
 
 def shared_arrays(module: nn.Module, names: tuple[str, ...], first: Tensor) -> tuple[Array, ...]:

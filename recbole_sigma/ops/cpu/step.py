@@ -1,4 +1,4 @@
-"""A Mamba block and a feed-forward network on the next items of one history, from a state kept between calls."""
+"""The parts of a layer on the next item of one history, from a state kept between calls."""
 
 import math
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 
 from recbole_sigma.ops.cpu.compiler import inlined, kernel
 from recbole_sigma.ops.cpu.elementary import exp2, sigmoid, softplus
+from recbole_sigma.ops.cpu.gru_kernels import tanh
 
 LOG2_E = 1.4426950408889634
 
@@ -118,6 +119,21 @@ def flipped_step(
             emit(row, scan, u, low, dt_weight.shape[1], in_proj, skip, out_proj, output)
 
 
+@inlined
+def normalise(x: Any, scale: Any, shift: Any, eps: Any, output: Any) -> None:
+    """output <- LayerNorm(x), which may be the same array: (D,)"""
+    dtype, size = x.dtype.type, x.shape[0]
+    mean, variance = dtype(0), dtype(0)
+    for i in range(size):
+        mean += x[i]
+    mean /= dtype(size)
+    for i in range(size):
+        variance += (x[i] - mean) ** 2
+    factor = dtype(1) / math.sqrt(variance / dtype(size) + dtype(eps))
+    for i in range(size):
+        output[i] = (x[i] - mean) * factor * scale[i] + shift[i]
+
+
 @kernel
 def feed_forward(
     hidden: Any, inner: Any, inner_bias: Any, outer: Any, outer_bias: Any, scale: Any, shift: Any, eps: Any, output: Any
@@ -130,16 +146,31 @@ def feed_forward(
         x = wide[i] + inner_bias[i]
         wide[i] = x * dtype(0.5) * (dtype(1) + math.erf(x * dtype(0.7071067811865476)))
     project(outer, 0, wide, output)
-    mean, variance = dtype(0), dtype(0)
     for i in range(size):
         output[i] += outer_bias[i] + hidden[i]
-        mean += output[i]
-    mean /= dtype(size)
-    for i in range(size):
-        variance += (output[i] - mean) ** 2
-    factor = dtype(1) / math.sqrt(variance / dtype(size) + dtype(eps))
-    for i in range(size):
-        output[i] = (output[i] - mean) * factor * scale[i] + shift[i]
+    normalise(output, scale, shift, eps, output)
+
+
+@kernel
+def layer_norm(x: Any, scale: Any, shift: Any, eps: Any, output: Any) -> None:
+    """`recbole_sigma.ops.step.layer_norm`"""
+    normalise(x, scale, shift, eps, output)
+
+
+@kernel
+def gru_step(x: Any, before: Any, weight_ih: Any, weight_hh: Any, bias_ih: Any, bias_hh: Any, after: Any) -> None:
+    """`recbole_sigma.ops.step.gru_step`"""
+    size = len(before)
+    inputs, recurrent = np.empty(3 * size, x.dtype), np.empty(3 * size, x.dtype)
+    project(weight_ih, 0, x, inputs)
+    project(weight_hh, 0, before, recurrent)
+    for j in range(len(bias_ih)):  # none without biases
+        inputs[j] += bias_ih[j]
+        recurrent[j] += bias_hh[j]
+    for j in range(size):
+        reset, update = sigmoid(inputs[j] + recurrent[j]), sigmoid(inputs[size + j] + recurrent[size + j])
+        new = tanh(inputs[2 * size + j] + reset * recurrent[2 * size + j])
+        after[j] = new + update * (before[j] - new)
 
 
 @kernel
