@@ -9,11 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
-# RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays.
+# RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r.
 LIMITS = {
-    "code lines": 10_650,
+    "code lines": 10_690,
     "functions": 1_045,
-    "lines of the package with templates": 17_350,
+    "lines of the package with templates": 17_420,
     "lines of tests": 13_600,
     "lines of benchmarks": 1_830,
 }

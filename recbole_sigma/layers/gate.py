@@ -1,5 +1,8 @@
 """The gates of SIGMA (arXiv 2408.11451, section 2.3.2): how much of each direction passes."""
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,20 +28,19 @@ class DenseSelectiveGate(nn.Module):
         self.conv = SequenceConv(hidden_size, width)
         self.outer = nn.Linear(hidden_size, hidden_size)
 
-    def forward(self, hidden: Tensor, flipped: Tensor | None, rows: Rows) -> list[Tensor]:
-        """H, H^f (B, L, D) -> [G(H), G(H^f)], or [G(H)] without H^f, each (B, L, D), or (B, D) at the last items."""
-        directions = [hidden] if flipped is None or flipped is hidden else [hidden, flipped]
-        gates = []
+    def forward(self, directions: Sequence[Tensor], rows: Rows) -> list[Tensor]:
+        """H, and H^f if there is one, (B, L, D) each -> G of each, (B, L, D), or (B, D) at the last items."""
+        gates: dict[int, Tensor] = {}
         for direction in directions:
-            d = self.outer(self.conv(self.inner(direction), rows))
-            gates.append(F.silu(d) + torch.sigmoid(d))
-        return gates * 2 if flipped is hidden else gates  # H^f = H: one tensor twice
+            if id(direction) not in gates:  # H^f may be H
+                d = self.outer(self.conv(self.inner(direction), rows))
+                gates[id(direction)] = F.silu(d) + torch.sigmoid(d)
+        return [gates[id(direction)] for direction in directions]
 
-    def step(self, hidden: Array, flipped: Array | None) -> list[Array]:
-        """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
-        rows, other = Rows(torch.tensor([len(hidden)]), "last"), None if flipped is None else torch.from_numpy(flipped)
-        gates = self(torch.from_numpy(hidden)[None], None if other is None else other[None], rows)
-        return [gate[0].numpy() for gate in gates]
+    def step(self, directions: Sequence[Array]) -> list[Array]:
+        """`forward` at the end, of the last items of each direction: (n, D) each -> (D,) each"""
+        rows = Rows(torch.tensor([len(directions[0])]), "last")
+        return [gate[0].numpy() for gate in self([torch.from_numpy(each)[None] for each in directions], rows)]
 
 
 class ReleasedGates(nn.Module):
@@ -59,23 +61,23 @@ class ReleasedGates(nn.Module):
         self.sigmoid_outer = nn.Linear(hidden_size, hidden_size)
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, flipped: Tensor | None, rows: Rows) -> list[Tensor]:
-        """H, H^f (B, L, D) -> [1 + g, 1 + g^f], or [1 + g] without H^f, each (B, L, D), or (B, D) at the last items."""
-        return self._at(rows.output(hidden), None if flipped is None else rows.output(flipped))
-
-    def step(self, hidden: Array, flipped: Array | None) -> list[Array]:
-        """`forward` at the end, of the last items of both directions: (n, D), (n, D) -> (D,) each"""
-        if flipped is None or self.flipped_inner is None:
-            return [self._at(torch.from_numpy(hidden[-1]), None)[0].numpy()]
-        weights = shared_arrays(self, _WEIGHTS, self.silu_outer.weight)
-        return [*(1 + released_gates(hidden[-1], flipped[-1], weights))]
-
-    def _at(self, hidden: Tensor, flipped: Tensor | None) -> list[Tensor]:
-        """The gates of wanted positions: (..., D), (..., D) -> (..., D) each"""
+    def forward(self, directions: Sequence[Tensor], rows: Rows) -> list[Tensor]:
+        """H, and each H^f, (B, L, D) -> [1 + g, 1 + g^f, ...], each (B, L, D), or (B, D) at the last items."""
+        hidden, *flipped = map(rows.output, directions)
         inner = hidden + self.forward_inner(hidden)
         gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(inner)))
-        if flipped is None or self.flipped_inner is None:
-            return [1 + gate]
-        inner = flipped + self.flipped_inner(flipped)
-        flipped_gate = self.dropout(self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(gate)))
-        return [1 + gate, 1 + flipped_gate]
+        gates = [1 + gate]
+        for each in flipped:
+            inner = each + cast(nn.Linear, self.flipped_inner)(each)
+            outer = self.silu_outer(F.silu(inner)) + self.sigmoid_outer(torch.sigmoid(gate))
+            gates.append(1 + self.dropout(outer))
+        return gates
+
+    def step(self, directions: Sequence[Array]) -> list[Array]:
+        """`forward` at the end, of the last items of each direction: (n, D) each -> (D,) each"""
+        hidden, *flipped = (each[-1] for each in directions)
+        if not flipped:
+            return [self([torch.from_numpy(hidden)], Rows(torch.ones(1)))[0].numpy()]
+        weights = shared_arrays(self, _WEIGHTS, self.silu_outer.weight)
+        pairs = [1 + released_gates(hidden, each, weights) for each in flipped]
+        return [pairs[0][0], *(pair[1] for pair in pairs)]

@@ -33,6 +33,7 @@ SIGMA_SWITCHES: list[dict[str, Any]] = [
     {"partial_flip": False}, {"form": "paper", "partial_flip": False}, {"ds_gate": False}, {"fe_gru": False},
     {"mixing": "attention"}, {"mixing": "gated"}, {"ssm_init": "mamba"}, {"mamba": False}, {"mixing": "fixed"},
     *({"residual": each, "form": form} for each, form in (("layer", "paper"), ("gru", "released"), ("mamba", "paper"))),
+    {"flip_ranges": [0, 1, 3]}, {"form": "paper", "flip_ranges": [4, 0], "share_mamba": False},
     {"fe_conv": "conv", "fe_conv_width": 7}, {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"},
 ]  # fmt: skip
 ONE_PASS = [

@@ -32,6 +32,7 @@ SWITCHES = [
     ("SIGMA", {"loss_type": "BPR"}), ("SIGMA", {"mamba": False}), ("SIGMA", {"mixing": "fixed"}),
     ("SIGMA", {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"}), ("SIGMA", {"residual": "layer"}),
     ("SIGMA", {"residual": "gru", "form": "paper"}), ("SIGMA", {"residual": "mamba"}),
+    ("SIGMA", {"flip_ranges": [0, 2, 5]}), ("SIGMA", {"form": "paper", "flip_ranges": [0, 3]}),
     ("Mamba4Rec", {}), ("Mamba4Rec", {"ssm_init": "published"}), ("Mamba4Rec", {"num_layers": 3}),
     ("Mamba4Rec", {"loss_type": "BPR"}), ("Mamba4Rec", {"positions": "start"}), ("Mamba4Rec", {"positions": "end"}),
     ("Mamba4Rec", {"layer_norm": False, "num_layers": 2}), ("Mamba4Rec", {"feed_forward": False}),

@@ -56,14 +56,21 @@ def slow_sigma(layer: SIGMALayer, x: np.ndarray, given: dict[str, Any]) -> np.nd
     released, residual = given.get("form") == "released", given.get("residual", "stacked")
     branches, weights = [], layer.mixing.shares.tolist()
     if given.get("mamba", True):
-        split = max(len(x) - given["r"], 0)
-        flipped = np.concatenate([x[:split][::-1], x[split:]])
-        state, flipped_state = slow_mamba(layer.mamba, x), slow_mamba(layer.flipped_mamba or layer.mamba, flipped)
-        if released:
-            gate, flipped_gate = released_factors(layer, x, flipped)
-            branches = [gate * state, flipped_gate * flipped_state]
-        else:
-            branches = [paper_gate(layer, x) * state + paper_gate(layer, flipped) * flipped_state]
+        state, flipped_states = slow_mamba(layer.mamba, x), []
+        for r in given.get("flip_ranges") or [given["r"]]:
+            split = max(len(x) - r, 0)
+            flipped = np.concatenate([x[:split][::-1], x[split:]])
+            flipped_state = slow_mamba(layer.flipped_mamba or layer.mamba, flipped)
+            gate, flipped_gate = (
+                released_factors(layer, x, flipped) if released else (paper_gate(layer, x), paper_gate(layer, flipped))
+            )
+            flipped_states.append(flipped_gate * flipped_state)
+        shares = np.ones((len(x), 1))
+        if layer.flip_weights is not None:
+            shares = np.exp(each_row(layer.flip_weights, x))
+            shares /= shares.sum(1, keepdims=True)
+        average = sum(share[:, None] * each for share, each in zip(shares.T, flipped_states, strict=True))
+        branches = [gate * state, average] if released else [gate * state + average]
         branches[0] = branches[0] + (x if residual == "mamba" else 0)
     convolved = x if layer.fe_gru.conv is None else slow_conv(layer.fe_gru.conv, x)
     read = convolved + x if given.get("fe_conv") == "residual" else convolved
@@ -124,7 +131,9 @@ CASES = [
     *(("SIGMA", {**PAPER, "residual": each}) for each in ("layer", "mamba", "gru")),
     *(("SIGMA", {**RELEASED, "residual": each}) for each in ("layer", "mamba", "gru")),
     ("SIGMA", {**PAPER, "fe_conv_width": 1}), ("SIGMA", {**PAPER, "residual": "none", "num_layers": 2}),
-    ("SIGMA", {**PAPER, "mamba": False}),
+    ("SIGMA", {**PAPER, "mamba": False}), ("SIGMA", {**PAPER, "flip_ranges": [0, 2, 5]}),
+    ("SIGMA", {**RELEASED, "flip_ranges": [4, 1], "share_mamba": False}),
+    ("SIGMA", {**RELEASED, "flip_ranges": [0, 3]}),
     ("SIGMA", {**RELEASED, "mixing": "fixed", "mixing_weights": [0.2, 0.3, 0.5]}), ("SIGMA", {**PAPER, "r": 12}),
     ("Mamba4Rec", {}), ("Mamba4Rec", {"num_layers": 2}), ("Mamba4Rec", {"selective": False}),
     ("Mamba4Rec", {"layer_norm": False}), ("Mamba4Rec", {"feed_forward": False}),

@@ -31,6 +31,7 @@ STREAMING = [
     ("SIGMA", {"fe_conv": "conv", "fe_conv_width": 5, "gru_reset": "before"}), ("SIGMA", {"gru_reset": "before"}),
     ("Mamba4Rec", {"layer_norm": False}), ("Mamba4Rec", {"feed_forward": False}),
     ("Mamba4Rec", {"positions": "start"}), ("RecMamba", {"num_layers": 2, "positions": "none"}),
+    ("SIGMA", {"flip_ranges": [0, 2, 5]}), ("SIGMA", {"form": "paper", "flip_ranges": [3, 0]}),
     ("SIGMA", {"mixing": "gated"}), ("SIGMA", {"partial_flip": False, "flip": "padded"}),
 ]  # fmt: skip
 LONG = [
