@@ -14,12 +14,13 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import Tensor, nn
 
+from recbole_sigma.layers.directions import CONV_WIDTH
 from recbole_sigma.layers.feed_forward import FeedForward
 from recbole_sigma.layers.gate import ReleasedGates
 from recbole_sigma.layers.mamba import Mamba
 from recbole_sigma.layers.mixing import WeightedSum
 from recbole_sigma.layers.padding import Rows
-from recbole_sigma.model.sigma import CONV_WIDTH, WEIGHTS
+from recbole_sigma.model.sigma import WEIGHTS
 
 KEPT = 5  # slots at the end of the padded row that are not flipped: the first 45 of 50 are
 GATE_DROPOUT = 0.2
@@ -99,7 +100,7 @@ class _GatedBlock(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, D)"""
         flipped = torch.cat([hidden[:, :-KEPT].flip(1), hidden[:, -KEPT:]], dim=1)
-        gate, flipped_gate = self.gates(hidden, flipped, NO_LENGTHS)
+        gate, flipped_gate = self.gates([hidden, flipped], NO_LENGTHS)
         states = [self.mamba(hidden) * gate, self.mamba(flipped) * flipped_gate]
         features = self.gru(self.conv(hidden.transpose(1, 2)).transpose(1, 2))[0]
         return self.projection(self.mixing([*states, features]))

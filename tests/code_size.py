@@ -9,12 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
-# RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r.
+# RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
+# BERT4Rec by length.
 LIMITS = {
-    "code lines": 10_690,
-    "functions": 1_045,
-    "lines of the package with templates": 17_420,
-    "lines of tests": 13_600,
+    "code lines": 10_720,
+    "functions": 1_055,
+    "lines of the package with templates": 17_480,
+    "lines of tests": 13_650,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {

@@ -33,7 +33,7 @@ __all__ = ["Config", "properties_path"]
 
 _ONE_UNIFORM_SAMPLE = {"distribution": "uniform", "sample_num": 1, "alpha": 1.0, "dynamic": False, "candidate_num": 0}
 _SAMPLED_LOSSES = ("BPR", "BCE")
-_OUR_LOSSES = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length")
+_OUR_LOSSES = ("recbole_sigma.model.sequence", "recbole_sigma.model.by_length", "recbole_sigma.model.bert4rec")
 
 
 class Config(RecBoleConfig):
@@ -190,6 +190,8 @@ class Config(RecBoleConfig):
             right = f"{name} must be {'null' if default is None else default}"
             if self["loss_type"] != "CE":
                 raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {value}")
+            if name == "distill_from" and self.model == "BERT4Rec":
+                raise UserError(f"{right} for BERT4Rec, whose targets are items within a history, got {value}")
             if not self._has_our_loss(self.final_config_dict):
                 raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
         if self["co_occurrence"] and getattr(self.model_class, "fits_at_once", False):

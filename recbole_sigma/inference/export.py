@@ -32,7 +32,7 @@ Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # item numbers 
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-EXPORTABLE = ("SIGMA", "Mamba4Rec", "RecMamba", "EMARec", "ECHO", "SASRec", "LinRec", "GRU4Rec")
+EXPORTABLE = ("SIGMA", "Mamba4Rec", "RecMamba", "EMARec", "ECHO", "SASRec", "LinRec", "GRU4Rec", "BERT4Rec")
 TOLERANCE = 1e-4  # of scores against ours, relative where they are above 1
 CHECKED = 64  # histories that are compared
 LARGEST = 1_500_000_000  # bytes of weights within the .onnx file, which holds at most 2 GB; more are a file beside it

@@ -59,9 +59,9 @@ class Directions(nn.Module):
         else:
             different = [hidden, *(each for each in inputs if each is not hidden)]
             together = Rows(rows.lengths.repeat(len(different)), rows.wanted) if len(different) > 1 else rows
-            read = iter(mamba(torch.cat(different) if len(different) > 1 else hidden, together).chunk(len(different)))
-            own = next(read)
-            states = [own, *(own if each is hidden else next(read) for each in inputs[1:])]
+            read = mamba(torch.cat(different) if len(different) > 1 else hidden, together)
+            own, *others = read.unflatten(0, (len(different), -1))
+            states = [own, *(own if each is hidden else others.pop(0) for each in inputs[1:])]
         return states, None if self.gate is None else self.gate(inputs, rows)
 
     def _prefixes(self, mamba: Mamba, hidden: Tensor, rows: Rows) -> tuple[list[Tensor], list[Tensor] | None]:

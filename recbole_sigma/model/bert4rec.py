@@ -1,16 +1,28 @@
-"""BERT4Rec (Sun et al., CIKM 2019, arXiv 1904.06690): RecBole's class, with settings and batches checked."""
+"""BERT4Rec (Sun et al., CIKM 2019, arXiv 1904.06690): RecBole's class, with rows of similar length together."""
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender.bert4rec import BERT4Rec as RecBoleBERT4Rec
 from torch import Tensor
 
 from recbole_sigma.errors import UserError
+from recbole_sigma.layers.padding import Rows
+from recbole_sigma.model.by_length import ByLength
+from recbole_sigma.model.chunks import encode_in_chunks
+from recbole_sigma.model.one_pass import encode_flat
+from recbole_sigma.ops.softmax import softmax_loss
 
 
-class BERT4Rec(RecBoleBERT4Rec):
-    """RecBole's BERT4Rec. Masked items of a training batch come from RecBole's transform `mask_itemseq`."""
+class BERT4Rec(ByLength, RecBoleBERT4Rec):
+    """RecBole's BERT4Rec. Masked items of a training batch come from RecBole's transform `mask_itemseq`.
+
+    Padding has no effect, since positions count from the first item, and a padded key's weight, exp(-10000), is 0. So
+    rows of similar length are encoded together, and masked positions alone are compared with all items; RecBole
+    computes the scores of mask_ratio * MAX_ITEM_LIST_LENGTH positions of each row.
+    """
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -20,8 +32,52 @@ class BERT4Rec(RecBoleBERT4Rec):
                 f"{self.mask_ratio} times {self.max_seq_length}"
             )
 
+    def forward(self, item_seq: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Representations of histories, at a mask after their end: (B, L), (B,) -> (B, D).
+
+        Without `lengths` as in RecBole: every position, of items that may be masks, (B, L) -> (B, L, D).
+        """
+        if lengths is None:
+            return RecBoleBERT4Rec.forward(self, item_seq)
+
+        def encode(items: Tensor, own: Tensor) -> Tensor:
+            return self.gather_indexes(RecBoleBERT4Rec.forward(self, items), own - 1)
+
+        return encode_in_chunks(encode, self.reconstruct_test_data(item_seq, lengths), lengths, self.length_ratio)
+
+    def reconstruct_test_data(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
+        """A mask after the last item, instead of the first item: (B, L), (B,) -> (B, L); without RecBole's loop."""
+        return F.pad(item_seq[:, 1:], (0, 1)).scatter(1, item_seq_len[:, None] - 1, self.mask_token)
+
+    def factors(self, representation: Tensor) -> tuple[Tensor, Tensor]:
+        """As in the base class; without `cosine_temperature` the last of D + 1 numbers of an item is its bias."""
+        table = self.item_embedding.weight[: self.n_items]  # without the mask
+        if self.cosine_temperature is None:
+            return F.pad(representation, (0, 1), value=1.0), torch.cat([table, self.output_bias[:, None]], 1)
+        return F.normalize(representation, dim=-1) / self.cosine_temperature, F.normalize(table, dim=-1)
+
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """RecBole's loss, (); 0 for a batch without masked items (a small last one), where RecBole divides by 0."""
-        if not (interaction[self.MASK_INDEX] > 0).any():  # RecBole's loss ignores a mask at the first item
+        """Mean loss of the masked items of a batch, (); 0 if there are none, where RecBole divides by 0."""
+        index, items = interaction[self.MASK_INDEX], interaction[self.MASK_ITEM_SEQ]
+        row, slot = (index > 0).nonzero(as_tuple=True)  # RecBole's loss ignores a mask at the first item
+        if len(row) == 0:
             return self.output_bias.sum() * 0
-        return super().calculate_loss(interaction)
+        if not self.by_length or self.loss_type != "CE":
+            padded = F.pad(items, (0, self.max_seq_length - items.shape[1]))
+            return RecBoleBERT4Rec.calculate_loss(
+                self, Interaction({**interaction.interaction, self.MASK_ITEM_SEQ: padded})
+            )
+        rows = Rows((items > 0).sum(1), "flat")
+        hidden = encode_flat(
+            lambda own, _: RecBoleBERT4Rec.forward(self, own), items[items > 0], rows, self.length_ratio
+        )
+        hidden = hidden.index_select(0, rows.offsets[row] + index[row, slot])
+        return softmax_loss(*self.factors(hidden), interaction[self.POS_ITEMS][row, slot], self.label_smoothing)
+
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items, (B, V)."""
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        if self.by_length or self.cosine_temperature is not None:
+            return self.score_all(self.forward(item_seq, lengths))
+        padded = F.pad(item_seq, (0, self.max_seq_length - item_seq.shape[1]))
+        return RecBoleBERT4Rec.full_sort_predict(self, Interaction({**interaction.interaction, self.ITEM_SEQ: padded}))

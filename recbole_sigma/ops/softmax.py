@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 KEPT_SCORES = 2**28  # largest number of scores that is kept for the backward pass: 1 GB in float32
-BLOCK_SCORES = 2**20  # scores in memory at a time, 4 MB in float32: about the size of a core's cache
+BLOCK_SCORES = 2**19  # scores in memory at a time, 2 MB in float32: about the size of a core's cache
 Factors = tuple[Tensor, Tensor]  # scores are their product: representations (B, D) and items (V, D)
 
 
@@ -24,10 +24,12 @@ class _BlockwiseLoss(torch.autograd.Function):
         losses = hidden.new_zeros(n_rows)
         grad_hidden = torch.empty_like(hidden) if needs_gradient else None
         grad_weight = torch.zeros_like(weight) if needs_gradient else None
-        for rows in torch.arange(n_rows).split(max(BLOCK_SCORES // len(weight), 1)):
-            block = slice(int(rows[0]), int(rows[-1]) + 1)
+        size = max(BLOCK_SCORES // len(weight) // 16, 1) * 16
+        memory = hidden.new_empty(min(size, n_rows), len(weight))
+        for start in range(0, n_rows, size):
+            block = slice(start, min(start + size, n_rows))
             own = target[block, None]
-            scores = hidden[block] @ weight.T
+            scores = torch.mm(hidden[block], weight.T, out=memory[: block.stop - start])
             highest = scores.amax(1, keepdim=True)
             target_score = scores.gather(1, own)
             if teacher is not None:  # a part of the target's weight goes to the items as the teacher would

@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "SASRec": {"epochs": 3, "inner_size": 16},
     "FEARec": {"epochs": 2, "inner_size": 16},
 }
-BY_LENGTH = ("SASRec", "GRU4Rec")
+BY_LENGTH = ("SASRec", "GRU4Rec", "BERT4Rec")
 
 
 class Result(NamedTuple):
@@ -95,7 +95,7 @@ def recboles_run(name: str, **settings: Any) -> Result:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_metrics_of_a_run_are_recboles(name: str):
-    """SASRec and GRU4Rec on padded batches here, as dropout draws other numbers by length."""
+    """On padded batches here, as dropout draws other numbers by length."""
     ours = our_run(name, **MODELS[name], **({"by_length": False} if name in BY_LENGTH else {}))
     recboles = recboles_run(name, **MODELS[name])
     assert ours.losses == recboles.losses
@@ -115,7 +115,7 @@ def test_early_stopping_is_recboles():
 @pytest.mark.parametrize("name", BY_LENGTH)
 def test_by_length_trains_as_recbole_does_with_dropout_off(name: str):
     """The same sums in another order: losses agree to float32's rounding as it grows over the steps."""
-    dropout = {"GRU4Rec": ["dropout_prob"], "SASRec": ["hidden_dropout_prob", "attn_dropout_prob"]}[name]
+    dropout = ["dropout_prob"] if name == "GRU4Rec" else ["hidden_dropout_prob", "attn_dropout_prob"]
     given = {**MODELS[name], **dict.fromkeys(dropout, 0.0)}
     ours, recboles = our_run(name, **given, by_length=True), recboles_run(name, **given)
     assert ours.losses == pytest.approx(recboles.losses, rel=1e-5)

@@ -1,6 +1,7 @@
 """GRU4Rec, BERT4Rec, SASRec, FEARec: RecBole's classes through our data, with less padding where they allow it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -98,7 +99,7 @@ def test_by_length_encodes_a_third_of_the_padded_positions_at_lengths_as_in_beau
     ("name", "settings", "words"),
     [
         *((name, {"by_length": wrong}, ["by_length"]) for name in RECBOLES for wrong in (1, "yes", None, 0.5)),
-        ("BERT4Rec", {"by_length": True}, ["by_length"]),  # only of the models that have it
+        ("FEARec", {"by_length": True}, ["by_length"]),  # only of the models that have it
         ("FEARec", {"contrast": "usx"}, ["contrast", "un, su, us, us_x, none", "usx"]),
         ("FEARec", {"fredom_type": "x"}, ["fredom_type", "x"]),
         ("FEARec", {"sim": "cosine"}, ["sim", "dot, cos", "cosine"]),
@@ -219,6 +220,29 @@ def test_bert4recs_loss_of_a_batch_without_masks_is_zero_and_not_nan(sample_conf
     model = small_bert(sample_config)
     assert loss_and_gradients(model, masked([[0, 0], [0, 0]]))["loss"] == 0
     assert model.calculate_loss(masked([[0, 0], [0, 3]])) > 0
+
+
+@pytest.mark.parametrize("loss_type", ["CE", "BPR"])
+def test_bert4rec_by_length_and_padded_give_the_same_loss_gradients_and_scores(
+    sample_config: Any, loss_type: str, monkeypatch: Any
+):
+    monkeypatch.setattr(torch, "zeros", partial(torch.zeros, dtype=torch.float64))  # RecBole's index of the masks
+    items, lengths = histories((torch.arange(30) * 7 % 10 + 1).tolist(), 10)
+    results = []
+    for by_length, width in ((True, 10), (False, 10), (True, 9), (False, 9)):
+        init_seed(0, True)
+        dropout = dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), 0.0)
+        model = small_bert(sample_config, by_length=by_length, mask_ratio=0.4, loss_type=loss_type, **dropout).double()
+        torch.nn.init.normal_(model.output_bias)
+        rows = batch(items[:, :width], lengths.clamp(max=width))
+        scores = model.full_sort_predict(rows).detach(), model.predict(rows).detach()
+        with_masks = construct_transform(sample_config("BERT4Rec", MAX_ITEM_LIST_LENGTH=10, mask_ratio=0.4))(
+            Items(), rows
+        )
+        results.append([*scores, loss_and_gradients(model, with_masks)])
+    for found in (results[:2], results[2:]):
+        torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)
+    assert len({tuple(row) for row in results[0][0].tolist()}) > 10  # histories do matter
 
 
 def test_a_mask_ratio_without_any_masked_item_is_refused(sample_config: Any):

@@ -73,6 +73,8 @@ def test_what_cannot_teach_is_refused(settings: Any, tmp_path: Path) -> None:
     with refused("distill_from", "Pop"):
         run("SIGMA", "tiny", settings=settings(distill_from=str(pop)))
     echo = run("ECHO", "tiny", settings=settings()).folder
+    with refused("distill_from", "BERT4Rec", "within a history"):
+        Config("BERT4Rec", "tiny", settings=settings(distill_from=str(echo)))
     with refused("distill_from", "ECHO", "train_mode: prefix"):
         run("SIGMA", "tiny", settings=settings(distill_from=str(echo)))
     short = run("SASRec", "tiny", settings=settings(MAX_ITEM_LIST_LENGTH=3)).folder

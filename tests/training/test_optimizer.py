@@ -97,7 +97,7 @@ def test_a_model_without_parameters_has_no_average(tmp_path: Any):
 
 
 def test_settings_that_cannot_work_are_refused():
-    for model in ("BERT4Rec", "FEARec", "Pop", "NARM"):
+    for model in ("FEARec", "Pop", "NARM"):
         with refused("label_smoothing", model, "0.1"):
             Config(model, "ml-100k", settings={"label_smoothing": 0.1})
         with refused("cosine_temperature", model, "0.1"):

@@ -43,7 +43,7 @@ def spread_out(network: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("model", NINE)
 def test_how_evaluation_is_cut_up_changes_no_metric(trainer: Any, model: str, monkeypatch: Any):
-    own_chunks = model not in ("BERT4Rec", "FEARec")
+    own_chunks = model != "FEARec"
     cases = [{}, {"eval_batch_size": 1}, {"eval_batch_size": 7}, {"eval_batch_size": 4096}, {"threads": 2}]
     cases += [{"length_ratio": 1.0}, {"length_ratio": 1000.0}] if own_chunks else []
     found = []
