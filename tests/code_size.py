@@ -10,11 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
-# BERT4Rec by length.
+# BERT4Rec by length, FEARec without Fourier transforms.
 LIMITS = {
-    "code lines": 10_720,
+    "code lines": 10_800,
     "functions": 1_055,
-    "lines of the package with templates": 17_480,
+    "lines of the package with templates": 17_580,
     "lines of tests": 13_650,
     "lines of benchmarks": 1_830,
 }

@@ -95,8 +95,9 @@ def recboles_run(name: str, **settings: Any) -> Result:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_and_metrics_of_a_run_are_recboles(name: str):
-    """On padded batches here, as dropout draws other numbers by length."""
-    ours = our_run(name, **MODELS[name], **({"by_length": False} if name in BY_LENGTH else {}))
+    """Where it draws the numbers for dropout as RecBole does."""
+    as_there = {"by_length": False} if name in BY_LENGTH else {"fourier": True}
+    ours = our_run(name, **MODELS[name], **as_there)
     recboles = recboles_run(name, **MODELS[name])
     assert ours.losses == recboles.losses
     assert ours.valid == recboles.valid and ours.test == recboles.test

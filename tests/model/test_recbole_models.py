@@ -159,10 +159,33 @@ def test_fearecs_index_of_same_targets_is_recboles(fearec_on: Any):
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_fearecs_losses_and_draws_are_recboles(fearec_on: Any, contrast: str, loss_type: str):
     losses = []
-    for kind in ("FEARec", FEARec):
-        model, train = fearec_on(shopping(), kind, contrast=contrast, fredom_type=contrast, loss_type=loss_type)
+    for kind, own in (("FEARec", {"fourier": True}), (FEARec, {})):
+        model, train = fearec_on(shopping(), kind, contrast=contrast, fredom_type=contrast, loss_type=loss_type, **own)
         losses.append([model.calculate_loss(rows).item() for rows in train])
     assert losses[0] == losses[1] and len(losses[0]) > 2
+
+
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0}
+
+
+FEAREC_SETTINGS = [
+    {}, {"n_layers": 3}, {"global_ratio": 0.3, "n_heads": 1}, {"topk_factor": 2, "MAX_ITEM_LIST_LENGTH": 10},
+    {"contrast": "us", "hidden_act": "relu"}, {"sim": "cos"}, {"std": False}, {"dual_domain": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", FEAREC_SETTINGS, ids=str)
+def test_fearec_without_fourier_transforms_gives_recboles_losses_gradients_and_scores(fearec_on: Any, settings: Any):
+    results = []
+    for own in ({"fourier": False}, {"fourier": True}):
+        model, train = fearec_on(shopping(), **NO_DROPOUT, **own, **settings)
+        for parameter in model.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+        init_seed(2, True)  # the histories of the contrasts
+        rows = next(iter(train))
+        results.append([loss_and_gradients(model, rows), model.eval().full_sort_predict(rows).detach()])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=2e-6)
+    assert len({tuple(row) for row in results[0][1].tolist()}) > 10
 
 
 def test_each_of_fearecs_contrastive_losses_counts_by_default(fearec_on: Any):
