@@ -98,8 +98,7 @@ class FEARec(RecBoleFEARec):
             return torch.zeros(2, 1, device=z_i.device), torch.zeros(2, dtype=torch.long, device=z_i.device)
         if self.fourier or sim != "dot":
             return super().info_nce(z_i, z_j, temp, batch_size, sim)
-        z = torch.cat(
-            [z_i, z_j]
-        )  # a row's own column has no weight; RecBole copies the others and puts the label first
+        # a row's own column has no weight; RecBole copies the others, the label first
+        z = torch.cat([z_i, z_j])
         own = torch.eye(len(z), dtype=torch.bool, device=z.device)
         return (z @ z.T / temp).masked_fill(own, -torch.inf), torch.arange(len(z), device=z.device).roll(batch_size)
