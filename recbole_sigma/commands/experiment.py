@@ -1,6 +1,7 @@
 """recbole-sigma experiment NAME [--dataset=D] [--seeds=N] [--jobs=N] [--SETTING=VALUE ...]
 
-Runs an experiment: ablation, case-study, depth, efficiency, flip-range, groups, mixing.
+Runs an experiment: ablation, batch-size, case-study, depth, efficiency, equal-budget, flip-range, groups, mixing,
+recurrence.
 
   NAME                     one of those above, or a YAML file of arms as in properties/experiment/
   --dataset=D              data sets, with commas (as the experiment says)
@@ -10,7 +11,7 @@ Runs an experiment: ablation, case-study, depth, efficiency, flip-range, groups,
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
   --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
   --SETTING=VALUE          any setting, for all arms
-  --rounds=N               efficiency: steps of each arm that are timed (20)
+  --rounds=N               efficiency, batch-size: steps of each arm that are timed (20)
   --model=CLASS            confirms a package.module:Class of the file's arms, which importing executes
   --user=U                 case-study: the user, as in the data
 
@@ -37,8 +38,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("name", metavar="NAME", help="an experiment, or a YAML file of arms")
     args, settings = options.parse(parser, argv)
     datasets = options.names(settings, "dataset", example="amazon-beauty") if "dataset" in settings else []
-    if "rounds" in settings and args.name != "efficiency":
-        raise UserError("--rounds: only the experiment efficiency times steps; leave it out")
+    timed = "rounds" in settings
     rounds, how = options.option(settings, "rounds", 20), take_options(settings)
     user = str(settings.pop("user")) if "user" in settings else None
     from recbole_sigma.experiment.spec import read_experiment, seeds_of
@@ -46,10 +46,12 @@ def main(argv: Sequence[str]) -> None:
     seeds = seeds_of(settings.pop("seeds")) if "seeds" in settings else []
     confirmed = options.names(settings, "model", example="package.module:Class") if "model" in settings else []
     experiment = read_experiment(args.name, datasets, seeds, settings, confirmed)
-    if (experiment.name == "case-study") != (user is not None):
+    if timed and experiment.measures != "cost":
+        raise UserError(f"--rounds: {experiment.name} times no steps, as efficiency does; leave it out")
+    if (experiment.measures == "lists") != (user is not None):
         raise UserError("--user: case-study shows one user, as in --user=196; no other experiment does")
-    if experiment.name != "efficiency":
-        run_and_report(experiment, **how, groups=experiment.name == "groups", user=user)
+    if experiment.measures != "cost":
+        run_and_report(experiment, **how, groups=experiment.measures == "groups", user=user)
         return
     from recbole_sigma.experiment.timing import measure
     from recbole_sigma.report.render import check_report

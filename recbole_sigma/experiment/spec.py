@@ -35,6 +35,7 @@ class Experiment:
     datasets: Sequence[str]
     seeds: Sequence[int]
     settings: Mapping[str, Any]  # of all arms
+    measures: str = "accuracy"  # accuracy; groups: of users, too; lists: of one user; cost: time and memory of steps
 
     def __post_init__(self) -> None:
         for what, labels in (("arms", [arm.label for arm in self.arms]), ("datasets", self.datasets)):
@@ -112,6 +113,7 @@ def read_experiment(
         datasets=datasets or value.get("datasets", ["ml-100k"]),
         seeds=seeds or seeds_of(value.get("seeds", 1)),
         settings={**value.get("settings", {}), **(settings or {})},
+        measures=value.get("measures", "accuracy"),
     )
 
 

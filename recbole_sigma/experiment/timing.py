@@ -62,7 +62,8 @@ def _section(runs: list[tuple[str, Config]], rounds: int) -> str:
         rows.append([label, sum(parameter.numel() for parameter in model.parameters()), *times, *memory])
     metadata = data_metadata(arms[0][0].dataset)
     size = ", ".join(f"{metadata[key]:,} {key}" for key in ("users", "items", "interactions"))
-    batches = f"{config['train_batch_size']:,} in training and {config['eval_batch_size']:,} in inference"
+    sizes = dict.fromkeys(f"{own['train_batch_size']:,}" for _, own in runs)
+    batches = f"{', '.join(sizes)} in training and {config['eval_batch_size']:,} in inference"
     return f"""## {config.dataset}
 
 {tabulate(rows, HEADERS, tablefmt="github", colalign=("left", *["right"] * 5))}

@@ -262,7 +262,7 @@ def test_an_arm_that_fails_is_in_the_table_with_its_reason(six_users: SixUsers, 
         (["experiment", "groups", "--user=1"], ["--user", "case-study"]),
         (["experiment", "efficiency", "--rounds=few"], ["--rounds", "whole number", "'few'"]),
         (["experiment", "efficiency", "--out=/dev/null/page"], ["--out", "/dev/null"]),
-        (["experiment", "groups", "--rounds=2"], ["--rounds", "efficiency"]),
+        (["experiment", "groups", "--rounds=2"], ["--rounds", "groups", "efficiency"]),
         (["ensure"], ["directory"]),
         (["ensure", "nowhere"], ["nowhere/settings.yaml"]),
         (["ensure", "one", "two"], ["two"]),
@@ -283,7 +283,7 @@ def test_mistakes_are_reported_before_anything_is_run(
 def test_a_report_that_cannot_be_is_refused_before_anything_is_trained(
     six_users: SixUsers, refused: Refused, arguments: list[str], says: list[str]
 ):
-    Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
+    Path("case-study.yaml").write_text("measures: lists\narms: {GRU4Rec: {model: GRU4Rec}}\n")
     refused("experiment", "case-study.yaml", "--dataset=tiny", *six_users(), *arguments, names=says)
     assert not list(Path().glob("runs/*/*"))
 
@@ -291,7 +291,7 @@ def test_a_report_that_cannot_be_is_refused_before_anything_is_trained(
 def test_a_case_study_shows_one_users_history_and_lists(six_users: SixUsers, capsys: Any):
     inter = next(Path("..").glob("*/tiny.inter"))
     inter.write_text(inter.read_text().replace("u3\t", "0\t"))  # a name that is false in Python
-    Path("case-study.yaml").write_text("arms: {GRU4Rec: {model: GRU4Rec}}\n")
+    Path("case-study.yaml").write_text("measures: lists\narms: {GRU4Rec: {model: GRU4Rec}}\n")
     options = ["--dataset=tiny", "--user=0", "--out=case", *six_users()]
     assert cli.main(["experiment", "case-study.yaml", *options]) == 0
     page = Path("case.md").read_text()
