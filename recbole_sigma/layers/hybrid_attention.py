@@ -35,29 +35,45 @@ def hybrid_attention(layer: Any, band: Tensor, hidden: Tensor, mask: Tensor, at:
     of_delays = products.sum(1).flatten(1).index_select(1, diagonals).unflatten(1, (length, -1)).sum(-1)
     count = int(layer.factor * math.log(length))
     weights, delays = best_delays(of_delays / hidden.shape[2], count, layer.training)
+    row = torch.arange(len(hidden), device=hidden.device)
     if at is not None:
         products, mask = (each.take_along_dim(at[:, None, None, None], 2) for each in (products, mask))
     attention = layer.attn_dropout((products / math.sqrt(layer.attention_head_size) + mask).softmax(-1))
     if at is None:
-        values = layer.value_layer(hidden)
-        averaged = sum(weights[:, n, None, None] * moved(values, delays[:, n]) for n in range(count))
-        over_positions = attention @ torch.matmul(band, values).unflatten(-1, (heads, -1)).transpose(1, 2)
-        over_positions = over_positions.transpose(1, 2).flatten(2)
-    else:  # the same by sums of H, which is then multiplied with W_v once
-        row = torch.arange(len(hidden), device=hidden.device)
+        averaged, over_positions = _everywhere(layer.value_layer, band, hidden, attention, weights, delays)
+    else:
         moments = hidden[row[:, None], (at[:, None] + delays) % length]
-        averaged = layer.value_layer((weights[..., None] * moments).sum(1))
-        attention = (attention @ band)[:, :, 0]  # (B, heads, L)
-        weight, bias = (
-            layer.value_layer.weight.unflatten(0, (heads, -1)),
-            layer.value_layer.bias.unflatten(0, (heads, -1)),
-        )
-        summed = torch.einsum("bhd,hed->bhe", attention @ hidden, weight)
-        over_positions = (summed + attention.sum(-1, keepdim=True) * bias).flatten(1)
-        hidden = hidden[row, at]
+        averaged, over_positions = _in_one_place(layer.value_layer, band, hidden, attention, weights, moments)
     context = (1 - layer.spatial_ratio) * averaged + layer.spatial_ratio * over_positions
-    output: Tensor = layer.LayerNorm(layer.out_dropout(layer.dense(context)) + hidden)
+    output: Tensor = layer.LayerNorm(
+        layer.out_dropout(layer.dense(context)) + (hidden if at is None else hidden[row, at])
+    )
     return output
+
+
+def _everywhere(
+    linear: Any, band: Tensor, hidden: Tensor, attention: Tensor, weights: Tensor, delays: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Moved values, averaged by `weights`, and values averaged by `attention` (B, heads, L, L): (B, L, D) twice."""
+    values = linear(hidden)
+    terms = (share[:, None, None] * moved(values, delays[:, n]) for n, share in enumerate(weights.unbind(1)))
+    averaged = sum(terms, start=torch.zeros_like(values))
+    heads = torch.matmul(band, values).unflatten(-1, (attention.shape[1], -1)).transpose(1, 2)
+    return averaged, (attention @ heads).transpose(1, 2).flatten(2)
+
+
+def _in_one_place(
+    linear: Any, band: Tensor, hidden: Tensor, attention: Tensor, weights: Tensor, moments: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same for one position of each row, (B, D) twice, by sums of H, which is then multiplied with W_v once.
+
+    `attention` (B, heads, 1, L), `moments` (B, delays, D): H at the delays.
+    """
+    averaged = linear((weights[..., None] * moments).sum(1))
+    attention = (attention @ band)[:, :, 0]  # (B, heads, L)
+    weight, bias = (each.unflatten(0, (attention.shape[1], -1)) for each in (linear.weight, linear.bias))
+    summed = torch.einsum("bhd,hed->bhe", attention @ hidden, weight)
+    return averaged, (summed + attention.sum(-1, keepdim=True) * bias).flatten(1)
 
 
 def best_delays(correlations: Tensor, count: int, together: bool) -> tuple[Tensor, Tensor]:
