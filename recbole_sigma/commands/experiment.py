@@ -11,9 +11,9 @@ recurrence.
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
   --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
   --SETTING=VALUE          any setting, for all arms
-  --rounds=N               efficiency, batch-size: steps of each arm that are timed (20)
+  --rounds=N               efficiency, batch-size, or a file that measures cost: steps of each arm (20)
   --model=CLASS            confirms a package.module:Class of the file's arms, which importing executes
-  --user=U                 case-study: the user, as in the data
+  --user=U                 case-study, or a file that measures lists: the user, as in the data
 
 examples:
   recbole-sigma experiment ablation --dataset=amazon-beauty --data_path=data --seeds=3
@@ -48,8 +48,10 @@ def main(argv: Sequence[str]) -> None:
     experiment = read_experiment(args.name, datasets, seeds, settings, confirmed)
     if timed and experiment.measures != "cost":
         raise UserError(f"--rounds: {experiment.name} times no steps, as efficiency does; leave it out")
-    if (experiment.measures == "lists") != (user is not None):
-        raise UserError("--user: case-study shows one user, as in --user=196; no other experiment does")
+    if experiment.measures != "lists" and user is not None:
+        raise UserError(f"--user: {experiment.name} shows no user's lists, as case-study does; leave it out")
+    if experiment.measures == "lists" and user is None:
+        raise UserError(f"--user: {experiment.name} shows the lists of one user; say of which, as in --user=196")
     if experiment.measures != "cost":
         run_and_report(experiment, **how, groups=experiment.measures == "groups", user=user)
         return
