@@ -231,8 +231,14 @@ def _prepare(config: Config, group: Group, configure: bool) -> str:
     if config["device"].type == "cuda":
         torch.cuda.reset_peak_memory_stats(config["device"])  # an earlier run of this process has set it
     init_seed(config["seed"], config["reproducibility"])
-    states = config.final_config_dict.get("d_state")
-    if not issubclass(config.model_class, SequenceModel) or states is None:
+    return scan_backend(config)
+
+
+def scan_backend(config: Config) -> str:
+    """What computes the model's scans. Raises UserError where they cannot be computed on the device."""
+    settings = config.final_config_dict
+    states = settings.get("d_state", 0) if settings.get("mamba", True) else 0
+    if not issubclass(config.model_class, SequenceModel) or not (states or "n_decays" in settings):
         return "torch"  # a model without a scan, or one of RecBole's own
     if config["device"].type == "cuda" and states > MOST_STATES:
         raise UserError(f"d_state must be at most {MOST_STATES} on a GPU, got {states}; or run on CPU: use_gpu=False")

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length, FEARec without Fourier transforms.
 LIMITS = {
-    "code lines": 10_800,
-    "functions": 1_055,
-    "lines of the package with templates": 17_580,
-    "lines of tests": 13_650,
+    "code lines": 10_810,
+    "functions": 1_056,
+    "lines of the package with templates": 17_590,
+    "lines of tests": 13_660,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {

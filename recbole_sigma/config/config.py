@@ -190,8 +190,8 @@ class Config(RecBoleConfig):
             right = f"{name} must be {'null' if default is None else default}"
             if self["loss_type"] != "CE":
                 raise UserError(f"{right} with loss_type {self['loss_type']}: it belongs to CE, got {value}")
-            if name == "distill_from" and self.model == "BERT4Rec":
-                raise UserError(f"{right} for BERT4Rec, whose targets are items within a history, got {value}")
+            if name == "distill_from" and any(base.__name__ == "BERT4Rec" for base in self.model_class.__mro__):
+                raise UserError(f"{right} for {self.model}, whose targets are items within a history, got {value}")
             if not self._has_our_loss(self.final_config_dict):
                 raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
         if self["co_occurrence"] and getattr(self.model_class, "fits_at_once", False):

@@ -22,7 +22,9 @@ from tqdm import tqdm
 from recbole_sigma.config.config import Config
 from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.environment import device_name, versions
+from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.spec import Experiment
+from recbole_sigma.quick_start import scan_backend
 from recbole_sigma.registry import build_model
 from recbole_sigma.runs.result import data_metadata
 from recbole_sigma.training.allocator import keep_freed_memory
@@ -79,8 +81,13 @@ Medians of {rounds} steps of each arm in turn; in brackets the multiple of {rows
 
 def _steps(config: Config) -> tuple[Data, Any, Callable[[], None], Callable[[], None]]:
     """The data and model of an arm, and functions: one step of training, the scores of one batch of test users."""
+    scan_backend(config)
     init_seed(config["seed"], config["reproducibility"])
     data = load(config)
+    if getattr(config.model_class, "fits_at_once", False):
+        raise UserError(f"{config.model} is not trained by steps, whose cost could be measured")
+    if not len(data.test.dataset):
+        raise UserError(f"eval_args: {config.dataset} is split without test users, whose scores could be timed")
     model: Any = build_model(config, data.train.dataset)
     optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
     # Epoch after epoch, each shuffled again; the making of a batch counts.
@@ -91,7 +98,8 @@ def _steps(config: Config) -> tuple[Data, Any, Callable[[], None], Callable[[], 
         batch = next(batches).to(config["device"])
         model.train()
         optimizer.zero_grad()
-        losses = model.calculate_loss(batch)
+        with torch.autocast(config["device"].type, enabled=bool(config["enable_amp"])):
+            losses = model.calculate_loss(batch)
         loss: Any = sum(losses) if isinstance(losses, tuple) else losses
         loss.backward()
         optimizer.step()

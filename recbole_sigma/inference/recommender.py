@@ -19,6 +19,7 @@ from recbole_sigma.errors import UserError, did_you_mean, one_line
 from recbole_sigma.inference.frames import frame_of, histories_of, is_frame
 from recbole_sigma.inference.session import Session
 from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.layers.moving_average import MovingAverages
 from recbole_sigma.ops import CudaExtensionError, active_backend
 from recbole_sigma.registry import source_digest
 from recbole_sigma.runs.files import digest
@@ -76,7 +77,7 @@ class Recommender:
             settings["use_gpu"] = kind == "cuda"
         recommender = cls(load_model(folder, model=model, **settings))
         try:
-            if any(isinstance(module, Mamba) for module in recommender.model.modules()):
+            if any(isinstance(module, (Mamba, MovingAverages)) for module in recommender.model.modules()):
                 active_backend(recommender.device)
         except CudaExtensionError as error:
             raise UserError(one_line(error)) from None

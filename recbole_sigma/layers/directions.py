@@ -21,8 +21,8 @@ CONV_WIDTH = 3  # of the gate
 class Directions(nn.Module):
     """M = Mamba(H) and M^f = Mamba(H^f), each times its gate; the base class of SIGMA's layer.
 
-    With `flip_ranges`, M^f is the average of the flips at several r, weighted for each row by what its last item is:
-    sum_i softmax_i(W h + b) G(H^f_i) M^f_i.
+    With `flip_ranges`, M^f is the average of the flips at several r, weighted at each position by the layer's input h
+    there, of which the last layer needs the last item's: sum_i softmax_i(W h + b) G(H^f_i) M^f_i.
     """
 
     def __init__(self, config: Any) -> None:
@@ -104,7 +104,8 @@ class Directions(nn.Module):
         gated = _gated(states, None if self.gate is None else self.gate.step(ends))
         if self.flip_weights is None:
             return gated
-        weights = np.exp(linear(hidden, self.flip_weights))
+        scores = linear(hidden, self.flip_weights)
+        weights = np.exp(scores - scores.max())
         return _averaged(gated, weights / weights.sum())
 
 

@@ -80,4 +80,4 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
         if self.by_length or self.cosine_temperature is not None:
             return self.score_all(self.forward(item_seq, lengths))
         padded = F.pad(item_seq, (0, self.max_seq_length - item_seq.shape[1]))
-        return RecBoleBERT4Rec.full_sort_predict(self, Interaction({**interaction.interaction, self.ITEM_SEQ: padded}))
+        return RecBoleBERT4Rec.full_sort_predict(self, {self.ITEM_SEQ: padded, self.ITEM_SEQ_LEN: lengths})

@@ -83,6 +83,8 @@ def branch_weights(config: Any) -> dict[str, float]:
         raise UserError("mamba and fe_gru are both false, and nothing reads the history; leave one of them true")
     if config["residual"] not in ("stacked", "none", "layer", *weights):
         raise UserError(f"residual: {config['residual']} is around a branch that is switched off")
+    if config["flip_ranges"] and not (config["mamba"] and config["partial_flip"]):
+        raise UserError("flip_ranges must be null without a flipped direction (mamba: false or partial_flip: false)")
     if (given := config["mixing_weights"]) is None:
         return weights
     if config["mixing"] not in ("weighted", "fixed") or len(given) != len(weights):

@@ -64,7 +64,7 @@ def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy
         best = names[1:][scores[0, 1:].topk(min(k, scores.shape[1] - 1)).indices].tolist()
         items = interaction[loaded.model.ITEM_SEQ][0, : int(interaction[loaded.model.ITEM_SEQ_LEN][0])]
         flipped: list[str] = []
-        if config.model == "SIGMA" and config["partial_flip"]:
+        if config.model == "SIGMA" and config["mamba"] and config["partial_flip"] and not config["flip_ranges"]:
             slots = config["MAX_ITEM_LIST_LENGTH"] if config["flip"] == "padded" else None
             order = PartialFlip(config["r"], slots)(items[None, :, None], torch.tensor([len(items)]))[0, :, 0]
             flipped = names[order[order > 0]].tolist()  # `padded` moves items of short histories away

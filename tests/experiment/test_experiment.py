@@ -288,6 +288,13 @@ def test_a_report_that_cannot_be_is_refused_before_anything_is_trained(
     assert not list(Path().glob("runs/*/*"))
 
 
+def test_costs_that_cannot_be_measured_are_refused(six_users: SixUsers, refused: Refused):
+    Path("cost.yaml").write_text("measures: cost\narms: {Pop: {model: Pop}}\n")
+    refused("experiment", "cost.yaml", "--dataset=tiny", "--data_path=..", names=["Pop", "not trained by steps"])
+    split = "--eval_args={split: {LS: valid_only}}"
+    refused("experiment", "efficiency", "--dataset=tiny", *six_users(), split, names=["eval_args", "test users"])
+
+
 def test_a_case_study_shows_one_users_history_and_lists(six_users: SixUsers, capsys: Any):
     inter = next(Path("..").glob("*/tiny.inter"))
     inter.write_text(inter.read_text().replace("u3\t", "0\t"))  # a name that is false in Python

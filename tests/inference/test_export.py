@@ -25,8 +25,8 @@ MODELS: list[tuple[str, dict[str, Any]]] = [
     ("SIGMA", {"form": "paper", "head": "history", "r": 2}),
     ("SIGMA", {"form": "released", "num_layers": 2, "flip": "padded", "share_mamba": False}),
     ("Mamba4Rec", {"num_layers": 2}), ("RecMamba", {"head": "history"}), ("ECHO", {"num_layers": 2}), ("SASRec", {}),
-    ("BERT4Rec", {"n_layers": 1}),
-    ("LinRec", {}), ("GRU4Rec", {}), ("EMARec", {"co_occurrence": 0.3, "head": "history"}),
+    ("BERT4Rec", {"n_layers": 1}), ("BERT4Rec", {"n_layers": 1, "by_length": False}), ("LinRec", {}),
+    ("SIGMA", {"flip_ranges": [0, 2]}), ("GRU4Rec", {}), ("EMARec", {"co_occurrence": 0.3, "head": "history"}),
 ]  # fmt: skip
 
 

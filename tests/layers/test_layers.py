@@ -222,6 +222,7 @@ def test_dropout_of_echos_unit_and_of_linrecs_feed_forward_is_where_the_setting_
         ({"mixing_weights": [1, 0, 0], "mixing": "gated"}, ["mixing_weights", "weighted or fixed", "gated"]),
         ({"fe_conv_width": 4}, ["fe_conv_width", "odd", "4"]),
         ({"mixing_weights": []}, ["mixing_weights", "[0.8, 0.1, 0.1]"]),
+        ({"flip_ranges": [0, 2], "partial_flip": False}, ["flip_ranges", "null", "partial_flip"]),
     ],
     ids=str,
 )

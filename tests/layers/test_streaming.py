@@ -101,6 +101,14 @@ def test_a_model_item_by_item_is_the_model_on_the_history(
             torch.testing.assert_close(stepped, model(items[None, :n], torch.tensor([n]))[0], atol=1e-5, rtol=1e-5)
 
 
+def test_large_weights_of_the_flips_do_not_overflow(sample_config: Callable[..., Any]):
+    model: Any = build(sample_config, "SIGMA", flip_ranges=[0, 2])
+    model.layers[0].flip_weights.bias.data[0] = 200  # exp(200) is no float32
+    with torch.no_grad():
+        stepped = torch.from_numpy(model.step(3, 0, model.start()))
+        torch.testing.assert_close(stepped, model(torch.tensor([[3]]), torch.tensor([1]))[0], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "options"), LONG, ids=str)
 def test_ten_thousand_items_later_it_still_is(sample_config: Callable[..., Any], name: str, options: dict[str, Any]):
     model: Any = build(sample_config, name, **options)

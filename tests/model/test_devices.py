@@ -12,6 +12,7 @@ import torch
 from recbole_sigma import resume
 from recbole_sigma.evaluation.ranks import Ranks
 from recbole_sigma.layers.dropout import Dropout
+from recbole_sigma.quick_start import scan_backend
 from tests.helpers.models import SWITCHES, refused
 from tests.helpers.on_cuda import CPU, assert_close
 from tests.helpers.pretended_cuda import GPU, pretended_gpu
@@ -124,6 +125,14 @@ def test_an_interrupted_run_is_resumed_on_either_device(on_cpu: Any, first: bool
         folder = interrupted(on_cpu, "Mamba4Rec", use_gpu=first)
         resume(folder, {"use_gpu": then})
     assert losses(folder) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "scans"),
+    [("EMARec", {}, True), ("Mamba4Rec", {}, True), ("SIGMA", {"mamba": False}, False), ("GRU4Rec", {}, False)],
+)
+def test_the_backend_is_that_of_the_models_scans(sample_config: Any, model: str, settings: Any, scans: bool):
+    assert (scan_backend(sample_config(model, **settings)) != "torch") == scans
 
 
 def test_more_states_than_the_scan_on_cuda_has_are_refused(on_cpu: Any):
