@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     from recbole_sigma.runs.files import write_text
 
     out = how["out"] or Path(str(experiment.settings.get("checkpoint_dir", "saved")), experiment.name)
-    check_report(out)
+    check_report(out, "csv")  # Markdown needs no package, either
     text = measure(experiment, rounds)
     write_text(out.with_suffix(".md"), f"# {experiment.title}\n\n{text}\nMade by\n\n    {command_line()}\n")
     print(f"{text}\n{out.with_suffix('.md')}")
