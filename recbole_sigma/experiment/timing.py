@@ -82,10 +82,10 @@ Medians of {rounds} steps of each arm in turn; in brackets the multiple of {rows
 def _steps(config: Config) -> tuple[Data, Any, Callable[[], None], Callable[[], None]]:
     """The data and model of an arm, and functions: one step of training, the scores of one batch of test users."""
     scan_backend(config)
-    init_seed(config["seed"], config["reproducibility"])
-    data = load(config)
     if getattr(config.model_class, "fits_at_once", False):
         raise UserError(f"{config.model} is not trained by steps, whose cost could be measured")
+    init_seed(config["seed"], config["reproducibility"])
+    data = load(config)
     if not len(data.test.dataset):
         raise UserError(f"eval_args: {config.dataset} is split without test users, whose scores could be timed")
     model: Any = build_model(config, data.train.dataset)
