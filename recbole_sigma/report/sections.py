@@ -145,7 +145,7 @@ def _costs(table: Table) -> Section:
         texts = [None if mean is None else f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}" for mean in means]
         rows += [(row.label, *texts)] if row.costs else []
     head = ("", "parameters", "epochs", "s per epoch", "s per evaluation", "peak MB")
-    note = "Means over the runs, as recorded, whatever else the machine did: no benchmark."
+    note = "Means over the runs, as recorded, whatever else the machine did: no benchmark. None over different devices."
     return Section("cost", "Cost", "lrrrrr", head, rows, note)
 
 

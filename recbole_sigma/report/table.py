@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 SPLITS = ("valid", "test")
 MASKED = {split: f"{split}, seen masked" for split in SPLITS}  # the same scores, with seen items left out
 COLUMNS = [(split, metric) for split in SPLITS for metric in METRICS]
-COSTS = ("n_parameters", "epochs", "seconds_per_epoch", "eval_seconds", "peak_memory_mb")
+MACHINE_COSTS = ("seconds_per_epoch", "eval_seconds", "peak_memory_mb")
+COSTS = ("n_parameters", "epochs", *MACHINE_COSTS)
 _CANDIDATES = "number of candidates"
 _DIGITS = 12  # means that agree up to here are equal: sums in another order differ in later digits
 
@@ -44,7 +45,7 @@ class Row:
     label: str
     runs: tuple[RecordedRun, ...]
     problems: tuple[str, ...]  # seeds without a result or test metrics, and runs that do not count
-    costs: Mapping[str, float]  # means over the finished runs
+    costs: Mapping[str, float]  # means over the finished runs; not of seconds and MB if they had different devices
 
     @property
     def complete(self) -> list[RecordedRun]:
@@ -195,6 +196,8 @@ def _row(label: str, runs: Sequence[RecordedRun]) -> Row:
             problems.append(f"seed {seed}: was repeated; {run.name} is the newest and counts, left out: {names}")
     kept = tuple(run for run in runs if not run.complete or newest[run.seed] is run)
     costs = pd.DataFrame([run.result for run in newest.values()]).reindex(columns=COSTS).mean()
+    if len({run.result.get("device") for run in newest.values()}) > 1:
+        costs = costs.drop([*MACHINE_COSTS])
     return Row(label, kept, tuple(problems), costs.dropna().to_dict())
 
 

@@ -239,6 +239,14 @@ def test_histories_of_other_lengths_are_comparable_and_noted(tmp_path: Path):
     assert "- max item list length: 50 (A); 200 (B)" in render(report(tmp_path), "md")
 
 
+def test_seconds_and_memory_of_two_devices_have_no_mean(tmp_path: Path):
+    for seed, device in enumerate(("cpu (x86_64)", "NVIDIA H100")):
+        write_run(tmp_path, "A", BEST, seed=seed, result={"device": device, "epochs": 3 + seed})
+        write_run(tmp_path, "B", BEST, seed=seed)
+    assert table(tmp_path).rows[0].costs == {"n_parameters": 892163, "epochs": 3.5}
+    assert "| B | 892,163 | 3 | 29.6 | 4.8 | 812 |" in render(report(tmp_path), "md")
+
+
 def test_unfinished_runs_are_reported_unless_they_were_run_again(three: Path):
     begin_run(three / "SIGMA-again", "SIGMA")
     begin_run(three / "SIGMA-new", "SIGMA", seed=4)
