@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
     args, settings = options.parse(parser, argv)
     datasets = options.names(settings, "dataset", example="amazon-beauty") if "dataset" in settings else []
     timed = "rounds" in settings
+    unused = [name for name in ("jobs", "engine", "masked", "seeds") if name in settings]
     rounds, how = options.option(settings, "rounds", 20), take_options(settings)
     user = str(settings.pop("user")) if "user" in settings else None
     from recbole_sigma.experiment.spec import read_experiment, seeds_of
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
     experiment = read_experiment(args.name, datasets, seeds, settings, confirmed)
     if timed and experiment.measures != "cost":
         raise UserError(f"--rounds: {experiment.name} times no steps, as efficiency does; leave it out")
+    if experiment.measures == "cost" and unused:
+        raise UserError(f"--{unused[0]}: {experiment.name} trains nothing, it times steps in turn; leave it out")
     if experiment.measures != "lists" and user is not None:
         raise UserError(f"--user: {experiment.name} shows no user's lists, as case-study does; leave it out")
     if experiment.measures == "lists" and user is None:
