@@ -167,6 +167,7 @@ def _train(
     from recbole_sigma.training.callbacks import TensorBoard
     from recbole_sigma.training.checkpoint import Checkpoint
     from recbole_sigma.training.distillation import Teacher
+    from recbole_sigma.training.ensemble import load_members
     from recbole_sigma.training.trainer import SequenceTrainer
     from recbole_sigma.training.warm_start import start_from_run
 
@@ -177,6 +178,8 @@ def _train(
         network = build_model(config, data.train.dataset)
         if config["init_from"] and not (resumed and (resumed / "state.pt").exists()):
             start_from_run(network, config, data.train.dataset, _items(data))
+        if config.model == "Ensemble":
+            load_members(network, config, _items(data))
         if config["distill_from"]:
             network.teacher = Teacher(config, _items(data))  # type: ignore[assignment]  # no module: not trained, not saved
         group.copy_from_first(network)
@@ -236,6 +239,8 @@ def _prepare(config: Config, group: Group, configure: bool) -> str:
 
 def scan_backend(config: Config) -> str:
     """What computes the model's scans. Raises UserError where they cannot be computed on the device."""
+    if members := [*config.members()]:
+        return max(map(scan_backend, members), key="torch".__ne__)  # one for all members with a scan
     settings = config.final_config_dict
     states = settings.get("d_state", 0) if settings.get("mamba", True) else 0
     if not issubclass(config.model_class, SequenceModel) or not (states or "n_decays" in settings):

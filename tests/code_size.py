@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
-# BERT4Rec by length, FEARec without Fourier transforms.
+# BERT4Rec by length, FEARec without Fourier transforms, ensembles.
 LIMITS = {
-    "code lines": 10_810,
-    "functions": 1_056,
-    "lines of the package with templates": 17_590,
-    "lines of tests": 13_660,
+    "code lines": 10_890,
+    "functions": 1_068,
+    "lines of the package with templates": 17_730,
+    "lines of tests": 13_770,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {

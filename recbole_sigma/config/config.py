@@ -15,7 +15,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole.utils import InputType
 
 from recbole_sigma.config.early import WITHOUT_DEFAULT, check_dataset, data_folder, read_run, unknown_setting
-from recbole_sigma.config.schema import check, role
+from recbole_sigma.config.schema import check, identity, role
 from recbole_sigma.config.values import (
     Files,
     Given,
@@ -98,6 +98,19 @@ class Config(RecBoleConfig):
         """Every setting as a plain YAML value: given as a config file, they repeat the run."""
         return copy.deepcopy(self._settings)
 
+    def members(self) -> Iterator["Config"]:
+        """Of each member of an Ensemble, without its own head and table. Raises UserError for another version's run."""
+        for member in self.final_config_dict.get("member_settings") or ():
+            settings = {**member, "use_gpu": self["use_gpu"], "head": "plain", "co_occurrence": 0}
+            name, trained_on, _ = (settings.pop(key) for key in ("model", "dataset", "digest"))
+            if ":" in name or name == "Ensemble":
+                what = "an ensemble: write its members" if name == "Ensemble" else "code of its own, which is not run"
+                raise UserError(f"members: {name} is {what}")
+            try:
+                yield Config(name, trained_on, settings=settings, need_data=False)
+            except UserError as error:
+                raise UserError(f"members: a run of {name}: {error}") from None
+
     def __getitem__(self, name: str) -> Any:
         """The value of a setting. RecBole answers None for a name that does not exist, on which its models rely.
 
@@ -126,13 +139,18 @@ class Config(RecBoleConfig):
     def _default_to(self, given: dict[str, Given]) -> None:
         """Model settings default to those of the run `init_from`, and `init_digest` is that of its weights.
 
-        Where the digest is given, as by config.yaml of a run, the settings are, too. So is that of `distill_from`.
+        Where the digest is given, as by config.yaml of a run, the settings are, too. So is that of `distill_from`, and
+        `member_settings` are those of the runs `members`.
         """
         teacher = given.get("distill_from", Given(None))
         if teacher.value is not None and "distill_digest" not in given:
             check("distill_from", teacher, None, {})
             read_run(teacher, "distill_from")
             given["distill_digest"] = Given(weights_digest(Path(teacher.value, "model.safetensors"))[:16])
+        members = given.get("members", Given(None))
+        if members.value is not None and "member_settings" not in given:
+            check("members", members, None, {})
+            given["member_settings"] = Given([_member(Given(run, members.origin)) for run in members.value])
         start = given.get("init_from", Given(None))
         if start.value is None or "init_digest" in given:
             return
@@ -194,7 +212,8 @@ class Config(RecBoleConfig):
                 raise UserError(f"{right} for {self.model}, whose targets are items within a history, got {value}")
             if not self._has_our_loss(self.final_config_dict):
                 raise UserError(f"{right} for {self.model}, whose own class computes the loss, got {value}")
-        if self["co_occurrence"] and getattr(self.model_class, "fits_at_once", False):
+        fitted = getattr(self.model_class, "fits_at_once", False)
+        if self["co_occurrence"] and fitted and not hasattr(self.model_class, "factors"):
             raise UserError(f"co_occurrence must be 0 for {self.model}, whose scores are no softmax")
         if self["distill_from"] and self["label_smoothing"]:
             raise UserError("label_smoothing must be 0 with distill_from, whose teacher takes that part of the weight")
@@ -222,6 +241,12 @@ class Config(RecBoleConfig):
             return torch.device("cuda")
         torch.cuda.set_device(int(gpu_id))  # kernels outside torch run on the current device
         return torch.device("cuda", int(gpu_id))
+
+
+def _member(run: Given) -> dict[str, Any]:
+    """What determines the model of a run: its settings, and the digest of its weights."""
+    saved = identity({name: given.value for name, given in read_run(run, "members").items()})
+    return {**saved, "digest": weights_digest(Path(str(run.value), "model.safetensors"))[:16]}
 
 
 def _stored(frame: Any, given: Mapping[str, Given]) -> tuple[str, Given]:

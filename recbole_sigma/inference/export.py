@@ -24,6 +24,7 @@ from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.inference.card import model_card
 from recbole_sigma.inference.recommender import Recommender
 from recbole_sigma.model.by_length import ByLength
+from recbole_sigma.model.ensemble import Ensemble
 from recbole_sigma.model.sequence import SequenceModel
 from recbole_sigma.runs.files import json_text
 from recbole_sigma.runs.reader import RecordedRun, read_runs
@@ -32,7 +33,7 @@ Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # item numbers 
 
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-EXPORTABLE = ("SIGMA", "Mamba4Rec", "RecMamba", "EMARec", "ECHO", "SASRec", "LinRec", "GRU4Rec", "BERT4Rec")
+EXPORTABLE = ("SIGMA", "Mamba4Rec", "RecMamba", "EMARec", "ECHO", "SASRec", "LinRec", "GRU4Rec", "BERT4Rec", "Ensemble")
 TOLERANCE = 1e-4  # of scores against ours, relative where they are above 1
 CHECKED = 64  # histories that are compared
 LARGEST = 1_500_000_000  # bytes of weights within the .onnx file, which holds at most 2 GB; more are a file beside it
@@ -121,7 +122,7 @@ def write_model(network: TopK, path: Path) -> Predict:
     Raises UserError for a model that cannot be exported.
     """
     name = type(network.model).__name__
-    if not isinstance(network.model, (SequenceModel, ByLength)):
+    if not isinstance(network.model, (SequenceModel, ByLength, Ensemble)):
         raise UserError(f"model: {name} cannot be exported; these can: {', '.join(EXPORTABLE)}, and own SequenceModels")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that are not needed
     with warnings.catch_warnings(), torch.no_grad():

@@ -31,7 +31,7 @@ MACHINE = {
     "download",
     "memory_map_above",
 }
-LOCATION = {"data_path", "checkpoint_dir", "init_from", "distill_from"}
+LOCATION = {"data_path", "checkpoint_dir", "init_from", "distill_from", "members"}
 TORCHRUN = {"world_size", "offset", "ip", "port"}
 
 
@@ -74,7 +74,8 @@ def test_roles_say_what_determines_a_run_and_what_may_change_or_be_tuned() -> No
     assert ({*map(role, protocol)}, {*map(role, data)}) == ({"protocol"}, {"data"}), "and so they cannot be tuned"
     assert role("of_a_model_of_the_users_own") == "model"
     changeable = {name for name in SCHEMA if may_change(name) and name[0] != "-"} - TORCHRUN
-    assert changeable == (MACHINE | LOCATION | {"epochs", "stopping_step"}) - {"nproc", "init_from", "distill_from"}
+    decide = {"nproc", "init_from", "distill_from", "members"}
+    assert changeable == (MACHINE | LOCATION | {"epochs", "stopping_step"}) - decide
     settings = Config("SIGMA", "ml-100k").settings()
     assert identity(settings) == {name: settings[name] for name in settings if name not in MACHINE | LOCATION}
 
