@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length, FEARec without Fourier transforms, ensembles.
 LIMITS = {
-    "code lines": 10_890,
-    "functions": 1_068,
-    "lines of the package with templates": 17_730,
-    "lines of tests": 13_770,
+    "code lines": 10_910,
+    "functions": 1_072,
+    "lines of the package with templates": 17_770,
+    "lines of tests": 13_790,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {

@@ -45,6 +45,18 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if role(name) not in ("machine", "location")}
 
 
+def different_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """A setting by which two runs learn from different interactions, None if there is no such setting."""
+
+    def decide(settings: Mapping[str, Any]) -> dict[str, Any]:
+        own = {name: value for name, value in settings.items() if role(name) == "data" or name == "time_order"}
+        protocol = settings.get("eval_args") or {}
+        return own | {f"eval_args {part}": protocol.get(part) for part in ("split", "order", "group_by")}
+
+    first, second = decide(one), decide(other)
+    return next((name for name in sorted(first.keys() & second.keys()) if first[name] != second[name]), None)
+
+
 def check(name: str, given: Given, default: Any, choices: Mapping[str, tuple[Any, ...]]) -> None:
     """Raise a UserError that names the setting, the value and what would be right, unless the value is allowed.
 

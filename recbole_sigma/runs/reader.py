@@ -1,6 +1,8 @@
 """The one reader of run directories, finished or not: results, ranks, epochs, models."""
 
 import csv
+import hashlib
+import json
 import math
 import re
 import sys
@@ -148,11 +150,22 @@ def read_runs(paths: Sequence[str | Path]) -> list[RecordedRun]:
     labelled = []
     for run in runs:
         varied = {key: run.settings[key] for key in sorted(differing[run.model]) if key in run.settings}
-        texts = (str(value).lower() if value in (None, True, False) else str(value) for value in varied.values())
-        cut = (text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…" for text in texts)
-        shown = ", ".join(f"{key}={text}" for key, text in zip(varied, cut, strict=True))
+        shown = ", ".join(f"{key}={_in_label(value)}" for key, value in varied.items())
         labelled.append(replace(run, label=f"{run.model} {shown}".strip(), varied=varied))
     return sorted(labelled, key=order)
+
+
+def _in_label(value: Any) -> str:
+    """A setting's value in a label. A long one is cut; members of an ensemble may have other weights for each seed."""
+    if isinstance(value, list) and all(isinstance(each, dict) and "digest" in each for each in value):
+        same = [{name: own for name, own in each.items() if name not in ("digest", "seed")} for each in value]
+        text, cut = json.dumps(same, sort_keys=True), "+".join(str(each.get("model")) for each in value)
+    else:
+        text = str(value).lower() if value in (None, True, False) else str(value)
+        if len(text) <= _LONGEST_VALUE:
+            return text
+        cut = f"{text[:_LONGEST_VALUE]}…"
+    return f"{cut} {hashlib.sha256(text.encode()).hexdigest()[:4]}"
 
 
 def read_epochs(folder: Path) -> list[dict[str, float]]:

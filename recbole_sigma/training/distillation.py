@@ -12,6 +12,7 @@ import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_sigma.config.schema import different_data
 from recbole_sigma.errors import UserError
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.one_pass import OnePass
@@ -35,6 +36,8 @@ class Teacher:
             raise UserError(f"distill_digest: the weights of {run} have {found}, not {config['distill_digest']}")
         if loaded.items != [*items]:
             raise UserError(f"distill_from: {run} was trained on other items than {config.dataset} has here")
+        if other := different_data(loaded.config.settings(), config.settings()):
+            raise UserError(f"distill_from: {run} has another {other}, and may have learned from what is tested here")
         name, longest = loaded.config.model, loaded.config["MAX_ITEM_LIST_LENGTH"]
         if not isinstance(model, OnePass):
             raise UserError(f"distill_from: {name}'s scores are no product of representations and items")

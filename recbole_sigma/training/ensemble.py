@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from recbole_sigma.errors import UserError
+from recbole_sigma.config.schema import different_data
+from recbole_sigma.errors import UserError, one_line
 from recbole_sigma.runs.files import weights_digest
 from recbole_sigma.runs.folder import RunFolder
 
@@ -13,16 +14,26 @@ from recbole_sigma.runs.folder import RunFolder
 def load_members(network: Any, config: Any, items: Sequence[str]) -> None:
     """Load the members' weights; the ensemble's history head adds the mean of what theirs add. `items`: ids by number.
 
-    Raises UserError for a run with other items, or other weights than `member_settings` record.
+    Raises UserError for a run with other items, on other data or another split, and for other weights than
+    `member_settings` record.
     """
+    runs, settings = config["members"] or [], config["member_settings"]
+    if len(runs) != len(settings):
+        raise UserError(f"members: {len(runs)} directories for {len(settings)} members; leave out member_settings")
     heads = []
-    for run, settings, member in zip(config["members"], config["member_settings"], network.members, strict=True):
+    for run, own, member in zip(runs, settings, network.members, strict=True):
+        if name := different_data(own, config.settings()):
+            raise UserError(f"members: {run} has another {name}, and may have learned from what is tested here")
         folder = RunFolder(run)
         folder.check_items(items)
-        if (found := weights_digest(folder.weights)[:16]) != settings["digest"]:
-            raise UserError(f"members: the weights of {run} have {found}, not {settings['digest']}")
+        if (found := weights_digest(folder.weights)[:16]) != own["digest"]:
+            raise UserError(f"members: the weights of {run} have {found}, not {own['digest']} as in member_settings")
         weights = folder.load_weights()
         heads.append(weights.pop("history_head.weights", torch.zeros(2)))
-        member.load_state_dict({name: each for name, each in weights.items() if not name.startswith("co_occurrence.")})
+        weights = {name: each for name, each in weights.items() if not name.startswith("co_occurrence.")}
+        try:
+            member.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"members: {run} has not the weights of {own['model']}: {one_line(error)}") from None
     if (head := getattr(network, "history_head", None)) is not None:
         head.weights.data.copy_(torch.stack(heads).mean(0))

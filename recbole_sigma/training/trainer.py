@@ -135,7 +135,6 @@ class SequenceTrainer:
         """Mean loss of one epoch; 0 for a model that is fitted without one."""
         if self.fits_at_once:
             self.model.fit(train_data.dataset.inter_feat)
-            self.samples = len(train_data.dataset)
             return 0.0
         self.model.train()
         total, samples = 0.0, 0

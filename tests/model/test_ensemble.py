@@ -88,6 +88,17 @@ def test_members_are_as_recorded_and_have_the_items_of_the_data(train: Any, tmp_
     shutil.copy(other / "model.safetensors", ema)
     with refused("members", "the weights of", str(ema)):
         run("Ensemble", "tiny", [folder / "config.yaml"])
+    with refused("members", "3 directories for 2 members", "leave out member_settings"):
+        run("Ensemble", "tiny", [folder / "config.yaml"], {"members": [str(other)] * 3})
+    split = {"split": {"LS": "valid_only"}}
+    early = train("EMARec", eval_args=split)
+    with refused("members", "another eval_args split", "may have learned from what is tested"):
+        train("Ensemble", members=[str(early), str(early)])
+    with refused("distill_from", "another eval_args split"):
+        train("EMARec", distill_from=str(early))
+    shutil.copy(train("SASRec") / "model.safetensors", early)
+    with refused("members", "has not the weights of EMARec"):
+        train("Ensemble", members=[str(early), str(early)], eval_args=split)
     data = tmp_path / "tiny" / "tiny.inter"
     data.write_text(data.read_text().replace("i6", "j6"))
     with refused("items.json", "'i6'", "'j6'"):

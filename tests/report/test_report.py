@@ -227,10 +227,19 @@ def test_of_runs_with_one_stamp_the_last_written_counts_and_a_tested_one_before_
 
 
 def test_runs_of_one_label_that_differ_are_refused(tmp_path: Path):
-    for text in ("x" * 50, "x" * 60):
-        write_run(tmp_path, "A", BEST, settings={"name": text})
+    for digest in ("0" * 16, "1" * 16):
+        write_run(tmp_path, "A", BEST, settings={"member_settings": [{"model": "B", "digest": digest}]})
     with pytest.raises(UserError, match=r"A-tiny.* and A-tiny.* seed 2020"):
         table(tmp_path)
+
+
+def test_values_too_long_for_a_label_are_told_apart(tmp_path: Path):
+    members = [[{"model": name, "digest": "0" * 16, "r": r} for name in "BC"] for r in (1, 2)]
+    for number, text in enumerate(("x" * 50, "x" * 60)):
+        write_run(tmp_path, "A", BEST, settings={"name": text, "member_settings": members[number]})
+    labels = [row.label for row in table(tmp_path).rows]
+    assert len({*labels}) == 2
+    assert all(re.fullmatch(rf"A member_settings=B\+C \w{{4}}, name={'x' * 40}… \w{{4}}", label) for label in labels)
 
 
 def test_histories_of_other_lengths_are_comparable_and_noted(tmp_path: Path):
