@@ -26,8 +26,8 @@ class Teacher:
     def __init__(self, config: Any, items: Sequence[str]) -> None:
         """`config`: the student's, `items`: its items' ids by number.
 
-        Raises UserError for a run with other items or other weights than the setting `distill_digest` says, and for a
-        model that cannot read the student's samples.
+        Raises UserError for a run on other items or data, for other weights than the setting `distill_digest` says, and
+        for a model that cannot read the student's samples.
         """
         run, self.share = config["distill_from"], config["distill_share"]
         loaded = load_model(run, use_gpu=config["use_gpu"])
