@@ -124,7 +124,9 @@ class Session:
         right = {f"state.{name}" for name in state} == {*saved} and seen.dtype == np.int64 and seen.ndim == 1
         right = right and bool(((seen > 0) & (seen <= len(self._recommender.items))).all())
         if self._model is not None and len(seen):
-            right = right and getattr(self._representation, "shape", ()) == self._model.item_embedding.weight.shape[1:]
+            with torch.inference_mode():
+                expected = self._model.step(1, 0, self._model.start())
+            right = right and getattr(self._representation, "shape", ()) == expected.shape
         for name, start in state.items() if right else ():
             own = saved[f"state.{name}"]
             rows = {len(start), len(own)} if len(start) == 0 else {len(start)}  # an empty one grows with the history

@@ -2,14 +2,17 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.data.interaction import Interaction
 from torch import Tensor, nn
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.layers.padding import Rows
+from recbole_sigma.layers.streaming import State
 from recbole_sigma.model.fitted import FittedModel
 from recbole_sigma.model.one_pass import OnePass
+from recbole_sigma.ops.step import Array
 
 
 class Ensemble(OnePass, FittedModel):
@@ -61,3 +64,17 @@ class Ensemble(OnePass, FittedModel):
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""
         return self.score_all(self(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]))
+
+    @property
+    def streams(self) -> bool:
+        """Whether `step` updates the representation item by item: every member's does."""
+        return all(getattr(member, "streams", False) for member in self.members)
+
+    def start(self) -> State:
+        """The members' states of an empty history, by their number."""
+        return {str(number): member.start() for number, member in enumerate(self.members)}
+
+    def step(self, item: int, position: int, state: State) -> Array:
+        """The representation (sum of D,) after the next item; updates the state."""
+        own = [member.step(item, position, state[str(number)]) for number, member in enumerate(self.members)]
+        return np.concatenate(own)

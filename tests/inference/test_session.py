@@ -23,13 +23,18 @@ def recommenders(tmp_path_factory: pytest.TempPathFactory) -> Any:
             settings: dict[str, Any] = {**TINY, **SIZES.get(name, OUR_SIZE), "epochs": 1, "MAX_ITEM_LIST_LENGTH": 30}
             settings["checkpoint_dir"] = str(tmp_path_factory.mktemp("saved"))
             settings |= {"": {}, "head": {"head": "history"}, "cosine": {"cosine_temperature": 0.1}}[kind]
+            if name == "Ensemble":
+                members = [run(each, "ml-100k", settings=settings).folder for each in ("SIGMA", "Mamba4Rec")]
+                settings = {**settings, "members": [*map(str, members)]}
+                del settings["hidden_size"], settings["d_state"]
             loaded[model] = Recommender.load(run(name, "ml-100k", settings=settings).folder)
         return loaded[model]
 
     return get
 
 
-STREAMING = ["Mamba4Rec", "RecMamba", "EMARec", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head", "EMARec cosine"]
+STREAMING = ["Mamba4Rec", "RecMamba", "EMARec", "GRU4Rec", "SIGMA", "Mamba4Rec head", "GRU4Rec head"]
+STREAMING += ["EMARec cosine", "Ensemble head"]
 
 
 @pytest.mark.parametrize("model", [*STREAMING, "ECHO", "SASRec"])
