@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -46,7 +45,7 @@ def plots_of(report: Report) -> list[Plot]:
     plots = []
     for table in report.tables:
         ndcg, key = metric_title(f"ndcg@{table.k}"), varied_number(table)
-        note = ", bars of standard deviation over seeds" if table.means["deviation"].notna().any() else ""
+        note = ", with the standard deviation over seeds" if table.means["deviation"].notna().any() else ""
         metrics = {metric: metric_title(f"{metric}@{table.k}") for metric in METRICS}
         groups: dict[str, dict[str, str]] = {"history": {}, "target": {}, "age": {}}
         for group in (group for group in table.groups if group.count):
@@ -56,13 +55,13 @@ def plots_of(report: Report) -> list[Plot]:
         with matplotlib.rc_context(_STYLE):
             figures = {
                 "curves": (_curves(table), f"validation {ndcg} by epoch"),
-                "metrics": (_bars(table, test.query("group == ''"), "metric", metrics), f"test metrics{note}"),
-                "groups": (_bars(table, ndcgs, "group", groups["history"]), f"test {ndcg} by history length{note}"),
+                "metrics": (_dots(table, test.query("group == ''"), "metric", metrics), f"test metrics{note}"),
+                "groups": (_dots(table, ndcgs, "group", groups["history"]), f"test {ndcg} by history length{note}"),
                 "targets": (
-                    _bars(table, ndcgs, "group", groups["target"]),
+                    _dots(table, ndcgs, "group", groups["target"]),
                     f"test {ndcg} by the target's frequency{note}",
                 ),
-                "ages": (_bars(table, ndcgs, "group", groups["age"]), f"test {ndcg} by the age of the model{note}"),
+                "ages": (_dots(table, ndcgs, "group", groups["age"]), f"test {ndcg} by the age of the model{note}"),
                 "setting": (_against(table, key) if key else None, f"metrics against {key}{note}"),
             }
             for kind, (figure, caption) in figures.items():
@@ -98,23 +97,31 @@ def _curves(table: Table) -> Figure | None:
     if axes.lines and axes.dataLim.width == 0:  # one epoch would be shown with fractions of it
         axes.set_xlim(axes.dataLim.x0 - 1, axes.dataLim.x0 + 1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _finish(axes)
+    axes.set_ylim(0, None)
+    axes.grid(visible=False, axis="x")
+    handles, labels = axes.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))  # one per row, beside the picture, so that it hides nothing
+    if len(entries) > 1:
+        axes.legend(entries.values(), entries.keys(), loc="center left", bbox_to_anchor=(1, 0.5))
     return figure if axes.lines else None
 
 
-def _bars(table: Table, cells: pd.DataFrame, by: str, titles: Mapping[str, str]) -> Figure | None:
-    """A bar per row for each value of the column `by` that has a title."""
+def _dots(table: Table, cells: pd.DataFrame, by: str, titles: Mapping[str, str]) -> Figure | None:
+    """A panel for each value of the column `by` that has a title: a dot per row, the best one filled."""
     if cells.empty or not titles:
         return None
-    wide = cells.pivot(index=by, columns="label").loc[list(titles)]
-    colours = {row.label: f"C{number}" for number, row in enumerate(table.rows) if row.label in wide["mean"]}
-    means, deviations = wide["mean"][[*colours]], wide["deviation"][[*colours]]
-    figure = Figure(figsize=(7, 3.4))
-    axes = figure.add_subplot()
-    bars: Any = {"color": colours, "ecolor": _INK, "width": 0.8, "rot": 0, "legend": False}
-    means.plot.bar(ax=axes, yerr=deviations, xlabel="", ylabel="test", **bars)
-    axes.set_xticklabels([*titles.values()])
-    _finish(axes)
+    wide = cells.pivot(index="label", columns=by)
+    labels = [row.label for row in reversed(table.rows) if row.label in wide.index]
+    wide = wide.loc[labels]
+    figure = Figure(figsize=(8.5, 0.9 + 0.24 * len(labels)))
+    panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+    for axes, (value, title) in zip(panels, titles.items(), strict=True):
+        means, deviations = wide["mean", value], wide["deviation", value].fillna(0)
+        axes.errorbar(means, labels, xerr=deviations, fmt="o", mfc="none", color="C0", ecolor=_INK)
+        axes.plot(means.max(), means.idxmax(), "o", color="C0")
+        axes.set_title(title, fontsize="medium")
+        axes.margins(x=0.12, y=0.5 / len(labels))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
     return figure
 
 
@@ -134,13 +141,3 @@ def _against(table: Table, key: str) -> Figure | None:
         axes.set_xticks(range(len(values)), list(map(str, values.values())))
     figure.axes[0].legend()
     return figure
-
-
-def _finish(axes: Axes) -> None:
-    """From zero; the legend, an entry per row, is beside the picture, so that it hides nothing."""
-    axes.set_ylim(0, None)
-    axes.grid(visible=False, axis="x")
-    handles, labels = axes.get_legend_handles_labels()
-    entries = dict(zip(labels, handles, strict=True))
-    if len(entries) > 1:
-        axes.legend(entries.values(), entries.keys(), loc="center left", bbox_to_anchor=(1, 0.5))
