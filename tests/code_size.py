@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
-# BERT4Rec by length, FEARec without Fourier transforms, ensembles.
+# BERT4Rec by length, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 10_910,
+    "code lines": 10_920,
     "functions": 1_072,
-    "lines of the package with templates": 17_770,
-    "lines of tests": 13_790,
+    "lines of the package with templates": 17_785,
+    "lines of tests": 13_840,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {

@@ -10,7 +10,7 @@ recurrence.
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
   --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
-  --SETTING=VALUE          any setting, for all arms
+  --SETTING=VALUE          any setting, for all arms that do not have it themselves
   --rounds=N               efficiency, batch-size, or a file that measures cost: steps of each arm (20)
   --model=CLASS            confirms a package.module:Class of the file's arms, which importing executes
   --user=U                 case-study, or a file that measures lists: the user, as in the data

@@ -10,7 +10,8 @@ Train one model on one data set; print its metrics and, last, the run directory.
   --init_from=RUN_DIR      start from the weights of another run, on newer data with new items; its model, data set
                            and model settings are the defaults
   --distill_from=RUN_DIR   learn from the softmax of a trained run on the same items, of any model, too
-  --SETTING=VALUE          any setting; the value is read as YAML. Settings and defaults are in properties/
+  --members=[RUN,RUN]      with --model=Ensemble: trained runs as one model
+  --SETTING=VALUE          any setting, read as YAML: `recbole-sigma models NAME` has a model's, properties/ has all
 
 examples:
   recbole-sigma train

@@ -104,6 +104,9 @@ def read_experiment(
     if code := [model for model in dict.fromkeys(models) if ":" in model and model not in confirmed]:
         right = f"to run it, add --model={','.join(code)}"
         raise content["arms"].error(f"model {code[0]!r} is code of its own; {right}")
+    for key in settings or {}:
+        if all(key in own for own in value["arms"].values()):
+            raise UserError(f"--{key}: every arm of {file.name} has its own; change it in a copy of the file")
     if other := [model for model in confirmed if model not in models]:
         raise UserError(f"--model={other[0]}: no arm of {file.name} has this model")
     return Experiment(

@@ -27,7 +27,7 @@ def full_sort_scores(
     missing = wanted[users[order[position]] != wanted]
     if len(missing):
         raise UserError(f"uid_series: user {missing[0]} has no row in this data; users are numbers of dataset.token2id")
-    device = torch.device(device) if device else next(model.parameters()).device
+    device = torch.device(device) if device else next(iter(model.state_dict().values())).device
     scores: Tensor = model.eval().full_sort_predict(dataset[order[position]].to(device))
     scores = scores.view(len(wanted), dataset.item_num)
     scores[:, 0] = -torch.inf

@@ -47,7 +47,7 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
 
     def reconstruct_test_data(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """A mask after the last item, instead of the first item: (B, L), (B,) -> (B, L); without RecBole's loop."""
-        return F.pad(item_seq[:, 1:], (0, 1)).scatter(1, item_seq_len[:, None] - 1, self.mask_token)
+        return F.pad(item_seq, (0, 1))[:, 1:].scatter(1, item_seq_len[:, None] - 1, self.mask_token)
 
     def factors(self, representation: Tensor) -> tuple[Tensor, Tensor]:
         """As in the base class; without `cosine_temperature` the last of D + 1 numbers of an item is its bias."""

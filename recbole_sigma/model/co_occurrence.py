@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.model.fitted import strongest
+from recbole_sigma.ops.traced import exporting
 
 # Chosen on the validation users of amazon-beauty (results/accuracy-study.md)
 NEIGHBOURS = 128  # items kept for each item
@@ -21,7 +22,8 @@ REACH = 20  # pairs further apart in a history do not count
 GAP = 0.8  # a pair counts GAP^(items between the two),
 BACKWARD = 0.5  # times this, if the neighbour came before the item,
 POPULARITY = 0.3  # divided by (interactions(item) interactions(neighbour))^POPULARITY
-AGE = 0.8  # an item of the history counts AGE^(newer items)
+AGE = 0.8  # an item of the history counts AGE^(newer items);
+RECENT = 100  # with this many newer items, nothing
 
 
 class CoOccurrence(nn.Module):
@@ -42,7 +44,9 @@ class CoOccurrence(nn.Module):
 
     def forward(self, scores: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
         """Scores of all items and histories, right-padded with 0: (n, V), (n, L), (n,) -> (n, V)"""
-        age = lengths[:, None] - 1 - torch.arange(history.shape[1], device=history.device)
+        width = history.shape[1] if exporting() else min(RECENT, history.shape[1])
+        at = (lengths[:, None] - width).clamp(min=0) + torch.arange(width, device=history.device)
+        history, age = history.gather(1, at), lengths[:, None] - 1 - at
         counts = self.counts[history] * torch.where(history > 0, AGE ** age.clamp(min=0), 0.0)[..., None]
         mass = torch.zeros_like(scores, dtype=torch.float32)
         mass = mass.scatter_add(1, self.neighbours[history].flatten(1).long(), counts.flatten(1))
@@ -55,14 +59,11 @@ def pairs(samples: Any, n_items: int) -> csr_array:
     """C (V, V): how often an item of a training history has another one near it, weighted as above."""
     if not hasattr(samples, "flat"):
         raise UserError("co_occurrence: needs the loaders of recbole-sigma; train with recbole_sigma.run")
-    flat, known = samples.flat, np.zeros(len(samples.flat.columns[samples.flat.item]), dtype=bool)
-    known[samples.interactions()] = True
-    item = flat.columns[flat.item].numpy()
-    start = flat.starts(np.arange(len(item)))
+    known, item = np.unique(samples.interactions()), samples.flat.columns[samples.flat.item].numpy()
     total = csr_array((n_items, n_items), dtype=np.float32)
-    for gap in range(1, min(REACH, len(item) - 1) + 1):
-        at = np.flatnonzero(known[gap:] & known[:-gap] & (start[gap:] == start[:-gap]))
-        earlier, later = item[at], item[at + gap]
+    for gap in range(1, REACH + 1):
+        at = known[known - gap >= samples.flat.starts(known)]  # what comes before a target is known, too
+        earlier, later = item[at - gap], item[at]
         weight = np.full(len(at), GAP ** (gap - 1), dtype=np.float32)
         total = total + csr_array((weight, (earlier, later)), shape=total.shape)
         total = total + csr_array((BACKWARD * weight, (later, earlier)), shape=total.shape)

@@ -25,4 +25,4 @@ class Pop(FittedModel):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""
-        return self.counts.expand(len(interaction), -1)
+        return self.counts.repeat(len(interaction), 1)

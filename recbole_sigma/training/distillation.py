@@ -21,7 +21,10 @@ from recbole_sigma.runs.reader import load_model
 
 
 class Teacher:
-    """The model of a run, asked for the factors of its scores of each training sample; nothing of it is trained."""
+    """The model of a run, asked for the factors of its scores of each training sample; nothing of it is trained.
+
+    Its history head and its table of co-occurrences, which are no factors, do not teach.
+    """
 
     def __init__(self, config: Any, items: Sequence[str]) -> None:
         """`config`: the student's, `items`: its items' ids by number.
@@ -30,7 +33,7 @@ class Teacher:
         for a model that cannot read the student's samples.
         """
         run, self.share = config["distill_from"], config["distill_share"]
-        loaded = load_model(run, use_gpu=config["use_gpu"])
+        loaded = load_model(run, use_gpu=config["use_gpu"], nproc=1, gpu_id=str(config["device"].index or 0))
         model = loaded.model
         if (found := weights_digest(Path(run, "model.safetensors"))[:16]) != config["distill_digest"]:
             raise UserError(f"distill_digest: the weights of {run} have {found}, not {config['distill_digest']}")

@@ -24,6 +24,10 @@ def load_members(network: Any, config: Any, items: Sequence[str]) -> None:
     for run, own, member in zip(runs, settings, network.members, strict=True):
         if name := different_data(own, config.settings()):
             raise UserError(f"members: {run} has another {name}, and may have learned from what is tested here")
+        if (share := own.get("co_occurrence")) and not config["co_occurrence"]:
+            raise UserError(
+                f"members: {run} has a table of co-occurrences; write co_occurrence: {share} for the ensemble"
+            )
         folder = RunFolder(run)
         folder.check_items(items)
         if (found := weights_digest(folder.weights)[:16]) != own["digest"]:

@@ -13,7 +13,10 @@ _FUSED = ("adam", "adamw")
 
 
 def make_optimizer(config: Any, model: Any) -> Any:
-    """The optimiser of the settings. AdamW decays matrices only: no bias, LayerNorm, decay rate or skip."""
+    """The optimiser of the settings. AdamW decays matrices only: no bias, LayerNorm, skip or decay rate of Mamba.
+
+    The decays of EMARec's averages are decayed as well, towards a half.
+    """
     learner, decay = config["learner"], config["weight_decay"]
     options = {"lr": config["learning_rate"], "weight_decay": decay}
     as_in_recbole = not getattr(model, "accepts_any_length", False) or not getattr(model, "by_length", True)

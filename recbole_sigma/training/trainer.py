@@ -171,7 +171,8 @@ class SequenceTrainer:
         self.scaler.unscale_(self.optimizer)
         self._check_gradients(where)
         if self.clip_grad_norm:
-            clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            of_model = (each for name, each in self.model.named_parameters() if not name.startswith("history_head."))
+            clip_grad_norm_(of_model, **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return value, targets

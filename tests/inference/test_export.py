@@ -69,7 +69,9 @@ def test_onnxruntime_recommends_what_we_do(name: str, settings: dict[str, Any], 
     assert_same_lists(predict, rec, [[], [4, 4], [0, 3, 0, 9], [*range(1, 37)]], 7)  # no, repeated, unknown, most items
 
 
-@pytest.mark.parametrize(("name", "longest"), [("SIGMA", 12), ("SASRec", 12), ("Mamba4Rec", 1), ("ECHO", 2)])
+@pytest.mark.parametrize(
+    ("name", "longest"), [("SIGMA", 12), ("SASRec", 12), ("Mamba4Rec", 1), ("ECHO", 2), ("BERT4Rec", 12)]
+)
 def test_torch_export_recommends_what_we_do(name: str, longest: int, tmp_path: Path) -> None:
     rec = recommender(name, longest)
     predict = write_model(TopK(rec, 100, exclude_seen=False).eval(), tmp_path / "model.pt2")

@@ -91,6 +91,32 @@ def test_only_the_strongest_neighbours_are_kept(tiny: Any, monkeypatch: pytest.M
     assert (short.counts[1:] > 0).any()
 
 
+def test_of_files_that_list_histories_each_target_is_paired_with_its_history(tmp_path: Any, read_tiny: Any):
+    (tmp_path / "tiny").mkdir()
+    for split, rows in {"train": ["1 a b_c", "2 d b"], "valid": ["1 e b"], "test": ["1 f b"]}.items():
+        header = "user_id:token item_id:token item_id_list:token_seq"
+        lines = [row.replace(" ", "\t").replace("_", " ") for row in (header.replace("_", "~"), *rows)]
+        text = "\n".join(lines).replace("~", "_") + "\n"
+        (tmp_path / "tiny" / f"tiny.{split}.inter").write_text(text)
+    files = {"benchmark_filename": ["train", "valid", "test"], "alias_of_item_id": ["item_id_list"]}
+    dataset = read_tiny("EMARec", co_occurrence=SHARE, **files)
+    train, _, _ = data_preparation(dataset.config, dataset)
+    names = dataset.field2id_token["item_id"]
+    table = co_occurrence.pairs(train.dataset.inter_feat, len(names)).tocoo()
+    found = {names[row] + names[column] for row, column in zip(table.row, table.col, strict=True)}
+    assert found == {"ba", "ab", "ca", "ac", "bd", "db"}
+
+
+def test_what_is_a_hundred_items_old_adds_nothing(tiny: Any, monkeypatch: pytest.MonkeyPatch):
+    table = tiny("EMARec", co_occurrence=SHARE)[0].co_occurrence
+    history, lengths = torch.randint(1, 8, (3, 300)), torch.tensor([300, 100, 7])
+    history[torch.arange(300) >= lengths[:, None]] = 0
+    scores = torch.randn(3, 8)
+    short = table(scores, history, lengths)
+    monkeypatch.setattr(co_occurrence, "RECENT", 300)
+    torch.testing.assert_close(short, table(scores, history, lengths), atol=1e-6, rtol=1e-6)
+
+
 def test_a_model_without_a_softmax_is_refused(sample_config: Any):
     with refused("co_occurrence", "Pop"):
         sample_config("Pop", co_occurrence=0.1)

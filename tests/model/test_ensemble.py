@@ -47,6 +47,11 @@ def test_its_softmax_is_the_geometric_mean_of_the_members(train: Any, model: str
     torch.testing.assert_close(together, product / product.sum(1, keepdim=True))
 
 
+def test_of_one_run_twice_it_sets_the_table_of_co_occurrences_afterwards(train: Any) -> None:
+    twice = train("Ensemble", members=[str(train("EMARec"))] * 2, co_occurrence=0.4)
+    torch.testing.assert_close(scores(twice), scores(train("EMARec", co_occurrence=0.4)))
+
+
 def test_it_is_served_exported_and_taught_from_after_its_members_are_gone(train: Any, tmp_path: Path) -> None:
     members = [train("SIGMA"), train("GRU4Rec", head="plain")]
     ensemble = train("Ensemble", members=[*map(str, members)], co_occurrence=0.4)
@@ -76,6 +81,8 @@ def test_what_is_no_member_is_refused(train: Any, tmp_path: Path) -> None:
         train("Ensemble", members=[ema, str(train("Pop"))])
     with refused("members", "an ensemble", "write its members"):
         train("Ensemble", members=[ema, str(train("Ensemble", members=[ema, ema]))])
+    with refused("members", "a table of co-occurrences", "co_occurrence: 0.2"):
+        train("Ensemble", members=[ema, str(train("EMARec", co_occurrence=0.2))])
     config = Path(ema, "config.yaml")
     config.write_text(config.read_text().replace("n_decays: ", "n_decay: "))
     with refused("members", "a run of EMARec", "n_decay"):

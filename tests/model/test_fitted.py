@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_sigma import cli
+from recbole_sigma import cli, full_sort_scores
 from recbole_sigma.data.preparation import load
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.quick_start import resume, run
@@ -103,3 +103,11 @@ def test_baselines_stand_beside_models_in_a_comparison(write_inter, tmp_path, ca
     assert cli.main(["compare", *options(**given, metrics="[NDCG,ItemCoverage]", use_gpu=False)]) == 0
     shown = capsys.readouterr().out
     assert "ItemKNN" in shown and "ItemCoverage@10" in shown
+
+
+def test_the_scores_of_pop_can_be_masked(write_inter, tmp_path):
+    write_inter([(f"u{n % 8}", f"i{n * n % 11}", n) for n in range(80)])
+    settings = {**ON_CPU, "data_path": str(tmp_path), "checkpoint_dir": str(tmp_path), "mask_seen": True}
+    loaded = load_run(run("Pop", "tiny", settings={**settings, "metrics": ["NDCG", "ItemCoverage"]}).folder)
+    scores = full_sort_scores([1, 2], loaded.model, loaded.test)
+    assert scores[:, 0].isneginf().all() and torch.equal(scores[0, 1:], loaded.model.counts[1:])

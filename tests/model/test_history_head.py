@@ -8,9 +8,12 @@ from recbole.data.interaction import Interaction
 from recbole.utils import init_seed
 from torch import Tensor
 
+from recbole_sigma import run
 from recbole_sigma.data import data_preparation
 from recbole_sigma.model.history_head import HistoryHead
 from recbole_sigma.registry import build_model
+from recbole_sigma.runs.folder import RunFolder
+from tests.helpers.runs import TINY
 
 NAMES = ["SIGMA", "Mamba4Rec", "ECHO", "RecMamba", "LinRec", "GRU4Rec", "SASRec", "BERT4Rec", "FEARec", "NARM"]
 MODES = [(name, "prefix") for name in NAMES] + [(name, "sequence") for name in ("SIGMA", "RecMamba", "SASRec")]
@@ -90,6 +93,17 @@ def test_the_head_is_fitted_by_the_cross_entropy_of_the_corrected_scores():
         expected = torch.nn.functional.cross_entropy(corrected, target)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(torch.autograd.grad(loss, head.weights), torch.autograd.grad(expected, head.weights))
+
+
+@pytest.mark.parametrize("clip", [None, {"max_norm": 0.01}])
+def test_neither_does_a_run_whose_gradient_is_clipped(tmp_path: Any, clip: Any):
+    settings = {**TINY, "epochs": 1, "hidden_size": 8, "clip_grad_norm": clip, "checkpoint_dir": str(tmp_path)}
+    plain, head = (
+        RunFolder(run("EMARec", "ml-100k", settings={**settings, "head": head}).folder).load_weights()
+        for head in ("plain", "history")
+    )
+    assert head.pop("history_head.weights").abs().max() > 0
+    assert all(torch.equal(head[name], each) for name, each in plain.items())
 
 
 def test_items_that_never_repeat_teach_negative_weights_and_repeated_ones_positive():
