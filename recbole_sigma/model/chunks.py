@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from recbole_sigma.ops.traced import exporting
 
 LENGTH_RATIO = {"cpu": 1.25, "cuda": 16.0}  # a GPU rather computes padding than it starts the kernels of more chunks
+SPARE = 256  # positions of padding in a chunk that cost less than the overhead of another chunk
 TOKENS_TOGETHER = 2**17  # positions encoded together: limits the memory of a batch of long histories
 
 
@@ -53,12 +54,17 @@ def encode_sorted(encode: Callable[[slice, int], Tensor], lengths: Tensor, ratio
 
 
 def length_chunks(lengths: Tensor, ratio: float) -> list[slice]:
-    """Chunks of rows, by ascending `lengths` (B,), whose longest is at most `ratio` >= 1 times the shortest."""
+    """Chunks of rows, by ascending `lengths` (B,), whose longest is at most `ratio` >= 1 times the shortest.
+
+    A chunk with at most SPARE positions of padding may be more uneven.
+    """
     distinct, counts = torch.unique_consecutive(lengths, return_counts=True)
-    chunks, start, stop, shortest = [], 0, 0, int(lengths[0])
+    chunks, start, stop, padding = [], 0, 0, 0
+    shortest = longest = int(lengths[0])
     for length, count in zip(distinct.tolist(), counts.tolist(), strict=True):
-        if length > shortest * ratio:
+        padding += (stop - start) * (length - longest)
+        if length > shortest * ratio and padding > SPARE:
             chunks.append(slice(start, stop))
-            start, shortest = stop, length
-        stop += count
+            start, shortest, padding = stop, length, 0
+        stop, longest = stop + count, length
     return [*chunks, slice(start, stop)]

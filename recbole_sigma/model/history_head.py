@@ -94,10 +94,12 @@ def _rows_of(interaction: Interaction, model: Any) -> tuple[Interaction, Tensor]
         return rows, rows[model.POS_ITEM_ID]
     # flat histories (train_mode: sequence), of which each position with a target is a sample
     positions = targets.nonzero()[:, 0]
-    positions = positions[:: -(-len(positions) // ROWS)]
     starts = torch.repeat_interleave(F.pad(lengths.cumsum(0), (1, 0))[:-1], lengths)[positions]
     starts = torch.maximum(starts, positions + 1 - model.max_seq_length)
     length = positions + 1 - starts
+    n_rows = min(max(int(len(targets) / length.double().mean()), 1), ROWS)  # of no more items than the batch has
+    every = slice(None, None, -(-len(positions) // n_rows))
+    positions, starts, length = positions[every], starts[every], length[every]
     step = torch.arange(int(length.max()), device=length.device)
     at = (starts[:, None] + step).clamp(max=len(targets) - 1)
     history = interaction[model.ITEM_SEQ][at].masked_fill(step >= length[:, None], 0)

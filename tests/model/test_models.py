@@ -188,9 +188,13 @@ def test_a_model_of_ones_own_is_read_at_the_last_item(sample_config: Any, kind: 
     assert all(each.isfinite().all() for each in loss_and_gradients(model, batch(items, lengths)).values())
 
 
-def test_chunks_hold_every_row_once_and_similar_lengths_only():
+def test_chunks_hold_every_row_once_and_similar_lengths_only(monkeypatch: Any):
     lengths = torch.tensor([1, 1, 2, 3, 4, 5, 5, 6, 10, 12, 13, 50])
     assert [lengths[rows].tolist() for rows in chunks.length_chunks(lengths, 1.25)] == [
         [1, 1], [2], [3], [4, 5, 5], [6], [10, 12], [13], [50],
     ]  # fmt: skip
     assert chunks.length_chunks(lengths, float("inf")) == [slice(0, 12)]
+    monkeypatch.setattr(chunks, "SPARE", 5)  # positions of padding that a chunk may have all the same
+    assert [lengths[rows].tolist() for rows in chunks.length_chunks(lengths, 1.25)] == [
+        [1, 1, 2, 3], [4, 5, 5, 6], [10, 12, 13], [50],
+    ]  # fmt: skip

@@ -54,6 +54,7 @@ def test_how_evaluation_is_cut_up_changes_no_metric(trainer: Any, model: str, mo
         found.append(made.ranks(test, "test"))
     torch.set_num_threads(1)
     monkeypatch.setattr("recbole_sigma.model.chunks.TOKENS_TOGETHER", 64)
+    monkeypatch.setattr("recbole_sigma.model.chunks.SPARE", 0)
     found.append(made.ranks(test, "test"))
     expected = metrics_of_ranks(found[0].rank, [100, 400])
     assert 0 < expected["hit@100"] < 1
