@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 10_920,
+    "code lines": 10_925,
     "functions": 1_072,
-    "lines of the package with templates": 17_785,
+    "lines of the package with templates": 17_790,
     "lines of tests": 13_840,
     "lines of benchmarks": 1_830,
 }
