@@ -116,7 +116,7 @@ def _dots(table: Table, cells: pd.DataFrame, by: str, titles: Mapping[str, str])
     figure = Figure(figsize=(8.5, 0.9 + 0.24 * len(labels)))
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for axes, (value, title) in zip(panels, titles.items(), strict=True):
-        means, deviations = wide["mean", value], wide["deviation", value].fillna(0)
+        means, deviations = wide["mean", value], wide["deviation", value].astype(float)
         axes.errorbar(means, labels, xerr=deviations, fmt="o", mfc="none", color="C0", ecolor=_INK)
         axes.plot(means.max(), means.idxmax(), "o", color="C0")
         axes.set_title(title, fontsize="medium")
