@@ -17,6 +17,7 @@ import torch
 from recbole.data.interaction import Interaction
 
 from recbole_sigma.layers.mamba import Mamba
+from recbole_sigma.model import chunks
 
 Script = Callable[[str], ModuleType]  # the fixture `script`; call and contestant; epoch
 Call = Racer = Callable[..., Any]
@@ -197,7 +198,10 @@ def test_the_race_measures_all_and_records_its_conditions(epoch: Epoch, capsys: 
 
 
 @pytest.mark.parametrize("model", ["SIGMA", "SIGMA:sequence", "released:SIGMA", "recbole:SASRec"])
-def test_the_profile_shows_stages_purposes_and_operators(model: str, epoch: Epoch, capsys: Any) -> None:
+def test_the_profile_shows_stages_purposes_and_operators(
+    model: str, epoch: Epoch, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "SPARE", 0)  # several chunks in these small batches, too
     results = epoch(f"--profile={model}")
     assert list(results["stages_ms"]) == [
         "data", "to the device", "encoder, forward", "softmax, both ways", "encoder, backward", "optimiser",
@@ -234,6 +238,7 @@ def test_a_released_design_learns_from_all_its_parameters(name: str, contestant:
 
 
 def test_the_released_design_computes_padding_and_ours_does_not(contestant: Racer, monkeypatch: Any) -> None:
+    monkeypatch.setattr(chunks, "SPARE", 0)
     positions: list[int] = []
     scan = Mamba._scan
 

@@ -1,4 +1,4 @@
-"""EMARec, moving averages of the history: a diagonal state space, as S4D-real of Gu et al., arXiv 2206.11893.
+"""EMARec, moving averages of the history: a diagonal state space (S4D-real, Gu et al., arXiv 2206.11893).
 
 It is what Mamba4Rec is without selection, convolution and gate.
 """
