@@ -15,7 +15,7 @@ LIMITS = {
     "code lines": 10_925,
     "functions": 1_072,
     "lines of the package with templates": 17_790,
-    "lines of tests": 13_860,
+    "lines of tests": 13_865,
     "lines of benchmarks": 1_830,
 }
 _NO_CODE = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_sigma import run
 from recbole_sigma.data import data_preparation
-from recbole_sigma.model.history_head import HistoryHead
+from recbole_sigma.model.history_head import HistoryHead, _rows_of
 from recbole_sigma.registry import build_model
 from recbole_sigma.runs.folder import RunFolder
 from tests.helpers.runs import TINY
@@ -96,7 +96,7 @@ def test_the_head_is_fitted_by_the_cross_entropy_of_the_corrected_scores():
 
 
 @pytest.mark.parametrize("clip", [None, {"max_norm": 0.01}])
-def test_neither_does_a_run_whose_gradient_is_clipped(tmp_path: Any, clip: Any):
+def test_a_run_whose_gradient_is_clipped_learns_the_same_with_the_head(tmp_path: Any, clip: Any):
     settings = {**TINY, "epochs": 1, "hidden_size": 8, "clip_grad_norm": clip, "checkpoint_dir": str(tmp_path)}
     plain, head = (
         RunFolder(run("EMARec", "ml-100k", settings={**settings, "head": head}).folder).load_weights()
@@ -104,6 +104,12 @@ def test_neither_does_a_run_whose_gradient_is_clipped(tmp_path: Any, clip: Any):
     )
     assert head.pop("history_head.weights").abs().max() > 0
     assert all(torch.equal(head[name], each) for name, each in plain.items())
+
+
+def test_in_one_pass_the_head_reads_no_more_items_than_the_batch_has(trained: Any):
+    model, batch, _ = trained("SASRec", "sequence", "history")
+    rows, target = _rows_of(batch, model)
+    assert len(target) > 1 and int(rows["item_length"].sum()) <= len(batch["item_id"])
 
 
 def test_items_that_never_repeat_teach_negative_weights_and_repeated_ones_positive():
