@@ -9,7 +9,7 @@ Models side by side: trains what is missing, prints the table and, last, the rep
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
   --masked=true            print the ranks without seen items, too; the report has both in any case
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
-  --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
+  --checkpoint_dir=FOLDER  directory of the runs (saved); runs found there are not trained again
   --SETTING=VALUE          any setting, for all arms
 
 examples:

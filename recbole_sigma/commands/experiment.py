@@ -4,12 +4,12 @@ Runs an experiment: ablation, batch-size, case-study, depth, efficiency, equal-b
 recurrence.
 
   NAME                     one of those above, or a YAML file of arms as in properties/experiment/
-  --dataset=D              data sets, with commas (as the experiment says)
-  --seeds=N                how many, or which (as the experiment says)
+  --dataset=D              data sets, separated by commas (the experiment's, else ml-100k)
+  --seeds=N                how many, or which, as in [1,2] (the experiment's, else 1: 2020)
   --jobs=N                 runs at the same time (1); each is a process, with its share of the cores
   --engine=local|ray       ray: on the cluster that RAY_ADDRESS names, or a local one of --jobs workers
   --out=FILE               report, FILE.md, .html, .csv and .tex (CHECKPOINT_DIR/NAME)
-  --checkpoint_dir=FOLDER  where runs are kept (saved); one that is there already is not trained again
+  --checkpoint_dir=FOLDER  directory of the runs (saved); runs found there are not trained again
   --SETTING=VALUE          any setting, for all arms that do not have it themselves
   --rounds=N               efficiency, batch-size, or a file that measures cost: steps of each arm (20)
   --model=CLASS            confirms a package.module:Class of the file's arms, which importing executes

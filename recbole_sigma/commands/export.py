@@ -14,7 +14,7 @@ Write a trained model for other runtimes: item numbers of histories in, the best
 examples:
   recbole-sigma export --checkpoint=saved/SIGMA-ml-100k-... --out=exported/sigma
   recbole-sigma export --checkpoint=RUN --format=torch --k=100 --out=exported/sigma-torch
-      docs/export.md shows how the files are used
+      docs/export.md, and README.md in DIRECTORY, show how the files are used
 """
 
 from collections.abc import Sequence

@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         values = {word: [default[name] for name in names if name in default] for word, names in _IN_SHORT.items()}
         short = ", ".join(f"{word} {value[0]}" for word, value in values.items() if value)
         rows.append([model.name, model.paper.rpartition(", ")[2], model.n_parameters or 0, short])
-    print(table(["model", "paper", "parameters", "defaults"], rows))
+    print(table(["model", "source", "parameters", "defaults"], rows))
     print(f"\nparameters: on {args.items:,} items. D: width of the item embeddings.")
 
 

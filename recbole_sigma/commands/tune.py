@@ -3,7 +3,7 @@
 Train a model with many settings; print the trials, and the winner with its test metrics.
 
   --model=NAME, --dataset=NAME, --config_files=A,B, --SETTING=VALUE    as in train, for all trials
-  --params_file=FILE       parameters and the values to try, one per line (hyper.test):
+  --params_file=FILE       parameters and the values to try, one per line (hyper.test, here):
                                r choice [0, 2, 5, 10]
                                dropout_prob uniform 0.1,0.5
                                learning_rate loguniform -8,0         exponents of e
@@ -15,8 +15,8 @@ Train a model with many settings; print the trials, and the winner with its test
 
 with --engine=ray; RAY_ADDRESS joins a cluster, whose machines must share checkpoint_dir and the data:
   --jobs=N                 trials at the same time (as many as there is room for)
-  --cpus_per_trial=X       (1)
-  --gpus_per_trial=X       fractions are allowed, such as 0.25 (1 where there is a GPU)
+  --cpus_per_trial=X       CPU cores of each trial (1)
+  --gpus_per_trial=X       GPUs of each trial; fractions are allowed, such as 0.25 (1 where there is a GPU)
   --asha=False             train every trial to its end, instead of stopping those that are behind
   --grace_period=N         epochs that every trial gets (5)
   --reduction_factor=X     one in X trials continues beyond a rung; each rung is X times as far as the one before (3)
