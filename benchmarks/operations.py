@@ -1,4 +1,4 @@
-"""Times our CPU operations against their rivals: selective scan, convolution, GRU and item softmax.
+"""Times our CPU operations against their rivals: selective scan, convolution, GRU, moving averages and item softmax.
 
     python benchmarks/operations.py --threads 2            # all; the largest scan takes up to 20 GB and some minutes
     python benchmarks/operations.py scan --shapes 256x50x128x32
@@ -11,6 +11,7 @@ scan         B x L x E x N   against a loop over steps in torch that keeps all s
                              computed again in the backward pass, and mambapy's parallel scan
 convolution  B x L x E       causal, depthwise, with SiLU, against torch's
 gru          B x L x D       against torch.nn.GRU, which computes the padding, as in published code
+averages     B x L x D x N   of rows of all lengths, against our selective scan with one state
 softmax      B x V x D       cross-entropy over all items, against torch's
 """
 
@@ -31,6 +32,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.checkpoint import checkpoint
 
 from recbole_sigma.ops import causal_conv1d, selective_scan
+from recbole_sigma.ops.averages import moving_averages
 from recbole_sigma.ops.gru import gru
 from recbole_sigma.ops.softmax import softmax_loss
 
@@ -131,6 +133,24 @@ def recurrent(rows: int, length: int, hidden_size: int) -> dict[str, Method]:
     }
 
 
+def averages(rows: int, length: int, channels: int, states: int) -> dict[str, Method]:
+    """Moving averages of rows of all lengths, without padding."""
+    lengths = (torch.arange(1, rows + 1) * length // rows).clamp(min=1)
+    offsets, values = F.pad(lengths.cumsum(0), (1, 0)), torch.randn(int(lengths.sum()), channels, requires_grad=True)
+    log_decay = F.logsigmoid(torch.linspace(-3, 3, states)).repeat(channels, 1).requires_grad_()
+    weight = torch.full((channels, states), 1 / states, requires_grad=True)
+
+    def by_scan() -> list[Tensor]:
+        each, ones = values.repeat_interleave(states, -1), torch.ones(len(values), channels * states)
+        A, one = log_decay.view(-1, 1), ones[:, :1]
+        sums = selective_scan(each, ones, A, one, one, delta_softplus=False, offsets=offsets)
+        return [(sums.unflatten(-1, (-1, states)) * weight).sum(-1)]
+
+    leaves = [values, log_decay, weight]
+    ours = Method(lambda: [moving_averages(values, log_decay, weight, offsets=offsets)], leaves)
+    return {"recbole-sigma": ours, "selective scan": Method(by_scan, leaves)}
+
+
 def softmax(rows: int, items: int, hidden_size: int) -> dict[str, Method]:
     """Cross-entropy over all items."""
     hidden = torch.randn(rows, hidden_size, requires_grad=True)
@@ -145,6 +165,7 @@ OPERATIONS: dict[str, tuple[Callable[..., dict[str, Method]], list[str]]] = {
     "scan": (scan, ["2048x50x128x32", "256x50x128x32", "256x200x128x32", "32x2000x128x32", "256x50x128x16"]),
     "convolution": (convolution, ["2048x50x128", "256x10x128", "100x30x128"]),
     "gru": (recurrent, ["256x10x64", "200x5x64", "500x3x64", "100x30x64", "32x50x64", "256x200x64"]),
+    "averages": (averages, ["450x17x64x4", "450x17x256x4", "32x2000x64x4"]),
     "softmax": (softmax, ["2048x12102x64", "2048x1683x64"]),
 }
 

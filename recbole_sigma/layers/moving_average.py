@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.layers.streaming import State
-from recbole_sigma.ops import selective_scan
+from recbole_sigma.ops.averages import moving_averages
 from recbole_sigma.ops.step import Array, linear, shared_arrays
 
 
@@ -30,15 +30,8 @@ class MovingAverages(nn.Module):
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
         """(B, L, D) -> (B, L, D), or flat rows (T, D) -> (T, D)"""
-        n_decays = self.decay.shape[1]
-        values = self.value(hidden).repeat_interleave(n_decays, -1)  # a channel for each average
-        ones = torch.ones_like(values)
-        sums = selective_scan(  # of a_n^(t-s) v_s over s <= t
-            values, ones, F.logsigmoid(self.decay).view(-1, 1), ones[..., :1], ones[..., :1],
-            delta_softplus=False, **rows.extent,
-        )  # fmt: skip
-        weights = self.mix * torch.sigmoid(-self.decay)  # 1 - a = sigmoid(-decay)
-        return self.out((sums.unflatten(-1, (-1, n_decays)) * weights).sum(-1))
+        weight = self.mix * torch.sigmoid(-self.decay)  # 1 - a = sigmoid(-decay)
+        return self.out(moving_averages(self.value(hidden), F.logsigmoid(self.decay), weight, **rows.extent))
 
     def start(self) -> State:
         """The state of an empty history: (D, n)"""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recbole_sigma.ops import causal_conv1d, selective_scan
+from recbole_sigma.ops.averages import moving_averages
 from recbole_sigma.ops.gru import gru
 
 Tensors = dict[str, Tensor]
@@ -41,6 +42,12 @@ def gru_arguments(
     return {name: (scales[name] * x).to(dtype) for name, x in drawn(seed, torch.float64, **shapes).items()}
 
 
+def average_arguments(rows: int, length: int, channels: int, states: int, dtype: Any = torch.float32, seed: int = 0):
+    of_channels = (channels, states)
+    tensors = drawn(seed, dtype, values=(rows, length, channels), log_decay=of_channels, weight=of_channels)
+    return {**tensors, "log_decay": torch.nn.functional.logsigmoid(tensors["log_decay"])}
+
+
 class Operation(NamedTuple):
     """`per_row` are the arguments that have a row's items in them."""
 
@@ -53,6 +60,7 @@ OPERATIONS = {
     "selective_scan": Operation(selective_scan, scan_arguments, ("u", "delta", "B", "C", "z")),
     "causal_conv1d": Operation(causal_conv1d, conv_arguments, ("x",)),
     "gru": Operation(gru, gru_arguments, ("x",)),
+    "moving_averages": Operation(moving_averages, average_arguments, ("values",)),
 }
 
 

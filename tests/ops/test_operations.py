@@ -1,4 +1,4 @@
-"""What the scan, the convolution and the GRU have in common on CPU."""
+"""What the scan, the convolution, the GRU and the averages have in common on CPU."""
 
 import ast
 import subprocess
@@ -37,6 +37,20 @@ def test_a_row_depends_neither_on_its_neighbours_nor_on_its_padding(name: str, d
         own = {key: x[row : row + 1, :end] if key in per_row else x for key, x in tensors.items()}
         bound = 1e-6 if name in ("gru", "reference") else 0  # BLAS may round by the batch's size
         torch.testing.assert_close(together["y"][row, :end], function(**own)[0], rtol=bound, atol=bound)
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3, 4), (1, 1, 1, 1), (3, 90, 64, 2)])
+def test_averages_are_those_of_a_loop_over_steps(shape: Any):
+    def by_steps(values: Any, log_decay: Any, weight: Any) -> Any:
+        state, sums = torch.zeros(len(values), *weight.shape, dtype=values.dtype), []
+        for value in values.unbind(1):
+            state = log_decay.exp() * state + value[..., None]
+            sums.append((weight * state).sum(-1))
+        return torch.stack(sums, 1)
+
+    function, arguments, _ = OPERATIONS["moving_averages"]
+    tensors = arguments(*shape, torch.float64)
+    assert_all_close(outputs_and_gradients(function, tensors), outputs_and_gradients(by_steps, tensors), 1e-12)
 
 
 @each_operation
@@ -96,7 +110,7 @@ def test_a_row_of_the_gru_is_bit_identical_alone_and_in_a_batch():
     ("name", "shape"),
     [
         ("selective_scan", (40, 50, 64, 32)), ("selective_scan", (1, 5000, 128, 8)), ("causal_conv1d", (50, 60, 96, 4)),
-        ("recurrence", (203, 30, 192, 64)),
+        ("recurrence", (203, 30, 192, 64)), ("moving_averages", (400, 50, 64, 4)),
     ],
 )  # fmt: skip
 def test_results_are_bit_identical_for_any_number_of_threads(name: str, shape: Any):
@@ -160,7 +174,12 @@ def test_slices_and_other_layouts_are_read_as_they_are(name: str):
     assert all(map(torch.equal, expanded, written_out))
 
 
-FITTING = {"selective_scan": (2, 3, 4, 8), "causal_conv1d": (2, 3, 4, 2), "gru": (2, 3, 5, 6)}
+FITTING = {
+    "selective_scan": (2, 3, 4, 8),
+    "causal_conv1d": (2, 3, 4, 2),
+    "gru": (2, 3, 5, 6),
+    "moving_averages": (2, 3, 4, 5),
+}
 
 
 WRONG = {
@@ -188,6 +207,11 @@ WRONG = {
         ({"bias_hh": torch.zeros(18, 1)}, ["bias_hh", "(18,)", "(18, 1)"]),
         ({"bias_hh": torch.zeros(18).long()}, ["bias_hh", "floating-point", "torch.int64"]),
         ({"weight_ih": torch.zeros(18, 5, device="meta")}, ["weight_ih is on meta", "on cpu"]),
+    ],
+    "moving_averages": [
+        ({"values": torch.zeros(2, 3)}, ["values", "(B, L, D)", "log_decay", "(D, N)", "(2, 3)", "(4, 5)"]),
+        ({"weight": torch.zeros(5, 4)}, ["weight", "(4, 5)", "(5, 4)"]),
+        ({"values": torch.zeros(2, 3, 4).long()}, ["values", "floating-point", "torch.int64"]),
     ],
 }
 WRONG_LENGTHS = [
