@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from recbole_sigma.training.distributed import Group
 
 logger = logging.getLogger(__name__)
+Metrics = dict[str, dict[str, float]]  # by split
 
 
 def run(
@@ -162,26 +163,16 @@ def _train_in_worker(model: type, dataset: str, settings: dict[str, Any], test: 
 def _train(
     config: Config, group: Group, callbacks: Sequence[Callback], test: bool, resumed: Path | None, configure: bool
 ) -> RunResult:
-    from recbole_sigma.evaluation.metrics import metrics_of_ranks
     from recbole_sigma.runs.result import RunResult, data_metadata, result_content
     from recbole_sigma.training.callbacks import TensorBoard
     from recbole_sigma.training.checkpoint import Checkpoint
-    from recbole_sigma.training.distillation import Teacher
-    from recbole_sigma.training.ensemble import load_members
     from recbole_sigma.training.trainer import SequenceTrainer
-    from recbole_sigma.training.warm_start import start_from_run
 
     started = time.time()
     backend = _prepare(config, group, configure)
     with out_of_memory():
         data = load(config, group.rank, group.size)
-        network = build_model(config, data.train.dataset)
-        if config["init_from"] and not (resumed and (resumed / "state.pt").exists()):
-            start_from_run(network, config, data.train.dataset, _items(data))
-        if config.model == "Ensemble":
-            load_members(network, config, _items(data))
-        if config["distill_from"]:
-            network.teacher = Teacher(config, _items(data))  # type: ignore[assignment]  # no module: not trained, not saved
+        network = build_network(config, data, started=bool(resumed and (resumed / "state.pt").exists()))
         group.copy_from_first(network)
         with _run_folder(resumed, config, data, group) as folder:
             metadata = data_metadata(data.dataset)
@@ -201,20 +192,12 @@ def _train(
             checkpoint = Checkpoint(folder, trainer, data.train, decides, started)
             if resumed:
                 checkpoint.restore()
+                if group.first:  # now that the state agrees with them
+                    write_text(folder.path / "config.yaml", dump_settings(config.settings()))
             board = TensorBoard(folder.path, len(trainer.rows), network) if group.first else None
             with closing(board) if board else nullcontext() as events:
                 trainer.fit(data.train, data.valid, [checkpoint, *callbacks, events] if events else [checkpoint])
-            metrics: dict[str, dict[str, float]] = {}
-            masked: dict[str, dict[str, float]] = {}
-            for split, loader in {"valid": data.valid, **({"test": data.test} if test else {})}.items():
-                metrics[split] = {}
-                if len(loader.dataset):
-                    ranks = trainer.ranks(loader, split)
-                    metrics[split] = trainer.metrics(ranks, loader)
-                    if ranks.rank_masked is not None:
-                        masked[split] = metrics_of_ranks(ranks.rank_masked, trainer.topk, trainer.rank_metrics)
-                    if group.first:
-                        folder.write_ranks(split, ranks.arrays())
+            metrics, masked = _evaluate(trainer, {"valid": data.valid, **({"test": data.test} if test else {})}, folder)
             if group.first:
                 content = result_content(config, metadata, trainer.summary(), metrics)
                 content |= {"seen_masked": masked} if masked else {}
@@ -223,6 +206,41 @@ def _train(
     tested = metrics.get("test", {})
     metric = config["valid_metric"].lower()
     return RunResult(folder.path, trainer.best.epoch, metrics["valid"], tested, metric, seen_masked=masked)
+
+
+def build_network(config: Config, data: Data, started: bool = False) -> Any:
+    """The model with what it begins with: weights of `init_from`, if it has not `started`, or of members; a teacher."""
+    from recbole_sigma.model.ensemble import Ensemble
+    from recbole_sigma.training.distillation import Teacher
+    from recbole_sigma.training.ensemble import load_members
+    from recbole_sigma.training.warm_start import start_from_run
+
+    network: Any = build_model(config, data.train.dataset)
+    if config["init_from"] and not started:
+        start_from_run(network, config, data.train.dataset)
+    if isinstance(network, Ensemble):
+        load_members(network, config, data.dataset)
+    if config["distill_from"]:
+        network.teacher = Teacher(config, data.dataset)  # no module: not trained, not saved
+    return network
+
+
+def _evaluate(trainer: Any, loaders: Mapping[str, Any], folder: RunFolder) -> tuple[Metrics, Metrics]:
+    """Metrics of each split, and those with seen items masked where they are known; writes the ranks."""
+    from recbole_sigma.evaluation.metrics import metrics_of_ranks
+
+    metrics: Metrics = {}
+    masked: Metrics = {}
+    for split, loader in loaders.items():
+        metrics[split] = {}
+        if len(loader.dataset):
+            ranks = trainer.ranks(loader, split)
+            metrics[split] = trainer.metrics(ranks, loader)
+            if ranks.rank_masked is not None:
+                masked[split] = metrics_of_ranks(ranks.rank_masked, trainer.topk, trainer.rank_metrics)
+            if trainer.group.first:
+                folder.write_ranks(split, ranks.arrays())
+    return metrics, masked
 
 
 def _prepare(config: Config, group: Group, configure: bool) -> str:
@@ -269,15 +287,10 @@ def _configure_process(config: Config, group: Group) -> None:
     allocator.keep_freed_memory()
 
 
-def _items(data: Data) -> list[str]:
-    """The vocabulary: item ids by number, the padding item included."""
-    return [str(token) for token in data.dataset.field2id_token[data.dataset.iid_field]]
-
-
 @contextmanager
 def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) -> Iterator[RunFolder]:
     """The run directory for all processes, made or checked, and locked, by the first; Ctrl-C and errors name it."""
-    items = _items(data)
+    items = data.dataset.item_ids
     path = resumed
     if group.first and path is None:
         from recbole_sigma.data.item_info import item_info
@@ -294,7 +307,6 @@ def _run_folder(resumed: Path | None, config: Config, data: Data, group: Group) 
         with folder.locked():
             if resumed:
                 folder.check_items(items)
-                write_text(folder.path / "config.yaml", dump_settings(config.settings()))
             group.announce(folder.path)
             yield folder
     except KeyboardInterrupt:

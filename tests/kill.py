@@ -163,7 +163,7 @@ def arm(moment: str, plan: random.Random) -> None:
         return counted
 
     if moment == "in a step":
-        SequenceTrainer._step = after(SequenceTrainer._step, plan.randrange(40))  # type: ignore[method-assign]
+        SequenceTrainer.step = after(SequenceTrainer.step, plan.randrange(40))  # type: ignore[method-assign]
     elif moment == "in an evaluation":
         SequenceTrainer._batch_ranks = after(SequenceTrainer._batch_ranks, plan.randrange(6))  # type: ignore[method-assign]
     elif moment == "making the folder":

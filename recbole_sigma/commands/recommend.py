@@ -52,6 +52,8 @@ def main(argv: Sequence[str]) -> None:
         _check_files(args.input, args.output)
     elif args.output is not None or chosen["engine"] != "local":
         raise UserError("--output and --engine go with --input")
+    if chosen["jobs"] != 1 and chosen["engine"] == "local":
+        raise UserError("--jobs goes with --engine=ray")
     candidates = None if args.candidates is None else tuple(args.candidates.split())
     device = None if chosen["use_gpu"] else "cpu"
 

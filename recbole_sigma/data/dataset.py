@@ -369,6 +369,11 @@ class SequenceDataset(SequentialDataset):
         """SHA-256 of the .user and .item files that are read, by name."""
         return {path.name: file_digest(path) for path in feature_paths(self.config)}
 
+    @property
+    def item_ids(self) -> list[str]:
+        """The vocabulary: item ids by number, the padding item included."""
+        return [str(token) for token in self.field2id_token[self.iid_field]]
+
     def checksum(self) -> str:
         """SHA-256 of the .inter file, in hexadecimal; of several files, that of their checksums."""
         if len(self._sha256) == 1:

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from recbole_sigma.data.arrays import count
 from recbole_sigma.data.atomic import AtomicFormat, read_atomic
 
 
@@ -14,17 +11,7 @@ def item_info(data: Any) -> dict[str, Any]:
 
     `data`: data.preparation.Data
     """
-    return {"counts": training_counts(data).tolist(), "titles": titles_of(data.dataset)}
-
-
-def training_counts(data: Any) -> np.ndarray:
-    """How often training has each item, (V,) int64: all interactions but the targets of validation and test."""
-    samples, n_items = data.dataset.inter_feat, data.dataset.item_num
-    items = samples.flat.columns[data.dataset.iid_field].numpy()
-    counts = count(items[samples.interactions()], n_items)
-    for loader in (data.valid, data.test):
-        counts -= np.bincount(items[loader.dataset.inter_feat.targets], minlength=n_items)
-    return counts
+    return {"counts": data.valid.item_frequency.tolist(), "titles": titles_of(data.dataset)}
 
 
 def titles_of(dataset: Any) -> dict[str, str]:

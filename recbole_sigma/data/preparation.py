@@ -75,7 +75,7 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     if distribution != "none":
         if dataset.item_num < 3:
             raise UserError("train_neg_sample_args: the data has only one item, so that none is left as a negative")
-        if distribution == "uniform" and config["repeatable"]:
+        if distribution == "uniform":
             negatives = UniformNegatives(dataset.item_num)
         else:
             known = train if "time" in config["eval_args"]["split"] else dataset  # RecBole counts test items, too

@@ -19,13 +19,13 @@ _FILTERS = ("rm_dup_inter", "user_inter_num_interval", "item_inter_num_interval"
 
 def check_split(config: Any) -> None:
     """Refuse settings of the split that are right alone and wrong together. Raises UserError."""
+    modes = config["eval_args"]["mode"]
+    if config["mask_seen"] and (drawn := [mode for mode in modes.values() if mode != "full"]):
+        raise UserError(f"mask_seen: true ranks all unseen items, eval_args mode {drawn[0]} some; write mode: full")
     if config["benchmark_filename"] is not None:
         if given := next((name for name in _FILTERS if config[name] not in (None, "[0,inf)")), None):
             raise UserError(f"benchmark_filename: files that are split beforehand are not filtered; leave out {given}")
         return
-    modes = config["eval_args"]["mode"]
-    if config["mask_seen"] and (drawn := [mode for mode in modes.values() if mode != "full"]):
-        raise UserError(f"mask_seen: true ranks all unseen items, eval_args mode {drawn[0]} some; write mode: full")
     times = cut_offs(config["eval_args"])
     if times != sorted(times):
         raise UserError(f"eval_args: the cut-off times of split must grow, got {times}; write {{time: [T1, T2]}}")

@@ -24,10 +24,10 @@ from recbole_sigma.data.preparation import Data, load
 from recbole_sigma.environment import device_name, versions
 from recbole_sigma.errors import UserError
 from recbole_sigma.experiment.spec import Experiment
-from recbole_sigma.quick_start import scan_backend
-from recbole_sigma.registry import build_model
+from recbole_sigma.quick_start import build_network, scan_backend
 from recbole_sigma.runs.result import data_metadata
 from recbole_sigma.training.allocator import keep_freed_memory
+from recbole_sigma.training.trainer import SequenceTrainer
 
 HEADERS = ("", "parameters", "seconds per epoch", "inference, ms per batch", "training, MB", "inference, MB")
 
@@ -88,21 +88,15 @@ def _steps(config: Config) -> tuple[Data, Any, Callable[[], None], Callable[[], 
     data = load(config)
     if not len(data.test.dataset):
         raise UserError(f"eval_args: {config.dataset} is split without test users, whose scores could be timed")
-    model: Any = build_model(config, data.train.dataset)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+    model: Any = build_network(config, data)
+    trainer = SequenceTrainer(config, model)
     # Epoch after epoch, each shuffled again; the making of a batch counts.
     batches = itertools.chain.from_iterable(itertools.repeat(data.train))
     test_batches = itertools.chain.from_iterable(itertools.repeat(data.test))
 
     def train() -> None:
-        batch = next(batches).to(config["device"])
         model.train()
-        optimizer.zero_grad()
-        with torch.autocast(config["device"].type, enabled=bool(config["enable_amp"])):
-            losses = model.calculate_loss(batch)
-        loss: Any = sum(losses) if isinstance(losses, tuple) else losses
-        loss.backward()
-        optimizer.step()
+        trainer.step(next(batches), "while it was timed")
 
     @torch.no_grad()
     def infer() -> None:

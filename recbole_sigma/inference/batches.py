@@ -29,6 +29,9 @@ PART_ROWS = 4096  # histories answered together
 KINDS = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 logger = logging.getLogger(__name__)
+_COLUMNS = pa.schema(
+    {"user_id": pa.string(), "item_id": pa.string(), "score": pa.float32(), "rank": pa.int32(), "title": pa.string()}
+)
 Row = tuple[Any, list[Any]]  # a user and the items of the history
 Answer = tuple[int, bytes, int, int]  # number of the part, its content, unknown item ids, histories with popular items
 Engine = Callable[[Iterable[tuple[int, list[Row]]]], Iterator[Answer]]
@@ -98,17 +101,20 @@ def answer(recommender: Recommender, request: Request, number: int, rows: list[R
             for user, best in zip(users, lists, strict=True)
             for rank, (item, score) in enumerate(best, 1)
         ]
-        names = ["user_id", "item_id", "score", "rank", "title"][: 5 if titles else 4]
+        schema = _columns(bool(titles))
         if request.kind == "csv":
             text = io.TextIOWrapper(content, encoding="utf-8", newline="", write_through=True)
-            csv.writer(text, lineterminator="\n").writerows(row[: len(names)] for row in table)
+            csv.writer(text, lineterminator="\n").writerows(row[: len(schema)] for row in table)
             text.detach()
         else:
-            kinds = [pa.string(), pa.string(), pa.float32(), pa.int32(), pa.string()]
             columns = [*zip(*table, strict=True)] if table else [()] * 5
-            arrays = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-            pq.write_table(pa.table(dict(zip(names, arrays, strict=False))), content)
+            pq.write_table(pa.table(columns[: len(schema)], schema), content)
     return number, content.getvalue(), lists.unknown, len(lists.popular)
+
+
+def _columns(titles: bool) -> pa.Schema:
+    """Of an output with a row per recommended item; `title` is one of them where the run has `titles`."""
+    return _COLUMNS if titles else _COLUMNS.remove(4)
 
 
 def read_histories(path: Path) -> Iterator[Row]:
@@ -195,14 +201,14 @@ def _join(parts: list[Path], output: Path, kind: str, titles: bool) -> None:
     """Join the parts, a row per recommended item in CSV and Parquet, a line per history in JSON lines."""
 
     def write(path: Path) -> None:
-        if kind == "parquet" and parts:
-            with pq.ParquetWriter(path, pq.read_schema(parts[0])) as writer:
+        if kind == "parquet":
+            with pq.ParquetWriter(path, _columns(titles)) as writer:
                 for part in parts:
                     writer.write_table(pq.read_table(part))
             return
         with path.open("wb") as file:
             if kind == "csv":
-                file.write(b"user_id,item_id,score,rank" + b",title" * titles + b"\n")
+                file.write(",".join(_columns(titles).names).encode() + b"\n")
             for part in parts:
                 with part.open("rb") as content:
                     shutil.copyfileobj(content, file)

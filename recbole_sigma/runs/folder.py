@@ -87,6 +87,14 @@ class RunFolder:
                 counts = f"{len(saved) - 1} items, the data {len(items) - 1}"
                 raise UserError(f"{file}: has {counts}; item {index} is {before!r}, in the data {now!r}")
 
+    def check_data(self, setting: str, dataset: Any) -> None:
+        """Refuse a run, named by `setting`, that learned from another file; unfinished and exported ones do not say."""
+        file = self.path / "result.json"
+        recorded = files.read_json(file, dict).get("dataset") if file.exists() else None
+        if isinstance(recorded, dict) and recorded.get("sha256") != dataset.checksum():
+            file_name = f"{dataset.dataset_name}.inter"
+            raise UserError(f"{setting}: {self.path} learned from another {file_name}, perhaps what is tested here")
+
     def write_epochs(self, rows: Sequence[Mapping[str, float]]) -> None:
         """metrics.csv, a row per epoch."""
         files.write_text(self.path / "metrics.csv", files.csv_text(rows))

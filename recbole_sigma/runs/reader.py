@@ -231,7 +231,7 @@ def load_run(folder: str | Path, **settings: Any) -> LoadedRun:
     for name in sorted({*(before or ()), *now}) if before is not None else ():  # older runs did not record them
         if before.get(name) != now.get(name):
             raise UserError(f"{folder}: {name} is not the file that the run was trained with")
-    RunFolder(folder).check_items(data.dataset.field2id_token[data.dataset.iid_field].astype(str).tolist())
+    RunFolder(folder).check_items(data.dataset.item_ids)
     network = _network(config, folder, data.train.dataset)
     return LoadedRun(config, network, data.dataset, data.train, data.valid, data.test)
 

@@ -4,7 +4,6 @@ Knowledge distillation (Hinton et al., arXiv 1503.02531) at temperature 1; of a 
 networks (Furlanello et al., arXiv 1805.04770).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from recbole_sigma.errors import UserError
 from recbole_sigma.layers.padding import Rows
 from recbole_sigma.model.one_pass import OnePass
 from recbole_sigma.runs.files import weights_digest
+from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.runs.reader import load_model
 
 
@@ -26,8 +26,8 @@ class Teacher:
     Its history head and its table of co-occurrences, which are no factors, do not teach.
     """
 
-    def __init__(self, config: Any, items: Sequence[str]) -> None:
-        """`config`: the student's, `items`: its items' ids by number.
+    def __init__(self, config: Any, dataset: Any) -> None:
+        """Of the student's settings and data set.
 
         Raises UserError for a run on other items or data, for other weights than the setting `distill_digest` says, and
         for a model that cannot read the student's samples.
@@ -37,10 +37,11 @@ class Teacher:
         model = loaded.model
         if (found := weights_digest(Path(run, "model.safetensors"))[:16]) != config["distill_digest"]:
             raise UserError(f"distill_digest: the weights of {run} have {found}, not {config['distill_digest']}")
-        if loaded.items != [*items]:
+        if loaded.items != dataset.item_ids:
             raise UserError(f"distill_from: {run} was trained on other items than {config.dataset} has here")
         if other := different_data(loaded.config.settings(), config.settings()):
             raise UserError(f"distill_from: {run} has another {other}, and may have learned from what is tested here")
+        RunFolder(run).check_data("distill_from", dataset)
         name, longest = loaded.config.model, loaded.config["MAX_ITEM_LIST_LENGTH"]
         if not isinstance(model, OnePass):
             raise UserError(f"distill_from: {name}'s scores are no product of representations and items")

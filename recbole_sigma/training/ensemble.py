@@ -1,6 +1,5 @@
 """The weights of an Ensemble: those of the runs that the setting `members` names."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,8 @@ from recbole_sigma.runs.files import weights_digest
 from recbole_sigma.runs.folder import RunFolder
 
 
-def load_members(network: Any, config: Any, items: Sequence[str]) -> None:
-    """Load the members' weights; the ensemble's history head adds the mean of what theirs add. `items`: ids by number.
+def load_members(network: Any, config: Any, dataset: Any) -> None:
+    """Load the members' weights; the ensemble's history head adds the mean of what theirs add.
 
     Raises UserError for a run with other items, on other data or another split, and for other weights than
     `member_settings` record.
@@ -29,7 +28,8 @@ def load_members(network: Any, config: Any, items: Sequence[str]) -> None:
                 f"members: {run} has a table of co-occurrences; write co_occurrence: {share} for the ensemble"
             )
         folder = RunFolder(run)
-        folder.check_items(items)
+        folder.check_items(dataset.item_ids)
+        folder.check_data("members", dataset)
         if (found := weights_digest(folder.weights)[:16]) != own["digest"]:
             raise UserError(f"members: the weights of {run} have {found}, not {own['digest']} as in member_settings")
         weights = folder.load_weights()

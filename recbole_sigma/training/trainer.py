@@ -41,15 +41,13 @@ class BestEpoch:
     """Early stopping on full-precision scores (RecBole: 4 decimals); of equal scores the first is the best."""
 
     patience: int
-    bigger_is_better: bool = True
     epoch: int = -1
     score: float = math.nan
     waited: int = 0
 
     def update(self, epoch: int, score: float) -> bool:
         """Record one epoch's validation score; True if it is the best so far."""
-        sign = 1 if self.bigger_is_better else -1
-        if self.epoch >= 0 and sign * score <= sign * self.score:
+        if self.epoch >= 0 and score <= self.score:
             self.waited += 1
             return False
         self.epoch, self.score, self.waited = epoch, score, 0
@@ -73,7 +71,7 @@ class SequenceTrainer:
         self.schedule = Schedule(config)
         decay = 0 if self.fits_at_once else config["weight_average"]
         self.average = WeightAverage(model, decay) if decay else None
-        self.epochs, self.eval_step = 1 if self.fits_at_once else config["epochs"], max(config["eval_step"], 1)
+        self.epochs, self.eval_step = 1 if self.fits_at_once else config["epochs"], config["eval_step"]
         self.topk = list(config["topk"])
         names = list(dict.fromkeys((*METRICS, *map(str.lower, config["metrics"]))))
         self.list_metrics = [name for name in names if name in LIST_METRICS]
@@ -85,7 +83,7 @@ class SequenceTrainer:
         self.clip_grad_norm = config["clip_grad_norm"]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["enable_scaler"])
         self.show_progress = config["show_progress"] and group.first
-        self.best = BestEpoch(config["stopping_step"], config["valid_metric_bigger"])
+        self.best = BestEpoch(config["stopping_step"])
         self.best_weights: dict[str, Tensor] = {}  # on the CPU; empty before the first evaluation
         self.rows: list[dict[str, float]] = []  # of metrics.csv, one per epoch
         self.samples = 0  # of an epoch
@@ -112,6 +110,11 @@ class SequenceTrainer:
             metrics = "  ".join(f"{name} {value:.4f}" for name, value in row.items() if "@" in name)
             seconds, mark = row["train_seconds"] + row.get("eval_seconds", 0.0), "  best" * (self.best.epoch == epoch)
             logger.info("epoch %3d  loss %.4f  %s  %.1f s%s", epoch, row["loss"], metrics, seconds, mark)
+        if "eval_seconds" not in self.rows[-1] and not self.best.exhausted:  # resumed with as many epochs as it has
+            with self.average.applied() if self.average else nullcontext():
+                self.rows[-1] |= self._validate(valid_data, len(self.rows) - 1)
+            for callback in callbacks:
+                callback.on_epoch_end(self.rows[-1])
         if self.best.exhausted:
             logger.info("%s did not improve in %d evaluations", self.valid_metric, self.best.waited)
         self.model.load_state_dict(self.best_weights)
@@ -123,7 +126,8 @@ class SequenceTrainer:
         started = time.perf_counter()
         metrics: dict[str, float] = {}
         if len(valid_data.dataset):
-            metrics = self.metrics(self.ranks(valid_data, f"validation, epoch {epoch}"), valid_data)
+            ranks = self.ranks(valid_data, f"validation, epoch {epoch}", masked=self.mask_seen)
+            metrics = self.metrics(ranks, valid_data)
             better = self.best.update(epoch, metrics[self.valid_metric])
         else:
             better, self.best.epoch = True, epoch
@@ -142,15 +146,13 @@ class SequenceTrainer:
             if not self.schedule.constant:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.schedule.rate_at(epoch, number, len(train_data.batches))
-            loss, targets = self._step(batch, f"in epoch {epoch}, batch {number}")
-            if self.average:
-                self.average.update()
+            loss, targets = self.step(batch, f"in epoch {epoch}, batch {number}")
             total, samples = total + loss * targets, samples + targets
             return_excess_memory()
         self.samples = samples
         return total / samples
 
-    def _step(self, batch: Any, where: str) -> tuple[float, int]:
+    def step(self, batch: Any, where: str) -> tuple[float, int]:
         """One step of the optimiser: the batch's mean loss, and the number of targets that it is the mean of.
 
         `batch` is None for one of several processes that has none of its rows. Raises UserError where the loss or the
@@ -175,6 +177,8 @@ class SequenceTrainer:
             clip_grad_norm_(of_model, **self.clip_grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average:
+            self.average.update()
         return value, targets
 
     def _check_gradients(self, where: str) -> None:
@@ -190,28 +194,31 @@ class SequenceTrainer:
             raise UserError(f"the gradient of {worst} is NaN or infinite {where}: {REMEDY}")
 
     @torch.no_grad()
-    def ranks(self, eval_data: Any, what: str) -> Ranks:
-        """Rank of every evaluated sample's target. Raises UserError when a score is NaN or infinite."""
+    def ranks(self, eval_data: Any, what: str, masked: bool = True) -> Ranks:
+        """Rank of every evaluated sample's target, and if need be with seen items masked.
+
+        Raises UserError when a score is NaN or infinite.
+        """
         self.model.eval()
         dataset = eval_data.dataset
         batches: list[tuple[np.ndarray, ...]] = []
         for number, batch in enumerate(self._progress(eval_data, what.split(",")[0])):
             try:
-                batches.append(self._batch_ranks(batch, dataset))
+                batches.append(self._batch_ranks(batch, dataset, masked))
             except FloatingPointError as error:
                 raise UserError(f"{what}, batch {number}: {error}: {REMEDY}") from None
         shards = self.group.gather(batches)  # of each batch, every process has ranked its shard
         parts = zip(*(shard for batch in zip(*shards, strict=True) for shard in batch), strict=True)
-        rank, masked, lists = (np.concatenate(part) for part in parts)
+        rank, among_unseen, lists = (np.concatenate(part) for part in parts)
         samples = dataset.inter_feat
         targets = samples[dataset.iid_field].numpy()
         return Ranks(
             user=dataset.field2id_token[dataset.uid_field][samples[dataset.uid_field].numpy()].astype(str),
             target=dataset.field2id_token[dataset.iid_field][targets].astype(str),
             history_length=dataset.history_lengths(np.arange(len(dataset))),
-            rank=masked if self.mask_seen else rank,
+            rank=among_unseen if self.mask_seen else rank,
             target_frequency=eval_data.item_frequency[targets],
-            rank_masked=None if self.mask_seen or np.isnan(masked).any() else masked,
+            rank_masked=None if self.mask_seen or np.isnan(among_unseen).any() else among_unseen,
             target_age=dataset.target_age(),
             lists=lists,
         )
@@ -224,11 +231,11 @@ class SequenceTrainer:
             metrics |= metrics_of_lists(ranks.lists, self.topk, self.list_metrics, known, self.tail_ratio)
         return metrics
 
-    def _batch_ranks(self, batch: Any, dataset: Any) -> tuple[np.ndarray, ...]:
+    def _batch_ranks(self, batch: Any, dataset: Any, masked: bool) -> tuple[np.ndarray, ...]:
         """Of a batch's targets, by slices: ranks (n,), ranks with seen items masked (n,), top-k lists (n, K).
 
-        Masked ranks are NaN where targets are ranked among drawn items; K is 0 unless a metric needs lists. Raises
-        FloatingPointError when a score is not finite.
+        Masked ranks are NaN where they are not wanted, and where targets are ranked among drawn items; K is 0 unless a
+        metric needs lists. Raises FloatingPointError when a score is not finite.
         """
         n_items = dataset.item_num
         longest = min(max(self.topk), n_items - 1) if self.list_metrics else 0
@@ -236,7 +243,7 @@ class SequenceTrainer:
             return np.empty(0), np.empty(0), np.empty((0, longest), dtype=np.int32)
         interaction, candidates, _, positive = batch
         step = max(SCORES_TOGETHER // n_items, 1)
-        ranks, masked, lists = [], [], []
+        ranks, unseen, lists = [], [], []
         for start in range(0, len(interaction), step):
             rows = slice(start, start + step)
             part = interaction[rows].to(self.device)
@@ -246,16 +253,16 @@ class SequenceTrainer:
             for few in map(slice, range(0, len(part), RANK_ROWS), range(RANK_ROWS, len(part) + RANK_ROWS, RANK_ROWS)):
                 few_among = None if among is None else among[few]
                 ranks.append(target_ranks(scores[few], targets[few], few_among))
-                if among is None:
+                if among is None and masked:
                     seen = dataset.inter_feat.seen(interaction.samples[rows][few]).to(self.device)
-                    masked.append(masked_ranks(ranks[-1], scores[few], targets[few], seen))
+                    unseen.append(masked_ranks(ranks[-1], scores[few], targets[few], seen))
                     if self.mask_seen and longest:
                         scores[few] = scores[few].scatter(1, seen, -torch.inf)
                 if longest:
                     lists.append(top_items(scores[few], longest, targets[few], few_among))
         rank = torch.cat(ranks).numpy()
         empty = np.empty((len(positive), 0))
-        among_unseen = torch.cat(masked).numpy() if masked else np.full_like(rank, np.nan)
+        among_unseen = torch.cat(unseen).numpy() if unseen else np.full_like(rank, np.nan)
         return rank, among_unseen, torch.cat(lists).numpy() if lists else empty
 
     def _progress(self, batches: Iterable[Any], what: str) -> Iterable[Any]:

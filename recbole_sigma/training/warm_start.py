@@ -1,7 +1,6 @@
 """Training that begins with the weights of another run (setting `init_from`), whose data may have other items."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,12 +27,12 @@ class _OneMoreItem:
 
 
 @torch.no_grad()
-def start_from_run(network: nn.Module, config: Any, dataset: Any, items: Sequence[str]) -> None:
+def start_from_run(network: nn.Module, config: Any, dataset: Any) -> None:
     """Load the weights of the run `init_from`: item rows by item id, those of new items stay as the model made them.
 
-    `items`: ids by number. Raises UserError for another run's weights, and for shapes that do not agree.
+    Raises UserError for another run's weights, and for shapes that do not agree.
     """
-    folder = RunFolder(config["init_from"])
+    folder, items = RunFolder(config["init_from"]), dataset.item_ids
     weights, before = folder.load_weights(), read_json(folder.path / "items.json", list)
     if (found := digest(weights)[:16]) != config["init_digest"]:
         raise UserError(f"init_digest: the weights of {folder.path} have {found}, not {config['init_digest']}")

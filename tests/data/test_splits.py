@@ -186,6 +186,7 @@ def test_samples_with_listed_histories_are_recboles(tmp_path, alias):
     [
         ({"benchmark_filename": ["train", "valid"]}, ["benchmark_filename", "[train, valid, test]"]),
         ({"benchmark_filename": ["train", "valid", "tst"]}, ["tiny.tst.inter", "benchmark_filename"]),
+        ({**FILES, "mask_seen": True, "eval_args": {"mode": "uni20"}}, ["mask_seen", "uni20"]),
         ({**FILES, "user_inter_num_interval": "[2,inf)"}, ["benchmark_filename", "user_inter_num_interval"]),
         ({"eval_args": {"split": {"time": [3, 2]}}}, ["eval_args", "[3, 2]", "{time: [T1, T2]}"]),
         ({"eval_args": {"split": {"RS": [0, 1, 1]}}}, ["eval_args", "RS"]),

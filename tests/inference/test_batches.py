@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from recbole_sigma import Recommender, cli, run
@@ -167,6 +168,9 @@ def test_an_empty_file_gives_an_empty_one(checkpoint: Path, tmp_path: Path, cont
     (tmp_path / "in.jsonl").write_bytes(content)
     assert recommend(checkpoint, tmp_path / "in.jsonl", tmp_path / "out.csv") == 0
     assert (tmp_path / "out.csv").read_text() == "user_id,item_id,score,rank,title\n"
+    assert recommend(checkpoint, tmp_path / "in.jsonl", tmp_path / "out.parquet") == 0
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.num_rows == 0 and table.column_names == ["user_id", "item_id", "score", "rank", "title"]
 
 
 def test_one_history_is_printed_with_titles(checkpoint: Path, capsys: pytest.CaptureFixture[str]):
@@ -189,6 +193,7 @@ def test_mistakes_in_the_command_are_named(checkpoint: Path, refused: Callable[.
     refused("recommend", run_option, f"--input={file}", f"--output={file}", names=["--output"])
     refused("recommend", run_option, f"--input={file}", "--output=/no/where/out.csv", names=["--output", "/no/where"])
     refused("recommend", run_option, "--history=50", "--engine=ray", names=["--engine", "--input"])
+    refused("recommend", run_option, "--history=50", "--jobs=2", names=["--jobs", "--engine=ray"])
     refused("recommend", run_option, "--history=50", "--k=0", names=["--k", "0"])
     refused("recommend", run_option, "--history=50", "--colour=1", names=["--colour"])
     refused("recommend", run_option, "--history=5o", "--on_unknown=error", names=["5o"])

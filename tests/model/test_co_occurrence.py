@@ -59,7 +59,8 @@ def tiny(write_inter: Any, read_tiny: Any) -> Any:
 
 @pytest.mark.parametrize("mode", ["prefix", "sequence"])
 @pytest.mark.parametrize("head", ["plain", "history"])
-def test_scores_are_the_mixture(tiny: Any, mode: str, head: str):
+def test_scores_are_the_mixture(tiny: Any, mode: str, head: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(co_occurrence, "ROWS", 5)  # of twelve
     plain, batch, histories = tiny("EMARec", train_mode=mode, head=head)
     mixed, _, _ = tiny("EMARec", train_mode=mode, head=head, co_occurrence=SHARE)
     assert [*dict(mixed.named_parameters())] == [*dict(plain.named_parameters())]

@@ -11,11 +11,17 @@ import torch
 from recbole_sigma import Recommender, run
 from recbole_sigma.data.preparation import load
 from recbole_sigma.inference.export import export
+from recbole_sigma.model.ensemble import Ensemble
+from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.runs.reader import load_model
 from tests.helpers.models import OURS, refused
 from tests.helpers.runs import ON_CPU
 
 SIZE = {"hidden_size": 8, "MAX_ITEM_LIST_LENGTH": 6, "epochs": 1, "head": "history"}
+
+
+class Weighted(Ensemble):
+    """As a user's own."""
 
 
 @pytest.fixture
@@ -27,7 +33,7 @@ def train(tmp_path: Path) -> Callable[..., Path]:
     text = "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *rows])
     (folder / "tiny.inter").write_text(text + "\n", encoding="utf-8")
     fixed = {**ON_CPU, "data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved"), "state": "ERROR"}
-    own = {"Ensemble": {"MAX_ITEM_LIST_LENGTH": 6}, "Pop": {}}
+    own: Any = {"Ensemble": {"MAX_ITEM_LIST_LENGTH": 6}, Weighted: {"MAX_ITEM_LIST_LENGTH": 6}, "Pop": {}}
     return lambda model, **given: run(model, "tiny", settings={**fixed, **own.get(model, SIZE), **given}).folder
 
 
@@ -50,6 +56,13 @@ def test_its_softmax_is_the_geometric_mean_of_the_members(train: Any, model: str
 def test_of_one_run_twice_it_sets_the_table_of_co_occurrences_afterwards(train: Any) -> None:
     twice = train("Ensemble", members=[str(train("EMARec"))] * 2, co_occurrence=0.4)
     torch.testing.assert_close(scores(twice), scores(train("EMARec", co_occurrence=0.4)))
+
+
+def test_a_class_of_ones_own_gets_the_members_weights(train: Any) -> None:
+    member = train("EMARec")
+    weights = RunFolder(train(Weighted, members=[str(member)] * 2)).load_weights()
+    expected = RunFolder(member).load_weights()["item_embedding.weight"]
+    assert torch.equal(weights["members.0.item_embedding.weight"], expected)
 
 
 def test_it_is_served_exported_and_taught_from_after_its_members_are_gone(train: Any, tmp_path: Path) -> None:
@@ -107,6 +120,12 @@ def test_members_are_as_recorded_and_have_the_items_of_the_data(train: Any, tmp_
     with refused("members", "has not the weights of EMARec"):
         train("Ensemble", members=[str(early), str(early)], eval_args=split)
     data = tmp_path / "tiny" / "tiny.inter"
-    data.write_text(data.read_text().replace("i6", "j6"))
+    before = data.read_text()
+    data.write_text(f"{before}u0\ti1\t99\n")
+    with refused("members", str(other), "another tiny.inter"):
+        train("Ensemble", members=[str(other), str(other)])
+    with refused("distill_from", str(other), "another tiny.inter"):
+        train("EMARec", distill_from=str(other))
+    data.write_text(before.replace("i6", "j6"))
     with refused("items.json", "'i6'", "'j6'"):
         train("Ensemble", members=[str(other), str(other)])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from recbole_sigma import cli, full_sort_scores
+from recbole_sigma.data.item_info import item_info
 from recbole_sigma.data.preparation import load
 from recbole_sigma.errors import Interrupted, UserError
 from recbole_sigma.quick_start import resume, run
@@ -34,6 +35,13 @@ def test_pop_counts_the_interactions_of_training(write_inter, read_tiny):
     write_inter(ROWS)
     model, number = fitted(read_tiny, "Pop")
     assert [int(model.counts[number[item]]) for item in "abcdefg"] == [3, 3, 2, 1, 0, 0, 0]
+
+
+def test_recorded_popularity_is_that_of_training_alone(write_inter, read_tiny):
+    write_inter([*ROWS, ("x", "a", 4), ("x", "b", 5)])  # of x, training has nothing
+    by_time = {"eval_args": {"split": {"time": [2.5, 3.5]}}}
+    counts = fitted(read_tiny, "Pop", **by_time)[0].counts
+    assert item_info(load(read_tiny("Pop", **by_time).config))["counts"] == counts.int().tolist()
 
 
 @pytest.mark.parametrize("shrink", [0.0, 2.0])

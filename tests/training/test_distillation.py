@@ -12,7 +12,6 @@ from recbole_sigma import Recommender, run
 from recbole_sigma.config.config import Config
 from recbole_sigma.data.preparation import load
 from recbole_sigma.registry import build_model
-from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.runs.reader import load_model
 from recbole_sigma.training.distillation import Teacher
@@ -43,7 +42,7 @@ def test_the_loss_is_cross_entropy_with_the_mixed_targets(settings: Any, student
     config = Config(student, "tiny", settings=given)
     data = load(config)
     model: Any = build_model(config, data.train.dataset)
-    model.teacher = Teacher(config, read_json(teacher / "items.json", list))
+    model.teacher = Teacher(config, data.dataset)
     rows = next(iter(load(Config(student, "tiny", settings={**given, "train_mode": "prefix"})).train))
     with torch.no_grad():  # the batch has all samples: of the prefixes in another order, with the same mean
         loss = model.calculate_loss(next(iter(data.train)))

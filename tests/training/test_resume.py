@@ -114,7 +114,16 @@ def test_settings_that_decide_the_numbers_are_refused(start: Any):
     assert "learning_rate is 0.001 in" in refusal(folder, learning_rate=0.01)
     assert "model is 'Mamba4Rec' in" in refusal(folder, model="SIGMA")
     assert "dropout_prob is" in refusal(folder, dropout_prob=0.5)
-    assert "epochs must be at least 2" in refusal(start(stop_after=2), epochs=1)
+    folder = start(stop_after=2)
+    before = (folder / "config.yaml").read_text()
+    assert "epochs must be at least 2" in refusal(folder, epochs=1)
+    assert (folder / "config.yaml").read_text() == before
+
+
+def test_the_last_epoch_is_evaluated_where_it_became_the_last_by_resuming(start: Any):
+    folder = start(stop_after=3, eval_step=5, epochs=20)
+    assert resume(folder, {"epochs": 3}).best_epoch == 2
+    assert outcome(folder) == outcome(start(eval_step=5, epochs=3))
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path):
