@@ -121,17 +121,10 @@ def _is_bundled(cls: type) -> bool:
 
 def build_model(config: Any, dataset: Any) -> nn.Module:
     """The model of `config`, new, on its device; UserError where one of RecBole's refuses its settings or data."""
-    model_class = config.model_class
-    if config["co_occurrence"]:
-        from recbole_sigma.model.co_occurrence import with_co_occurrence
+    from recbole_sigma.model.corrections import corrected
 
-        model_class = with_co_occurrence(model_class)
-    if config["head"] == "history":
-        from recbole_sigma.model.history_head import with_history_head
-
-        model_class = with_history_head(model_class)
     try:
-        model: nn.Module = model_class(config, dataset)
+        model: nn.Module = corrected(config.model_class, config)(config, dataset)
     except (ValueError, KeyError, NotImplementedError, AssertionError) as error:
         if not config.model_class.__module__.startswith("recbole."):
             raise  # in our models or the user's own this is a bug, whose traceback is wanted

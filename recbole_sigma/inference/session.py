@@ -78,12 +78,8 @@ class Session:
             return self._recommender.scores([seen])
         with torch.inference_mode():
             scores: Tensor = self._model.score_all(torch.from_numpy(self._representation)[None])
-            history = torch.from_numpy(seen)
-            if hasattr(self._model, "co_occurrence"):
-                recent = history[-self._model.max_seq_length :]
-                scores = self._model.co_occurrence(scores, recent[None], torch.tensor([len(recent)]))
-            if hasattr(self._model, "history_head"):
-                scores = self._model.history_head(scores, history[None], history[-1:])
+            if hasattr(self._model, "correct"):
+                scores = self._model.correct(scores, torch.from_numpy(seen)[None], torch.tensor([len(seen)]))
             scores[:, 0] = -torch.inf
         return scores
 

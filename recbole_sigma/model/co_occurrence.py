@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from recbole.data.interaction import Interaction
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor, nn
 
@@ -74,26 +73,3 @@ def pairs(samples: Any, n_items: int) -> csr_array:
         total = total + csr_array((BACKWARD * weight, (later, earlier)), shape=total.shape)
     scale = diags_array(np.bincount(item[known], minlength=n_items).clip(1) ** -POPULARITY)
     return csr_array(scale @ total @ scale)
-
-
-def with_co_occurrence(model_class: type[Any]) -> type[Any]:
-    """The class with CoOccurrence on its scores (setting `co_occurrence`). What it learns does not change."""
-
-    class WithCoOccurrence(model_class):
-        corrects_scores = True
-
-        def __init__(self, config: Any, dataset: Any) -> None:
-            super().__init__(config, dataset)
-            samples = dataset.inter_feat if hasattr(dataset, "field2id_token") else None
-            self.co_occurrence = CoOccurrence(config["co_occurrence"], samples, self.n_items)
-
-        def full_sort_predict(self, interaction: Interaction) -> Tensor:
-            history, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-            scores = super().full_sort_predict(interaction).view(history.shape[0], -1)
-            return self.co_occurrence(scores[:, : self.n_items], history, lengths)
-
-        def predict(self, interaction: Interaction) -> Tensor:
-            return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
-
-    WithCoOccurrence.__name__, WithCoOccurrence.__qualname__ = model_class.__name__, model_class.__qualname__
-    return WithCoOccurrence

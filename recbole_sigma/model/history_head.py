@@ -18,16 +18,17 @@ class HistoryHead(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(2))  # w_seen and w_last, divided by SCALE
 
-    def forward(self, scores: Tensor, history: Tensor, last: Tensor) -> Tensor:
-        """(n, V), item ids (n, L) with 0 as padding, (n,) -> (n, V). `fit` has the gradient of the weights."""
-        added = self._added(history, last).to(scores.dtype)
+    def forward(self, scores: Tensor, history: Tensor, lengths: Tensor) -> Tensor:
+        """(n, V), item ids (n, L), right-padded with 0, (n,) -> (n, V). `fit` has the gradient of the weights."""
+        added = self._added(history, _last(history, lengths)).to(scores.dtype)
         return scores.scatter(1, history, scores.gather(1, history) + added)
 
-    def fit(self, scores: Tensor, history: Tensor, last: Tensor, target: Tensor) -> Tensor:
+    def fit(self, scores: Tensor, history: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
         """Mean cross-entropy, (), of the corrected scores, with a gradient of the weights only: no pass back over V.
 
         Arguments as in `forward`, and target (n,).
         """
+        last = _last(history, lengths)
         own, of_target = scores.gather(1, history), scores.gather(1, target[:, None])[:, 0]
         unseen = scores.scatter(1, history, -torch.inf).logsumexp(1)
         history, order = history.sort(1)  # an item that is in the history several times counts once
@@ -43,50 +44,12 @@ class HistoryHead(nn.Module):
         return (w_seen + w_last * (history == last[:, None])) * (history != 0)
 
 
-def with_history_head(model_class: type[Any]) -> type[Any]:
-    """The class with a history head on its scores (setting `head: history`).
-
-    The model itself is trained as without the head, to the same weights: the head is fitted beside it by a second
-    cross-entropy on detached scores of a part of each batch.
-    """
-
-    class WithHistoryHead(model_class):
-        corrects_scores = True
-
-        def __init__(self, config: Any, dataset: Any) -> None:
-            super().__init__(config, dataset)
-            self.history_head = HistoryHead()
-
-        def calculate_loss(self, interaction: Interaction) -> Any:
-            loss = super().calculate_loss(interaction)
-            rows, target = _rows_of(interaction, self)
-            was_training = self.training
-            self.eval()
-            with torch.no_grad():
-                scores = super().full_sort_predict(rows).view(len(target), -1).float()
-            self.train(was_training)
-            fit = self.history_head.fit(scores, *self._history(rows), target)
-            first, *others = loss if isinstance(loss, tuple) else (loss,)
-            first = first + (fit - fit.detach())  # the gradient, but not the value: the loss stays the model's
-            return (first, *others) if others else first
-
-        def full_sort_predict(self, interaction: Interaction) -> Tensor:
-            scores = super().full_sort_predict(interaction).view(interaction[self.ITEM_SEQ].shape[0], -1)
-            return self.history_head(scores, *self._history(interaction))
-
-        def predict(self, interaction: Interaction) -> Tensor:
-            return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
-
-        def _history(self, rows: Interaction) -> tuple[Tensor, Tensor]:
-            """The items (n, L), and the last one, (n,)."""
-            history = rows[self.ITEM_SEQ]
-            return history, history.gather(1, rows[self.ITEM_SEQ_LEN][:, None] - 1)[:, 0]
-
-    WithHistoryHead.__name__, WithHistoryHead.__qualname__ = model_class.__name__, model_class.__qualname__
-    return WithHistoryHead
+def _last(history: Tensor, lengths: Tensor) -> Tensor:
+    """The newest item: (n, L), (n,) -> (n,)"""
+    return history.gather(1, lengths[:, None] - 1)[:, 0]
 
 
-def _rows_of(interaction: Interaction, model: Any) -> tuple[Interaction, Tensor]:
+def samples_of(interaction: Interaction, model: Any) -> tuple[Interaction, Tensor]:
     """At most ROWS samples of a training batch as padded rows, and their targets (n,)."""
     lengths, targets = interaction[model.ITEM_SEQ_LEN], interaction[model.POS_ITEM_ID]
     if interaction[model.ITEM_SEQ].dim() > 1:

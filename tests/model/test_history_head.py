@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recbole_sigma import run
 from recbole_sigma.data import data_preparation
-from recbole_sigma.model.history_head import HistoryHead, _rows_of
+from recbole_sigma.model.history_head import HistoryHead, samples_of
 from recbole_sigma.registry import build_model
 from recbole_sigma.runs.folder import RunFolder
 from tests.helpers.runs import TINY
@@ -83,12 +83,12 @@ def test_the_head_is_fitted_by_the_cross_entropy_of_the_corrected_scores():
     torch.manual_seed(0)
     head = HistoryHead().double()
     scores = 3 * torch.randn(4, 9, dtype=torch.float64)
-    history, last = torch.tensor([[1, 2, 0], [3, 0, 0], [4, 4, 5], [8, 1, 2]]), torch.tensor([2, 3, 5, 2])
+    history, lengths = torch.tensor([[1, 2, 0], [3, 0, 0], [4, 4, 5], [8, 1, 2]]), torch.tensor([2, 1, 3, 3])
     target = torch.tensor([1, 4, 4, 2])  # among the items of the history, or not
 
     for weights in ((0.0, 0.0), (-0.5, -0.3), (0.4, 0.8), (-30.0, 0.0)):
         head.weights = torch.nn.Parameter(torch.tensor(weights, dtype=torch.float64))
-        loss = head.fit(scores, history, last, target)
+        loss = head.fit(scores, history, lengths, target)
         corrected = slow_head(scores, [[*filter(None, row)] for row in history.tolist()], *(10 * head.weights).unbind())
         expected = torch.nn.functional.cross_entropy(corrected, target)
         torch.testing.assert_close(loss, expected)
@@ -108,7 +108,7 @@ def test_a_run_whose_gradient_is_clipped_learns_the_same_with_the_head(tmp_path:
 
 def test_in_one_pass_the_head_reads_no_more_items_than_the_batch_has(trained: Any):
     model, batch, _ = trained("SASRec", "sequence", "history")
-    rows, target = _rows_of(batch, model)
+    rows, target = samples_of(batch, model)
     assert len(target) > 1 and int(rows["item_length"].sum()) <= len(batch["item_id"])
 
 
@@ -120,6 +120,6 @@ def test_items_that_never_repeat_teach_negative_weights_and_repeated_ones_positi
         target = torch.tensor([2, 3, 4]) if repeats else torch.tensor([6, 7, 8])
         for _ in range(50):
             optimizer.zero_grad()
-            head.fit(torch.zeros(3, 9), history, history[:, -1], target).backward()
+            head.fit(torch.zeros(3, 9), history, torch.tensor([3, 3, 3]), target).backward()
             optimizer.step()
         assert sign * head.weights[0] > 0.1
