@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +15,7 @@ from recbole_sigma.convert.reader import BadLines, Reader
 from recbole_sigma.convert.spool import Spool, safe
 
 _PIECE = 1 << 19  # rows
+_ITEM_ROLES = ("title", "categories")
 
 
 def write_interactions(
@@ -53,30 +54,24 @@ def write_lines(file: BinaryIO, cells: list[pa.Array]) -> None:
 
 def write_items(path: Path, sources: list[tuple[Reader, dict[str, str]]], wanted: set[str], bad: BadLines) -> int:
     """Write title and categories of the items `wanted`, the first of each, in the order of the sources; how many."""
-    roles = [role for role in ("title", "categories") if any(role in columns for _, columns in sources)]
+    roles = [role for role in _ITEM_ROLES if any(role in columns for _, columns in sources)]
     left = set(wanted)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write("\t".join(["item_id:token", *(f"{role}:token_seq" for role in roles)]) + "\n")
-        for token, cells in _item_rows(sources, roles, bad):
-            if token in left and any(cells):
-                left.remove(token)
-                file.write("\t".join([token, *cells]) + "\n")
-    return len(wanted) - len(left)
-
-
-def _item_rows(
-    sources: list[tuple[Reader, dict[str, str]]], roles: list[str], bad: BadLines
-) -> Iterator[tuple[str, list[str]]]:
-    for reader, columns in sources:
-        for block in reader.blocks([*dict.fromkeys(columns.values())], bad, lambda taken: None):
-            tokens = as_text(block.table.column(columns["item"]), columns["item"]).to_pylist()
-            cells = {role: block.table.column(columns[role]).to_pylist() for role in roles if role in columns}
-            for row, token in enumerate(tokens):
-                if token:
-                    texts = {role: values[row] for role, values in cells.items()}
-                    title, categories = _words(texts.get("title") or ""), texts.get("categories") or ""
+        for reader, columns in sources:
+            for block in reader.blocks([*dict.fromkeys(columns.values())], bad, lambda taken: None):
+                tokens = as_text(block.table.column(columns["item"]), columns["item"]).to_pylist()
+                texts = {role: block.table.column(columns[role]).to_pylist() for role in roles if role in columns}
+                for row, token in enumerate(tokens):
+                    if (token := safe(token or "")) not in left:
+                        continue
+                    title, categories = ((texts[role][row] if role in texts else "") or "" for role in _ITEM_ROLES)
                     categories = _words(categories) if reader.blanks else _categories(categories)
-                    yield safe(token), [{"title": title, "categories": categories}[role] for role in roles]
+                    cells = {"title": _words(title), "categories": categories}
+                    if any(cells[role] for role in roles):
+                        left.remove(token)
+                        file.write("\t".join([token, *(cells[role] for role in roles)]) + "\n")
+    return len(wanted) - len(left)
 
 
 def _words(text: Any) -> str:
