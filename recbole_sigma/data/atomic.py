@@ -52,7 +52,7 @@ class AtomicTable:
 
     def error(self, row: int, message: str) -> UserError:
         """A UserError that begins with the file and the line of a row (from 0)."""
-        return UserError(f"{self.path}:{_line_of(self.path, row)}: {message}")
+        return _at_row(self.path, row, message)
 
 
 def read_atomic(
@@ -239,17 +239,14 @@ class _Reader:
         """Refuse a missing id among those that begin at row `rows`."""
         wrong = np.flatnonzero(codes < 0)
         if len(wrong):
-            raise self._error(rows + int(wrong[0]), f"{name} is missing; every row needs one")
+            raise _at_row(self.path, rows + int(wrong[0]), f"{name} is missing; every row needs one")
 
     def _check_time(self, name: str, time: np.ndarray, rows: int) -> None:
         """Refuse a missing or infinite time among those that begin at row `rows`."""
         wrong = np.flatnonzero(~np.isfinite(time))
         if len(wrong):
             what = "missing" if np.isnan(time[wrong[0]]) else f"{time[wrong[0]]}"
-            raise self._error(rows + int(wrong[0]), f"{name} is {what}; every interaction needs a finite time")
-
-    def _error(self, row: int, message: str) -> UserError:
-        return UserError(f"{self.path}:{_line_of(self.path, row)}: {message}")
+            raise _at_row(self.path, rows + int(wrong[0]), f"{name} is {what}; every interaction needs a finite time")
 
     def _refusal(self, problem: str) -> UserError:
         """The UserError for a line that pyarrow refuses; it names the row only where it reads without threads."""
@@ -307,7 +304,7 @@ def _times(path: Path, name: str, column: pa.ChunkedArray) -> pa.Array:
     first, second = sorted((int((rows == each).argmax()), str(texts[int(each)])) for each in (one, other))
     right = "times have at most 18 digits, or 15 with a fraction; subtract the same number from all"
     both = f"{name} {second[1]} cannot be told from {first[1]} in line {_line_of(path, first[0])}"
-    raise UserError(f"{path}:{_line_of(path, second[0])}: {both}; {right}")
+    raise _at_row(path, second[0], f"{both}; {right}")
 
 
 def _refusal(path: Path, names: list[str], problem: str) -> UserError:
@@ -322,7 +319,11 @@ def _refusal(path: Path, names: list[str], problem: str) -> UserError:
     what = f"{actual} column(s) in this line, {expected} in the header"
     if column:
         what = f"{names[int(column)]}:float is {value!r}; a number is expected"
-    return UserError(f"{path}:{_line_of(path, int(row) - 2)}: {what}")
+    return _at_row(path, int(row) - 2, what)
+
+
+def _at_row(path: Path, row: int, message: str) -> UserError:
+    return UserError(f"{path}:{_line_of(path, row)}: {message}")
 
 
 def _line_of(path: Path, row: int) -> int:

@@ -78,7 +78,8 @@ class Prefixes:
     def seen(self, rows: Rows) -> Tensor:
         """The items of the histories, not truncated, padded on the right with 0: (n, longest), on the CPU."""
         stop = self.targets[self._index(rows)].astype(np.int64)
-        start, length = torch.from_numpy(np.stack([self.flat.starts(stop), self.history_lengths(rows)]))
+        first = self.flat.starts(stop)
+        start, length = torch.from_numpy(np.stack([first, stop - first]))
         return gather(self.flat.columns[self.flat.item], *positions(start, length, int(length.max())))
 
     def select(self, rows: np.ndarray) -> "Prefixes":

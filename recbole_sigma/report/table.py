@@ -213,6 +213,11 @@ def _check_protocol(runs: Sequence[RecordedRun]) -> None:
             if before != sha256:
                 what = f"they read different files {name}"
                 raise UserError(f"{reader.name} and {run.name} do not belong in one table: {what}")
+    trained = [run.result.get("samples_per_second") != 0 for run in runs]  # or fitted, or an ensemble
+    chosen = next((own.get("selection") for own, each in zip(protocols, trained, strict=True) if each), None)
+    for own, each in zip(protocols, trained, strict=True):
+        if not each:
+            own["selection"] = chosen  # nothing was: there is one epoch
     for run, other in zip(runs, protocols, strict=True):
         first = protocols[0]
         # The length is part of the protocol, but it says what a model sees, not what it is asked.

@@ -242,6 +242,13 @@ def test_values_too_long_for_a_label_are_told_apart(tmp_path: Path):
     assert all(re.fullmatch(rf"A member_settings=B\+C \w{{4}}, name={'x' * 40}… \w{{4}}", label) for label in labels)
 
 
+def test_the_patience_of_what_is_not_trained_epoch_by_epoch_does_not_matter(tmp_path: Path):
+    other = {**PROTOCOL, "selection": "validation NDCG@10, patience 20"}
+    write_run(tmp_path, "A", BEST, result={"samples_per_second": 99.5})
+    write_run(tmp_path, "Pop", SECOND, result={"samples_per_second": 0.0, "protocol": other})
+    assert [row.label for row in table(tmp_path).rows] == ["A", "Pop"]
+
+
 def test_histories_of_other_lengths_are_comparable_and_noted(tmp_path: Path):
     write_run(tmp_path, "A", BEST)
     write_run(tmp_path, "B", SECOND, result={"protocol": {**PROTOCOL, "max_item_list_length": 200}})
