@@ -12,11 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 10_925,
-    "functions": 1_072,
-    "lines of the package with templates": 17_790,
-    "lines of tests": 13_865,
-    "lines of benchmarks": 1_830,
+    "code lines": 11_015,
+    "functions": 1_078,
+    "lines of the package with templates": 17_950,
+    "lines of tests": 13_950,
+    "lines of benchmarks": 1_840,
 }
 _NO_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.ENCODING, tokenize.INDENT, tokenize.DEDENT,
