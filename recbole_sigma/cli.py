@@ -1,6 +1,7 @@
 """The command line: `recbole-sigma <command>`; `run_recbole_sigma.py` is its `train`.
 
-Exit status: 0 done, 1 a bug, 2 a mistake of the user's (one line on stderr), 130 interrupted.
+Exit status: 0 done, 1 a bug, 2 a mistake of the user's (one line on stderr), 130 interrupted, 141
+whoever reads the output is gone.
 """
 
 import errno

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {
     "code lines": 11_015,
     "functions": 1_078,
-    "lines of the package with templates": 17_950,
+    "lines of the package with templates": 17_955,
     "lines of tests": 13_950,
     "lines of benchmarks": 1_840,
 }

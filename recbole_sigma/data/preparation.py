@@ -84,7 +84,8 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
         EvalLoader(config, valid, train, sampled_items(config, dataset, "valid")),
         EvalLoader(config, test, train, sampled_items(config, dataset, "test")),
     )
-    if config["train_mode"] != "sequence" or getattr(config.model_class, "fits_at_once", False):
+    by_prefix = config["train_mode"] != "sequence" or getattr(config.model_class, "fits_at_once", False)
+    if by_prefix or not len(train):  # without a sample, which `load` refuses, there is no window
         return TrainLoader(config, train, negatives, shuffle=config["shuffle"]), *evaluated
     problem = getattr(config.model_class, "one_pass_problem", lambda config: "it is RecBole's own class")(config)
     if problem:

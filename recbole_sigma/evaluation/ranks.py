@@ -64,7 +64,7 @@ def target_ranks(scores: Tensor, targets: Tensor, candidates: Tensor | None = No
         raise FloatingPointError(f"row {row} of the batch has scores that are NaN or infinite")
     own = scores.gather(1, targets[:, None])
     if candidates is None:
-        hits = torch.empty_like(items, dtype=torch.float32)  # its sum takes a third of the time of a sum of bools
+        hits = torch.empty_like(items, dtype=torch.float32)  # counts to 2^24; a sum of bools takes three times as long
         better, equal = torch.gt(items, own, out=hits).sum(1), torch.eq(items, own, out=hits).sum(1) - 1
     else:
         candidates = candidates.sort(1).values

@@ -78,7 +78,7 @@ class Session:
             return self._recommender.scores([seen])
         with torch.inference_mode():
             scores: Tensor = self._model.score_all(torch.from_numpy(self._representation)[None])
-            if hasattr(self._model, "correct"):
+            if getattr(self._model, "corrects_scores", False):
                 scores = self._model.correct(scores, torch.from_numpy(seen)[None], torch.tensor([len(seen)]))
             scores[:, 0] = -torch.inf
         return scores

@@ -17,7 +17,8 @@ def moving_averages(
         y_t = sum_n weight_n s_(t,n)
 
     The selective scan with a constant step and one state (S4D, arXiv 2206.11893), which it is on CUDA and in exports;
-    the kernel on CPU reads each value once for all recurrences of its channel, and keeps no state for the gradient.
+    the kernel on CPU reads each value once for all recurrences of its channel. For the gradient it computes a row's
+    states again, in memory of (longest row, D, N) per thread.
 
     Args:
         values: (B, L, D); log_decay, weight: (D, N), log_decay below 0
@@ -47,7 +48,7 @@ def moving_averages(
     each = values.repeat_interleave(own[1], -1)  # a channel for each recurrence
     ones = torch.ones_like(each)
     sums = selective_scan(
-        each, ones, log_decay.view(-1, 1), ones[..., :1], ones[..., :1],
+        each, ones, log_decay.reshape(-1, 1), ones[..., :1], ones[..., :1],
         delta_softplus=False, lengths=lengths, offsets=offsets,
     )  # fmt: skip
     return (sums.unflatten(-1, own) * weight).sum(-1)

@@ -13,7 +13,10 @@ class Callback(Protocol):
     """Is called after each epoch with its row of metrics.csv; may stop the run by raising an exception."""
 
     def on_epoch_end(self, row: Mapping[str, float]) -> None:
-        """`row` has `epoch` (from 0), `loss`, `train_seconds`, and after an evaluation its metrics and seconds."""
+        """`row` has `epoch` (from 0), `loss`, `train_seconds`, and after an evaluation its metrics and seconds.
+
+        An epoch that became the last by resuming, and is evaluated only then, is given once more.
+        """
 
 
 class TensorBoard:

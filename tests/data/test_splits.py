@@ -196,6 +196,10 @@ def test_samples_with_listed_histories_are_recboles(tmp_path, alias):
         ({"eval_args": {"split": {"RS": [1, 1, 1]}, "order": "RO"}}, ["eval_args", "TO"]),
         ({"eval_args": {"group_by": "item"}}, ["eval_args", "user or none"]),
         ({"eval_args": {"split": {"time": [4, 100]}}}, ["test split is empty", "eval_args", "100"]),
+        *(
+            ({"train_mode": mode, "eval_args": {"split": {"time": [-1, 3]}}}, ["training split is empty", "eval_args"])
+            for mode in ("prefix", "sequence")
+        ),
         ({"eval_args": {"mode": "labeled"}}, ["eval_args", "uni100"]),
     ],
 )
