@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 11_015,
+    "code lines": 11_020,
     "functions": 1_078,
-    "lines of the package with templates": 17_955,
-    "lines of tests": 13_950,
+    "lines of the package with templates": 17_965,
+    "lines of tests": 13_955,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

@@ -66,6 +66,8 @@ class Sweep:
         self.metric = base["valid_metric"].lower()
         if not has_samples(base)["validation"]:
             raise UserError("tune: a sweep chooses on validation, and these settings have no validation split")
+        if not base["valid_metric_bigger"]:
+            raise UserError(f"valid_metric: less is better of {base['valid_metric']}, but a sweep looks for the most")
         options = {name: self.options[name] for name in _DECIDING}
         decides = {"run": run_key(base), "space": str(self.space), "options": options}
         self.key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()

@@ -41,13 +41,15 @@ class BestEpoch:
     """Early stopping on full-precision scores (RecBole: 4 decimals); of equal scores the first is the best."""
 
     patience: int
+    bigger_is_better: bool = True
     epoch: int = -1
     score: float = math.nan
     waited: int = 0
 
     def update(self, epoch: int, score: float) -> bool:
         """Record one epoch's validation score; True if it is the best so far."""
-        if self.epoch >= 0 and score <= self.score:
+        sign = 1 if self.bigger_is_better else -1
+        if self.epoch >= 0 and sign * score <= sign * self.score:
             self.waited += 1
             return False
         self.epoch, self.score, self.waited = epoch, score, 0
@@ -83,7 +85,7 @@ class SequenceTrainer:
         self.clip_grad_norm = config["clip_grad_norm"]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config["enable_scaler"])
         self.show_progress = config["show_progress"] and group.first
-        self.best = BestEpoch(config["stopping_step"])
+        self.best = BestEpoch(config["stopping_step"], config["valid_metric_bigger"])
         self.best_weights: dict[str, Tensor] = {}  # on the CPU; empty before the first evaluation
         self.rows: list[dict[str, float]] = []  # of metrics.csv, one per epoch
         self.samples = 0  # of an epoch

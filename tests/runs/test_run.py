@@ -123,9 +123,12 @@ def test_its_config_file_repeats_a_run_bit_for_bit_and_another_seed_does_not(sma
 def test_test_data_is_ranked_once_and_after_training(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch):
     seen: list[str] = []
     ranks = SequenceTrainer.ranks
-    monkeypatch.setattr(
-        SequenceTrainer, "ranks", lambda self, loader, what: seen.append(what) or ranks(self, loader, what)
-    )
+
+    def note(self: Any, loader: Any, what: str, **options: Any) -> Any:
+        seen.append(what)
+        return ranks(self, loader, what, **options)
+
+    monkeypatch.setattr(SequenceTrainer, "ranks", note)
     small_run("Mamba4Rec", epochs=3)
     assert seen == ["validation, epoch 0", "validation, epoch 1", "validation, epoch 2", "valid", "test"]
 
