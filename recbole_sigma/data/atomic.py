@@ -303,7 +303,7 @@ def _times(path: Path, name: str, column: pa.ChunkedArray) -> pa.Array:
     rows = encoded.indices.to_numpy()
     first, second = sorted((int((rows == each).argmax()), str(texts[int(each)])) for each in (one, other))
     right = "times have at most 18 digits, or 15 with a fraction; subtract the same number from all"
-    both = f"{name} {second[1]} cannot be told from {first[1]} in line {_line_of(path, first[0])}"
+    both = f"{name} {second[1]} cannot be distinguished from {first[1]} in line {_line_of(path, first[0])}"
     raise _at_row(path, second[0], f"{both}; {right}")
 
 

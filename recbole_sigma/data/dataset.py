@@ -354,16 +354,12 @@ class SequenceDataset(SequentialDataset):
         return self.inter_feat.history_lengths(index)
 
     def statistics(self) -> dict[str, int | float]:
-        """After filtering: users, items, interactions, mean_length (mean interactions per user), sparsity.
-
-        Where each row of the files is a sample with its history, interactions are these samples.
-        """
+        """Users, items, interactions (or samples, of files that list histories), mean_length per user, sparsity."""
         flat, n = self.inter_feat.flat, self.inter_num
         fields = {self.uid_field: self.user_num, self.iid_field: self.item_num}
-        used = [np.count_nonzero(count(flat.columns[name].numpy(), size)) for name, size in fields.items()]
-        users, items = map(int, used)
-        sizes = {"users": users, "items": items, "interactions": n}
-        return {**sizes, "mean_length": n / users, "sparsity": 1 - n / (users * items)}
+        users, items = (int(np.count_nonzero(count(flat.columns[name].numpy(), size))) for name, size in fields.items())
+        of_pairs = {"mean_length": n / users, "sparsity": 1 - n / (users * items)}
+        return {"users": users, "items": items, "interactions": n, **of_pairs}
 
     def feature_checksums(self) -> dict[str, str]:
         """SHA-256 of the .user and .item files that are read, by name."""
@@ -376,17 +372,15 @@ class SequenceDataset(SequentialDataset):
 
     def checksum(self) -> str:
         """SHA-256 of the .inter file, in hexadecimal; of several files, that of their checksums."""
-        if len(self._sha256) == 1:
-            return self._sha256[0]
-        return hashlib.sha256("".join(self._sha256).encode()).hexdigest()
+        several = len(self._sha256) > 1
+        return hashlib.sha256("".join(self._sha256).encode()).hexdigest() if several else self._sha256[0]
 
     @property
     def inter_num(self) -> int:
         """Interactions left after filtering."""
-        feat = self.inter_feat
-        if isinstance(feat, pd.DataFrame):
-            return len(feat)
-        return int(feat.flat.user_start[-1]) if feat.flat.segment is None else len(feat.flat.user_start) - 1
+        if (flat := getattr(self.inter_feat, "flat", None)) is None:
+            return len(self.inter_feat)  # a table, before it is flattened
+        return int(flat.user_start[-1]) if flat.segment is None else len(flat.user_start) - 1
 
     @property
     def avg_actions_of_users(self) -> float:
