@@ -2,6 +2,7 @@
 
 import base64
 import io
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ _STYLE: Any = {
     "lines.markersize": 4,
     "figure.constrained_layout.use": True,
 }  # fmt: skip
+_LABEL_WIDTH = 48  # characters in a line of a row's label
 _LINES = ("-", "--", ":", "-.")  # another for each ten rows, whose colours repeat
 
 
@@ -102,7 +104,8 @@ def _curves(table: Table) -> Figure | None:
     handles, labels = axes.get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))  # one per row, beside the picture, so that it hides nothing
     if len(entries) > 1:
-        axes.legend(entries.values(), entries.keys(), loc="center left", bbox_to_anchor=(1, 0.5))
+        names = [textwrap.fill(label, _LABEL_WIDTH) for label in entries]
+        axes.legend(entries.values(), names, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure if axes.lines else None
 
 
@@ -112,12 +115,13 @@ def _dots(table: Table, cells: pd.DataFrame, by: str, titles: Mapping[str, str])
         return None
     wide = cells.pivot(index="label", columns=by)
     labels = [row.label for row in reversed(table.rows) if row.label in wide.index]
-    wide = wide.loc[labels]
-    figure = Figure(figsize=(8.5, 0.9 + 0.24 * len(labels)))
+    wide = wide.loc[labels].rename(lambda label: textwrap.fill(label, _LABEL_WIDTH))
+    n_lines = sum(name.count("\n") + 1 for name in wide.index)
+    figure = Figure(figsize=(8.5, 0.9 + 0.24 * n_lines))
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for axes, (value, title) in zip(panels, titles.items(), strict=True):
         means, deviations = wide["mean", value], wide["deviation", value].astype(float)
-        axes.errorbar(means, labels, xerr=deviations, fmt="o", mfc="none", color="C0", ecolor=_INK)
+        axes.errorbar(means, wide.index, xerr=deviations, fmt="o", mfc="none", color="C0", ecolor=_INK)
         axes.plot(means.max(), means.idxmax(), "o", color="C0")
         axes.set_title(title, fontsize="medium")
         axes.margins(x=0.12, y=0.5 / len(labels))

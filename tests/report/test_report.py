@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +241,13 @@ def test_values_too_long_for_a_label_are_told_apart(tmp_path: Path):
     labels = [row.label for row in table(tmp_path).rows]
     assert len({*labels}) == 2
     assert all(re.fullmatch(rf"A member_settings=B\+C \w{{4}}, name={'x' * 40}… \w{{4}}", label) for label in labels)
+
+
+def test_long_labels_leave_a_plot_its_room(tmp_path: Path):
+    for letter in "xy":
+        write_run(tmp_path, "A", BEST, settings=dict.fromkeys(("first", "second", "third"), letter * 40))
+    with warnings.catch_warnings(action="error"):  # matplotlib's, for axes without a width
+        assert plots_of(report(tmp_path))
 
 
 def test_the_patience_of_what_is_not_trained_epoch_by_epoch_does_not_matter(tmp_path: Path):
