@@ -15,7 +15,7 @@ LIMITS = {
     "code lines": 11_020,
     "functions": 1_078,
     "lines of the package with templates": 17_965,
-    "lines of tests": 13_955,
+    "lines of tests": 13_970,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

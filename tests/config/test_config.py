@@ -14,6 +14,7 @@ from recbole.model.sequential_recommender import FPMC
 from recbole.utils import InputType, dataset_arguments
 
 from recbole_sigma.config.config import Config
+from recbole_sigma.config.values import properties_path
 from recbole_sigma.errors import UserError
 
 
@@ -40,6 +41,12 @@ def test_settings_win_over_files_later_files_over_earlier_and_argv_is_unread(tmp
     second.write_text("seed: 2\nlearning_rate: 2e-3\n")
     made = Config("GRU4Rec", "ml-100k", config_files=[first, str(second)], settings={"learning_rate": 3e-3})
     assert (made["epochs"], made["seed"], made["learning_rate"]) == (1, 2, 3e-3)
+
+
+@pytest.mark.parametrize("file", (properties_path() / "experiment").glob("best-*.yaml"), ids=lambda file: file.stem)
+@pytest.mark.parametrize("model", ["EMARec", "ECHO"])
+def test_the_settings_of_the_best_models_are_accepted(model: str, file: Path) -> None:
+    assert Config(model, "ml-100k", [str(file)])["head"] == "history"
 
 
 def test_two_configs_share_nothing(tmp_path: Path) -> None:
