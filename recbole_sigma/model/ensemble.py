@@ -34,7 +34,7 @@ class Ensemble(OnePass, FittedModel):
                 raise UserError(f"members: {own.model} reads {length} items; write MAX_ITEM_LIST_LENGTH: {length}")
             members.append(own.model_class(own, dataset))
         if not members:
-            raise UserError("members: Ensemble needs two run directories or more, as in --members=[RUN,RUN]")
+            raise UserError("members: Ensemble needs run directories, as in --members=[RUN,RUN]")
         self.members = nn.ModuleList(members).requires_grad_(False)
         self._widths = [member.item_embedding.embedding_dim for member in members]
 
