@@ -189,10 +189,10 @@ class SequenceTrainer:
             if self.scaler.get_scale() < SMALLEST_SCALE:
                 raise UserError(f"the gradient overflows at every scale {where}: {REMEDY}, or enable_scaler: false")
             return
-        norms = [torch.linalg.vector_norm(each.grad) for each in self.model.parameters() if each.grad is not None]
+        gradients = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
+        norms = torch._foreach_norm([*gradients.values()])  # together: on a GPU each kernel is a launch
         if not torch.stack(norms).isfinite().all():
-            names = (name for name, each in self.model.named_parameters() if each.grad is not None)
-            worst = next(name for name, norm in zip(names, norms, strict=True) if not norm.isfinite())
+            worst = next(name for name, norm in zip(gradients, norms, strict=True) if not norm.isfinite())
             raise UserError(f"the gradient of {worst} is NaN or infinite {where}: {REMEDY}")
 
     @torch.no_grad()
