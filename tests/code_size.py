@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 11_020,
+    "code lines": 11_025,
     "functions": 1_078,
     "lines of the package with templates": 17_965,
-    "lines of tests": 13_970,
+    "lines of tests": 13_985,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

@@ -24,6 +24,7 @@ from recbole_sigma.runs.files import read_json
 from recbole_sigma.runs.folder import RunFolder
 from recbole_sigma.runs.result import RunResult
 
+_WEIGHTS = ("distill_digest", "init_digest")  # of the runs that this one began with
 _LONGEST_VALUE = 40  # characters of a setting in a label
 _TEXT, _INTEGER, _NUMBER, _OBJECT = ({"type": kind} for kind in ("string", "integer", "number", "object"))
 _METRICS = {
@@ -147,12 +148,19 @@ def read_runs(paths: Sequence[str | Path]) -> list[RecordedRun]:
         values = [(0, each) if isinstance(each, (int, float)) else (1, str(each)) for each in run.varied.values()]
         return models.index(run.model), values, datasets.index(run.dataset), run.seed
 
-    labelled = []
-    for run in runs:
-        varied = {key: run.settings[key] for key in sorted(differing[run.model]) if key in run.settings}
-        shown = ", ".join(f"{key}={_in_label(value)}" for key, value in varied.items())
-        labelled.append(replace(run, label=f"{run.model} {shown}".strip(), varied=varied))
+    varied = [{key: run.settings[key] for key in sorted(differing[run.model]) if key in run.settings} for run in runs]
+    # Seeds that each have a teacher of their own are one row, unless two runs of a seed differ only in the teacher.
+    plain = [{key: "given" if key in _WEIGHTS and own[key] else own[key] for key in own} for own in varied]
+    rows = [(_label(run.model, own), run.dataset, run.seed) for run, own in zip(runs, plain, strict=True)]
+    weights = [(row, *(own.get(key) for key in _WEIGHTS)) for row, own in zip(rows, varied, strict=True)]
+    shown = plain if len({*rows}) == len({*weights}) else varied
+    triples = zip(runs, shown, varied, strict=True)
+    labelled = [replace(run, label=_label(run.model, own), varied=full) for run, own, full in triples]
     return sorted(labelled, key=order)
+
+
+def _label(model: str, varied: Mapping[str, Any]) -> str:
+    return f"{model} {', '.join(f'{key}={_in_label(value)}' for key, value in varied.items())}".strip()
 
 
 def _in_label(value: Any) -> str:

@@ -234,6 +234,20 @@ def test_runs_of_one_label_that_differ_are_refused(tmp_path: Path):
         table(tmp_path)
 
 
+def test_students_are_one_row_over_seeds_unless_only_the_teacher_tells_two_apart(tmp_path: Path):
+    def labels(*runs: tuple[int, str | None]) -> list[str]:
+        folder = tmp_path / str(len(runs))
+        for seed, digest in runs:
+            write_run(folder, "A", BEST, seed=seed, settings={"distill_digest": digest})
+        return [row.label for row in table(folder).rows]
+
+    one, two = "1" * 16, "2" * 16
+    assert labels((1, None), (1, one), (2, two)) == ["A distill_digest=given", "A distill_digest=none"]
+    assert labels((1, None), (1, one), (2, two), (1, two)) == [
+        f"A distill_digest={value}" for value in (one, two, "none")
+    ]
+
+
 def test_values_too_long_for_a_label_are_told_apart(tmp_path: Path):
     members = [[{"model": name, "digest": "0" * 16, "r": r} for name in "BC"] for r in (1, 2)]
     for number, text in enumerate(("x" * 50, "x" * 60)):
