@@ -71,7 +71,7 @@ def recommend_file(recommender: Recommender, source: Path, output: Path, request
             write_text(request_file, json_text(asked))
         try:
             _answer_all(source, parts, engine)
-            done = sorted(parts.glob("*.part"))
+            done = sorted(parts.glob("[!.]*.part"))
             _join(done, output, request.kind, bool(recommender.titles))
         except KeyboardInterrupt:
             raise Interrupted(parts, command_line()) from None
@@ -172,7 +172,7 @@ def _count(path: Path) -> int:
 
 def _answer_all(source: Path, parts: Path, engine: Engine) -> None:
     """Write the parts that are missing."""
-    done = {int(part.name.partition("-")[0]) for part in parts.glob("*.part")}
+    done = {int(part.name.partition("-")[0]) for part in parts.glob("[!.]*.part")}
     sizes: dict[int, int] = {}
     rows = read_histories(source)
     first = next(rows, None)  # what is no table of histories is noticed before the bar

@@ -129,6 +129,7 @@ def test_a_killed_process_leaves_parts_that_the_next_one_uses(checkpoint: Path, 
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGKILL)
     assert written and not output.exists()
+    (written[0].parent / ".000000009-4096-0-0.part.1.part").write_text("cut off", encoding="utf-8")
     before = {path: path.stat().st_mtime_ns for path in written}
     with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
         time.sleep(1)
