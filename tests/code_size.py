@@ -15,7 +15,7 @@ LIMITS = {
     "code lines": 11_025,
     "functions": 1_078,
     "lines of the package with templates": 17_965,
-    "lines of tests": 13_985,
+    "lines of tests": 13_995,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

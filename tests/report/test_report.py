@@ -5,7 +5,6 @@ import io
 import itertools
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -232,36 +231,6 @@ def test_runs_of_one_label_that_differ_are_refused(tmp_path: Path):
         write_run(tmp_path, "A", BEST, settings={"member_settings": [{"model": "B", "digest": digest}]})
     with pytest.raises(UserError, match=r"A-tiny.* and A-tiny.* seed 2020"):
         table(tmp_path)
-
-
-def test_students_are_one_row_over_seeds_unless_only_the_teacher_tells_two_apart(tmp_path: Path):
-    def labels(*runs: tuple[int, str | None]) -> list[str]:
-        folder = tmp_path / str(len(runs))
-        for seed, digest in runs:
-            write_run(folder, "A", BEST, seed=seed, settings={"distill_digest": digest})
-        return [row.label for row in table(folder).rows]
-
-    one, two = "1" * 16, "2" * 16
-    assert labels((1, None), (1, one), (2, two)) == ["A distill_digest=given", "A distill_digest=none"]
-    assert labels((1, None), (1, one), (2, two), (1, two)) == [
-        f"A distill_digest={value}" for value in (one, two, "none")
-    ]
-
-
-def test_values_too_long_for_a_label_are_told_apart(tmp_path: Path):
-    members = [[{"model": name, "digest": "0" * 16, "r": r} for name in "BC"] for r in (1, 2)]
-    for number, text in enumerate(("x" * 50, "x" * 60)):
-        write_run(tmp_path, "A", BEST, settings={"name": text, "member_settings": members[number]})
-    labels = [row.label for row in table(tmp_path).rows]
-    assert len({*labels}) == 2
-    assert all(re.fullmatch(rf"A member_settings=B\+C \w{{4}}, name={'x' * 40}… \w{{4}}", label) for label in labels)
-
-
-def test_long_labels_leave_a_plot_its_room(tmp_path: Path):
-    for letter in "xy":
-        write_run(tmp_path, "A", BEST, settings=dict.fromkeys(("first", "second", "third"), letter * 40))
-    with warnings.catch_warnings(action="error"):  # matplotlib's, for axes without a width
-        assert plots_of(report(tmp_path))
 
 
 def test_the_patience_of_what_is_not_trained_epoch_by_epoch_does_not_matter(tmp_path: Path):
