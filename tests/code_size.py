@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # The redesign's numbers, raised by what each later issue brought: data sets by name and conversion, splits and metrics,
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
-# BERT4Rec by length, FEARec without Fourier transforms, ensembles and their live sessions.
+# BERT4Rec by length and on whole histories, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 11_025,
-    "functions": 1_078,
-    "lines of the package with templates": 17_965,
-    "lines of tests": 13_995,
+    "code lines": 11_060,
+    "functions": 1_081,
+    "lines of the package with templates": 18_020,
+    "lines of tests": 14_055,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

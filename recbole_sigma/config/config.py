@@ -185,7 +185,7 @@ class Config(RecBoleConfig):
             merged["train_neg_sample_args"] = _ONE_UNIFORM_SAMPLE
         if merged["train_mode"] == "auto":
             model_class: Any = self.model_class
-            one_pass = self._has_our_loss(merged) and not model_class.one_pass_problem(merged)
+            one_pass = self._has_our_loss(merged) and not model_class.sequence_problem(merged)
             one_pass = one_pass and (merged["train_neg_sample_args"] or _ONE_UNIFORM_SAMPLE)["sample_num"] == 1
             merged["train_mode"] = "sequence" if one_pass else "prefix"
         return copy.deepcopy(merged)

@@ -68,7 +68,7 @@ def create_dataset(config: Any) -> SequenceDataset:
 
 def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader, EvalLoader, EvalLoader]:
     """Loaders for training, validation and test."""
-    if config["transform"] == "mask_itemseq":
+    if config["transform"] == "mask_itemseq" and config["train_mode"] != "sequence":
         _check_masking(dataset)
     splits = train, valid, test = dataset.build()
     distribution, negatives = config["train_neg_sample_args"]["distribution"], None
@@ -87,10 +87,10 @@ def data_preparation(config: Any, dataset: SequenceDataset) -> tuple[TrainLoader
     by_prefix = config["train_mode"] != "sequence" or getattr(config.model_class, "fits_at_once", False)
     if by_prefix or not len(train):  # without a sample, which `load` refuses, there is no window
         return TrainLoader(config, train, negatives, shuffle=config["shuffle"]), *evaluated
-    problem = getattr(config.model_class, "one_pass_problem", lambda config: "it is RecBole's own class")(config)
+    problem = getattr(config.model_class, "sequence_problem", lambda config: "it is RecBole's own class")(config)
     if problem:
         raise UserError(
-            f"train_mode: sequence scores all prefixes of a history in one pass; {config.model} cannot, because "
+            f"train_mode: sequence reads a history once for all its targets; {config.model} cannot, because "
             f"{problem}: write train_mode: prefix"
         )
     if negatives is not None and config["train_neg_sample_args"]["sample_num"] != 1:

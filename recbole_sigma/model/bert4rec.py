@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from recbole.data.interaction import Interaction
 from recbole.model.sequential_recommender.bert4rec import BERT4Rec as RecBoleBERT4Rec
-from torch import Tensor
+from torch import Tensor, nn
 
 from recbole_sigma.errors import UserError
 from recbole_sigma.layers.padding import Rows
@@ -17,7 +17,11 @@ from recbole_sigma.ops.softmax import softmax_loss
 
 
 class BERT4Rec(ByLength, RecBoleBERT4Rec):
-    """RecBole's BERT4Rec. Masked items of a training batch come from RecBole's transform `mask_itemseq`.
+    """RecBole's network, trained as in the paper (`train_mode: sequence`) or as in RecBole (`prefix`).
+
+    As in the paper, a history is read whole, with its last target, and items of it are masked anew in each epoch.
+    RecBole masks items of each prefix, without its target (transform `mask_itemseq`), so that a user's last training
+    item is never predicted. In evaluation a mask follows the history; RecBole leaves out the first item for it.
 
     Padding has no effect, since positions count from the first item, and a padded key's weight, exp(-10000), is 0. So
     rows of similar length are encoded together, and masked positions alone are compared with all items; RecBole
@@ -26,11 +30,22 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        if self.mask_item_length < 1:
+        self.ft_ratio: float = config["ft_ratio"]
+        self.whole = config["train_mode"] == "sequence"
+        if self.whole:
+            self.position_embedding = nn.Embedding(self.max_seq_length + 1, self.hidden_size)  # the mask has its own
+            self._init_weights(self.position_embedding)
+        elif self.mask_item_length < 1:
             raise UserError(
                 f"mask_ratio times MAX_ITEM_LIST_LENGTH must be at least 1 (masked items per row), got "
                 f"{self.mask_ratio} times {self.max_seq_length}"
             )
+
+    @classmethod
+    def sequence_problem(cls, config: Any) -> str | None:
+        """Why it cannot train with `train_mode: sequence`: RecBole's loss needs RecBole's batches."""
+        by_recbole = not config["by_length"] or config["loss_type"] != "CE"
+        return "its loss on whole histories needs by_length: true and loss_type: CE" if by_recbole else None
 
     def forward(self, item_seq: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Representations of histories, at a mask after their end: (B, L), (B,) -> (B, D).
@@ -43,6 +58,9 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
         def encode(items: Tensor, own: Tensor) -> Tensor:
             return self.gather_indexes(RecBoleBERT4Rec.forward(self, items), own - 1)
 
+        if self.whole:
+            item_seq = F.pad(item_seq, (0, 1)).scatter(1, lengths[:, None], self.mask_token)
+            return encode_in_chunks(encode, item_seq, lengths + 1, self.length_ratio)
         return encode_in_chunks(encode, self.reconstruct_test_data(item_seq, lengths), lengths, self.length_ratio)
 
     def reconstruct_test_data(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
@@ -58,6 +76,8 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean loss of the masked items of a batch, (); 0 if there are none, where RecBole divides by 0."""
+        if self.whole:
+            return self.one_pass_loss(interaction)
         index, items = interaction[self.MASK_INDEX], interaction[self.MASK_ITEM_SEQ]
         row, slot = (index > 0).nonzero(as_tuple=True)  # RecBole's loss ignores a mask at the first item
         if len(row) == 0:
@@ -73,6 +93,30 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
         )
         hidden = hidden.index_select(0, rows.offsets[row] + index[row, slot])
         return softmax_loss(*self.factors(hidden), interaction[self.POS_ITEMS][row, slot], self.label_smoothing)
+
+    def one_pass_loss(self, interaction: Interaction) -> Tensor:
+        """Mean loss, (), of the masked targets of whole histories (section 3.6 of the paper; `train_mode: sequence`).
+
+        Each target is masked with probability `mask_ratio`, but at least one of a history, the last; and in `ft_ratio`
+        of the histories the last alone, as in evaluation.
+        """
+        read = Rows(interaction[self.ITEM_SEQ_LEN], "flat")
+        rows = Rows(read.lengths + 1, "flat")  # with the last target
+        at = torch.arange(len(read.row), device=read.row.device) + read.row  # of the items read
+        items = interaction[self.ITEM_SEQ].new_zeros(len(rows.row))
+        items[at + 1] = interaction[self.POS_ITEM_ID]
+        is_target = items > 0
+        items[at] = interaction[self.ITEM_SEQ]
+        noise = torch.rand(len(items) + len(rows.lengths)).to(items.device)  # the same masks on every device
+        last_alone = noise[len(items) :] < self.ft_ratio
+        masked = is_target & (noise[: len(items)] < self.mask_ratio) & ~rows.per_item(last_alone)
+        n_masked = torch.zeros_like(rows.lengths).index_add(0, rows.row, masked.long())
+        masked[rows.offsets[1:] - 1] |= n_masked == 0
+        hidden = encode_flat(
+            lambda own, _: RecBoleBERT4Rec.forward(self, own),
+            items.masked_fill(masked, self.mask_token), rows, self.length_ratio,
+        )  # fmt: skip
+        return softmax_loss(*self.factors(hidden[masked]), items[masked], self.label_smoothing)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items, (B, V)."""

@@ -34,8 +34,13 @@ class OnePass:
 
     @classmethod
     def one_pass_problem(cls, config: Any) -> str | None:
-        """Why a model with these settings cannot train with `train_mode: sequence`; None if it can."""
+        """Why a model with these settings cannot represent all prefixes of a history at once; None if it can."""
         return None if cls.causal else "a position sees the items after it"
+
+    @classmethod
+    def sequence_problem(cls, config: Any) -> str | None:
+        """Why a model with these settings cannot train with `train_mode: sequence`; None if it can."""
+        return cls.one_pass_problem(config)
 
     def encode_prefixes(self, item_seq: Tensor, rows: Rows) -> Tensor:
         """Representations of all prefixes of flat histories: (T,) -> (T, D)"""

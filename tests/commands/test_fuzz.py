@@ -249,7 +249,7 @@ def test_a_wrong_file_is_refused_with_file_and_line(
 
 def test_masking_needs_an_item_outside_the_history(refusal: Refusal) -> None:
     rows = [f"u{n % 3}\ti{n // 3 % 4}\t{n}" for n in range(24)]
-    said = refusal("BERT4Rec", files={"tiny.inter": "\n".join([HEADER, *rows, ""])})
+    said = refusal("BERT4Rec", files={"tiny.inter": "\n".join([HEADER, *rows, ""])}, train_mode="prefix")
     assert "transform" in said and "u0" in said
 
 

@@ -205,8 +205,6 @@ def files(draw: st.DrawFn) -> Case:
         content["dataset/tiny/tiny.inter"] = other
     users = [user for user, *_ in rows]
     enough = any(users.count(user) >= 4 for user in users)
-    if model == "BERT4Rec":  # which masks with items outside the history
-        enough = enough and len({item for _, item, _ in rows}) > SMALL["MAX_ITEM_LIST_LENGTH"]
     named = ("tiny", "drawn.yaml", "train_neg_sample_args", "transform", "_col", "_interval", "seq_len", *settings)
     argv = ["train", f"--model={model}", "--config_files=base.yaml,drawn.yaml"]
     return Case(argv, content, named, right=enough and not faults and not settings and not side)

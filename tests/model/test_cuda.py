@@ -120,6 +120,7 @@ def test_scores_and_gradients_are_those_of_the_cpu(sample_config: Any, name: str
         ("EMARec", {"head": "history", "co_occurrence": 0.4, "cosine_temperature": 0.07}),
         ("SASRec", {"head": "history"}),
         ("GRU4Rec", {}),
+        ("BERT4Rec", {"mask_ratio": 1.0, "ft_ratio": 0.0}),
     ],
 )
 def test_one_pass_has_the_gradients_of_the_cpu(sample_config: Any, name: str, settings: Any):

@@ -10,10 +10,11 @@ import torch
 from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
 from recbole.model.sequential_recommender import FEARec, GRU4Rec, SASRec
+from recbole.model.sequential_recommender.bert4rec import BERT4Rec as RecBoleBERT4Rec
 from recbole.utils import init_seed
 from torch import Tensor
 
-from recbole_sigma.data import data_preparation
+from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.registry import find_model
 from tests.helpers.models import Items, batch, histories, loss_and_gradients, refused
 
@@ -233,7 +234,8 @@ def masked(index: list[list[int]]) -> Interaction:
 
 
 def small_bert(config: Any, **settings: Any) -> Any:
-    given = {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 10, "use_gpu": False, **settings}
+    given = {"hidden_size": 8, "inner_size": 8, "MAX_ITEM_LIST_LENGTH": 10, "use_gpu": False, "train_mode": "prefix"}
+    given |= settings
     made = config("BERT4Rec", **given)
     construct_transform(made)  # names the fields of masked batches, as the loader does
     return find_model("BERT4Rec")(made, Items()).eval()
@@ -271,3 +273,58 @@ def test_bert4rec_by_length_and_padded_give_the_same_loss_gradients_and_scores(
 def test_a_mask_ratio_without_any_masked_item_is_refused(sample_config: Any):
     with refused("mask_ratio", "MAX_ITEM_LIST_LENGTH", "1", "0.2 times 4"):
         small_bert(sample_config, MAX_ITEM_LIST_LENGTH=4)
+
+
+def whole_bert(config: Any, **settings: Any) -> Any:
+    dropout = dict.fromkeys(("hidden_dropout_prob", "attn_dropout_prob"), 0.0)
+    return small_bert(config, **{"MAX_ITEM_LIST_LENGTH": 4, "train_mode": "sequence", **dropout, **settings}).double()
+
+
+@pytest.mark.parametrize(
+    ("mask_ratio", "ft_ratio", "expected"),
+    [(1.0, 0.0, [3, 1, 2, 2]), (0.0, 0.0, [1, 1, 1, 1]), (0.6, 1.0, [1, 1, 1, 1]), (0.5, 0.5, [2, 1, 1, 1])],
+)
+def test_bert4rec_masks_targets_of_whole_histories(
+    sample_config: Any, monkeypatch: Any, mask_ratio: float, ft_ratio: float, expected: list[int]
+):
+    """Against loops over histories, one of which is a later window of a long history: its first targets are others'."""
+    model = whole_bert(sample_config, mask_ratio=mask_ratio, ft_ratio=ft_ratio)
+    windows = [([3, 7, 5], [7, 5, 9]), ([8], [2]), ([4, 6, 1, 2], [0, 0, 2, 11]), ([9, 8], [8, 1])]
+    noise = torch.rand(14 + 4, generator=torch.Generator().manual_seed(105))
+    monkeypatch.setattr(torch, "rand", lambda *size: noise)  # with 0.5, two of a history are drawn, and none
+    rows = Interaction({
+        "item_id_list": torch.tensor([item for read, _ in windows for item in read]),
+        "item_id": torch.tensor([item for _, targets in windows for item in targets]),
+        "item_length": torch.tensor([len(read) for read, _ in windows]),
+    })  # fmt: skip
+    losses, at, n_masked = [], 0, []
+    for number, (read, targets) in enumerate(windows):
+        history, last = [*read, targets[-1]], len(read)
+        chosen = [p for p in range(1, last + 1) if targets[p - 1] and noise[at + p] < mask_ratio]
+        if noise[14 + number] < ft_ratio or not chosen:
+            chosen = [last]
+        seen = [model.mask_token if p in chosen else item for p, item in enumerate(history)]
+        scores = RecBoleBERT4Rec.forward(model, torch.tensor([seen]))[0] @ model.item_embedding.weight[:-1].T
+        log_likelihood = torch.log_softmax(scores + model.output_bias, -1)
+        losses += [-log_likelihood[p, history[p]] for p in chosen]
+        at, n_masked = at + last + 1, [*n_masked, len(chosen)]
+    torch.testing.assert_close(model.calculate_loss(rows), torch.stack(losses).mean(), rtol=1e-12, atol=0)
+    assert n_masked == expected
+
+
+def test_bert4rec_trained_on_whole_histories_reads_all_items_before_the_mask(sample_config: Any):
+    model = whole_bert(sample_config)
+    items, lengths = histories([1, 4, 2, 3, 4], 4)
+    scores = model.full_sort_predict(batch(items, lengths))
+    for row, length, found in zip(items.tolist(), lengths.tolist(), scores, strict=True):
+        hidden = RecBoleBERT4Rec.forward(model, torch.tensor([[*row[:length], model.mask_token]]))[0, -1]
+        expected = model.item_embedding.weight[:-1] @ hidden + model.output_bias
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_bert4rec_needs_its_own_loss_for_whole_histories(sample_config: Any):
+    for given in ({"by_length": False}, {"loss_type": "BPR"}):
+        assert sample_config("BERT4Rec", **given)["train_mode"] == "prefix"  # by auto
+        made = sample_config("BERT4Rec", train_mode="sequence", **given)
+        with refused("train_mode", "BERT4Rec", "by_length: true and loss_type: CE", "train_mode: prefix"):
+            data_preparation(made, create_dataset(made))
