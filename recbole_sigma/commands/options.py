@@ -60,7 +60,7 @@ def parse(parser: Parser, argv: Sequence[str], no_settings: str = "") -> tuple[a
         name, equals, value = argument.removeprefix("--").partition("=")
         if argument.startswith("--") and name in ALIASES:
             argument = f"--{ALIASES[name]}{equals}{value}"
-        elif not argument.startswith("-") or argument.startswith("--out="):
+        elif not argument.startswith("-") or argument.startswith(("--out=", "--input=", "--output=", "--sessions=")):
             argument = "=".join(map(at_home, argument.split("=", 1)))
         joined.append(argument)
     for option in {each.partition("=")[0] for each in joined} & {*actions} - flags:

@@ -23,7 +23,7 @@ from recbole_sigma.errors import UserError, one_line
 CATALOGUE = "catalogue"  # the key of properties/dataset/NAME.yaml that says where the data set comes from
 Files = str | Path | Sequence[str | Path] | None  # of settings; a single path is a list of one
 
-_LARGEST_FILE = 2**16  # bytes; PyYAML needs seconds for more, and some devices never end
+_LARGEST_FILE = 2**18  # bytes, the settings of an ensemble of 100; PyYAML needs seconds, and some devices never end
 _NUMBERS = {
     "tag:yaml.org,2002:int": re.compile(r"^[-+]?(?:0|[1-9][0-9]{0,17})$"),
     "tag:yaml.org,2002:float": re.compile(

@@ -60,6 +60,8 @@ def _copy(file: Path, folder: Path, patterns: Sequence[str], largest: int) -> li
     with closing(_members(file, patterns, largest)) as members:
         for name, content in members:
             target = folder / PurePosixPath(name).name
+            if target in copied:
+                raise UserError(f"{file}: holds two files {target.name}; give the one that is meant")
             with target.open("xb") as copy:
                 while block := content.read(_BLOCK):
                     n_bytes += len(block)
@@ -101,6 +103,8 @@ def _wanted(file: Path, name: str, patterns: Sequence[str], special: bool) -> bo
 
 
 def _matches(name: str, patterns: Sequence[str], alone: bool = False) -> bool:
+    if name.startswith("."):  # as the ._NAME that a Mac adds to its archives
+        return False
     same_ending = alone and PurePosixPath(name).suffix == PurePosixPath(patterns[0]).suffix
     return same_ending or any(fnmatchcase(name, pattern) for pattern in patterns)
 

@@ -64,6 +64,8 @@ def as_text(column: pa.ChunkedArray, name: str) -> pa.Array:
     values = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
+    if isinstance(values.type, pa.UuidType):
+        values = pa.array([each and str(each) for each in values.to_pylist()], pa.string())
     if pa.types.is_nested(values.type):
         raise UserError(f"column {name!r} holds {values.type}, not one value per row; give another column")
     if pa.types.is_floating(values.type):
@@ -140,7 +142,9 @@ def _decimals(text: pa.Array) -> tuple[np.ndarray, np.ndarray, int]:
                 cells[row] = _without_exponent(cells[row])
             parts = pc.extract_regex(pa.array(cells, pa.string()), _PARTS)
         before, after = pc.struct_field(parts, 0), pc.struct_field(parts, 1)
-        before = pc.if_else(pc.greater(pc.utf8_length(before), 18), None, before)
+        length = pc.utf8_length(before)
+        too_large = pc.or_(pc.greater(length, 19), pc.and_(pc.equal(length, 19), pc.greater(before, str(2**63 - 1))))
+        before = pc.if_else(too_large, None, before)
         room = 18 - (pc.max(pc.utf8_length(before)).as_py() or 0)
         digits = max(min(room, 9, pc.max(pc.utf8_length(after)).as_py() or 0), 0)
         after = pc.utf8_slice_codeunits(pc.utf8_rpad(after, digits, "0"), 0, digits)
@@ -155,7 +159,7 @@ def _without_exponent(text: str) -> str | None:
         number = Decimal(text)
     except InvalidOperation:
         return None
-    return f"{number:.9f}" if number.is_finite() and abs(number) < 10**18 else None
+    return f"{number:.9f}" if number.is_finite() and abs(number) < 2**63 else None
 
 
 def same_digits(values: np.ndarray, blocks: list[tuple[int, int]]) -> int:

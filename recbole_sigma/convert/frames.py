@@ -51,6 +51,8 @@ def _table(frame: Any) -> pa.Table:
         raise UserError(f"dataset must be {what}, got a {type(frame).__name__}")
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(named) if named else frame
+    if len(again := frame.columns[frame.columns.duplicated()]):
+        raise UserError(f"dataset: the frame has two columns {str(again[0])!r}")
     columns = {}
     for name in frame.columns:
         try:

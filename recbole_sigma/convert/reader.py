@@ -245,9 +245,11 @@ def text_array(values: Sequence[Any]) -> pa.Array:
 
 
 def _cell(value: Any) -> str | None:
-    """A value of a line as text; lists (of categories) as JSON."""
+    """A value of a line as text; whole numbers have no point; lists (of categories) as JSON."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
 
 

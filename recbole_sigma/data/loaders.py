@@ -91,7 +91,9 @@ class _LeanLoader(AbstractDataLoader):
         self.model = None
         self._init_batch_size_and_step()
         self.generator = torch.Generator().manual_seed(config["seed"])
-        self.transform = construct_transform(config)
+        self.transform = construct_transform(config)  # for mask_itemseq it names the model's fields in `config`, too
+        if config["transform"] == "mask_itemseq" and config["train_mode"] == "sequence":
+            self.transform = lambda dataset, interaction: interaction  # the model draws the masks, of training only
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         any_length = isinstance(dataset.inter_feat, Prefixes) and dataset.inter_feat.any_length
         if any_length and sampler is None and not config["transform"] and not config["worker"]:

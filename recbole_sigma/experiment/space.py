@@ -120,7 +120,9 @@ class Space:
         """Samples of `n` different settings of a finite space, in random order; a larger `n` begins with the same."""
         shape = [len(parameter.values) for parameter in self.parameters]
         names = [parameter.name for parameter in self.parameters]
-        numbers = random.Random(seed).sample(range(math.prod(shape)), n)
+        draw, numbers = random.Random(seed), dict[int, None]()
+        while len(numbers) < n:  # `sample` has another order for another n
+            numbers[draw.randrange(math.prod(shape))] = None
         return [dict(zip(names, map(int, np.unravel_index(number, shape)), strict=True)) for number in numbers]
 
 

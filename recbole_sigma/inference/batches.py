@@ -132,7 +132,11 @@ def read_histories(path: Path) -> Iterator[Row]:
             items = row["history"].split() if isinstance(row["history"], str) else row["history"]
             if not isinstance(items, list | None):
                 raise UserError(f"{path}:{line}: history must be a list of item ids, got {items!r}")
-            yield row.get("user_id", str(line)), items or []
+            user = row.get("user_id", str(line))
+            if user is None or user != user:  # NaN
+                raise UserError(f"{path}:{line}: user_id is missing")
+            user = user.decode() if isinstance(user, bytes) else user
+            yield user if isinstance(user, str | int | float) else str(user), items or []
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError, pa.ArrowException) as error:  # also bytes that are not UTF-8

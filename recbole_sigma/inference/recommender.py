@@ -174,8 +174,11 @@ class Recommender:
         return self.model if self.device.type == "cpu" else deepcopy(self.model).cpu()
 
     def number(self, item: Any) -> int:
-        """The number of an item, 0 if the model does not know it."""
-        return self._numbers.get(str(item), 0)
+        """The number of an item, 0 if the model does not know it. 50.0 is also 50, as whole numbers are in data."""
+        known = self._numbers.get(str(item), 0)
+        if not known and isinstance(item, float) and item.is_integer():
+            return self._numbers.get(str(int(item)), 0)
+        return known
 
     def numbers(self, histories: Iterable[Iterable[Any]], on_unknown: OnUnknown) -> tuple[list[np.ndarray], int]:
         """Item numbers of each history, (n,) int64 each, and how many ids are unknown; UserError for `error`."""
@@ -184,11 +187,13 @@ class Recommender:
         rows: list[np.ndarray] = []
         unknown: dict[str, int] = {}
         for history in histories:
-            ids = [*map(str, history)]
-            row = np.fromiter((self._numbers.get(item, 0) for item in ids), np.int64, len(ids))
+            ids = [*history]
+            row = np.fromiter((self._numbers.get(str(item), 0) for item in ids), np.int64, len(ids))
             if not row.all():
                 for position in np.flatnonzero(row == 0):
-                    unknown[ids[position]] = unknown.get(ids[position], 0) + 1
+                    row[position] = self.number(ids[position])
+                    if not row[position]:
+                        unknown[str(ids[position])] = unknown.get(str(ids[position]), 0) + 1
                 row = row[row > 0]
             rows.append(row)
         if unknown:

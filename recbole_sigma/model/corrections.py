@@ -50,12 +50,13 @@ def corrected(model_class: type[Any], config: Any) -> type[Any]:
                 return loss
             rows, target = samples_of(interaction, self)
             history, lengths = rows[self.ITEM_SEQ], rows[self.ITEM_SEQ_LEN]
-            was_training = self.training
+            was_training, self.fits_head = self.training, True
             self.eval()
             with torch.no_grad():
                 scores = super().full_sort_predict(rows).view(len(history), -1).float()
                 scores = self.correct(scores, history, lengths, head=False)
             self.train(was_training)
+            self.fits_head = False
             fit = self.history_head.fit(scores, history, lengths, target)
             first, *others = loss if isinstance(loss, tuple) else (loss,)
             first = first + (fit - fit.detach())  # the gradient, but not the value: the loss stays the model's

@@ -10,7 +10,6 @@ import torch
 from recbole_sigma.data.item_info import titles_of
 from recbole_sigma.data.loaders import Batch
 from recbole_sigma.errors import UserError, did_you_mean
-from recbole_sigma.evaluation.ranks import target_ranks
 from recbole_sigma.layers.flip import PartialFlip
 from recbole_sigma.runs.reader import RecordedRun, load_run
 
@@ -61,6 +60,10 @@ def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy
         interaction, _, _, targets = loaded.test.collate_fn(Batch(0, 0, np.array([row])))
         with torch.no_grad():
             scores = loaded.model.full_sort_predict(interaction).view(1, -1)
+        if config["mask_seen"]:
+            scores = scores.scatter(1, data.inter_feat.seen(np.array([row])), -torch.inf)
+        length, ranks = int(data.history_lengths(np.array([row]))[0]), run.ranks("test")
+        rank = ranks.rank[(ranks.user == user) & (ranks.history_length == length)][0]
         best = names[1:][scores[0, 1:].topk(min(k, scores.shape[1] - 1)).indices].tolist()
         items = interaction[loaded.model.ITEM_SEQ][0, : int(interaction[loaded.model.ITEM_SEQ_LEN][0])]
         flipped: list[str] = []
@@ -68,9 +71,8 @@ def case_study(runs: Sequence[RecordedRun], user: str, k: int = 10) -> CaseStudy
             slots = config["MAX_ITEM_LIST_LENGTH"] if config["flip"] == "padded" else None
             order = PartialFlip(config["r"], slots)(items[None, :, None], torch.tensor([len(items)]))[0, :, 0]
             flipped = names[order[order > 0]].tolist()  # `padded` moves items of short histories away
-        lists.append(TopList(run.label, run.seed, best, float(target_ranks(scores, targets)[0]), flipped))
+        lists.append(TopList(run.label, run.seed, best, float(rank), flipped))
         history = max(history, names[items].tolist(), key=len)
-    length = int(data.history_lengths(np.array([row]))[0])
     return CaseStudy(run.dataset, user, history, length, names[targets[0]], lists, titles_of(data))
 
 

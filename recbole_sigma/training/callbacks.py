@@ -23,7 +23,7 @@ class TensorBoard:
     """Writes each row as TensorBoard events into the run directory, and what parts of the model report.
 
     That is what a part's method `scalars` returns, such as the weights of SIGMA's branches, and for a part with
-    `log_mean = True`, such as a gate, the mean of each of its outputs in evaluation mode.
+    `log_mean = True`, such as a gate, the mean of each of its outputs in evaluation.
     """
 
     def __init__(self, folder: Path, first_epoch: int, model: torch.nn.Module) -> None:
@@ -34,10 +34,12 @@ class TensorBoard:
         self._means: dict[str, list[torch.Tensor]] = {}
         for name, module in model.named_modules():
             if getattr(module, "log_mean", False):
-                module.register_forward_hook(partial(self._keep_means, name))
+                module.register_forward_hook(partial(self._keep_means, model, name))
 
-    def _keep_means(self, name: str, module: torch.nn.Module, _: Any, outputs: Sequence[torch.Tensor]) -> None:
-        if not module.training:
+    def _keep_means(
+        self, model: Any, name: str, module: torch.nn.Module, _: Any, outputs: Sequence[torch.Tensor]
+    ) -> None:
+        if not module.training and not getattr(model, "fits_head", False):  # on rows of a training batch
             self._means.setdefault(name, []).append(torch.stack([each.detach().mean() for each in outputs]))
 
     def on_epoch_end(self, row: Mapping[str, float]) -> None:

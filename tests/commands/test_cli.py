@@ -139,7 +139,7 @@ def test_help_and_version(capsys: Any) -> None:
         (["train", "--model=3"], ["model", "'3'"]),
         (["train", "--model="], ["--model"]),
         (["train", "--config_files=none.yaml"], ["'none.yaml'"]),
-        (["train", "--config_files=/dev/zero"], ["/dev/zero", "65536"]),
+        (["train", "--config_files=/dev/zero"], ["/dev/zero", "262144"]),
         (["train", "--resume=x", "--config_files=a.yaml"], ["--config_files", "config.yaml"]),
         (["train", "--learnin_rate=1"], ["'learnin_rate'", "'learning_rate'"]),
         (["train", "--wandb_project=\udcff"], [r"--wandb_project=\udcff", "UTF-8"]),

@@ -102,7 +102,7 @@ def test_a_malformed_argument_is_one_line(args: list[str], words: str) -> None:
         ("a: 1\n---\nb: 2\n", 2, "single document"),
         ("a: '\x07'\n", None, "#x0007"),
         ("[" * 5000, None, "too deep"),
-        ("a: " + "x" * 2**16, None, "65536 bytes"),
+        ("a: " + "x" * 2**18, None, "262144 bytes"),
         ("valid_metric: NDCG@5\n", 1, "valid_metric.*Hit@10"),
         ("eval_args:\n  ordr: TO\n", 1, "'ordr'.*'order'"),
     ],

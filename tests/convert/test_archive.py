@@ -52,6 +52,14 @@ def test_a_single_file_may_have_another_name_and_a_directory_is_searched(tmp_pat
 
 
 @both
+def test_what_a_mac_adds_is_left_out_and_two_files_of_a_name_are_refused(pack: Pack, tmp_path: Path) -> None:
+    (tmp_path / "given").write_bytes(pack({"d/beauty.inter": b"a", "__MACOSX/d/._beauty.inter": b"\0\5\x16\7"}))
+    (file,) = unpack(tmp_path / "given", tmp_path / "out", ["*.inter"], 10**5)
+    assert file.read_bytes() == b"a"
+    refused(pack({"a/movies.csv": b"a", "b/movies.csv": b"b"}), tmp_path, "two files movies.csv")
+
+
+@both
 @pytest.mark.parametrize("name", ["../ratings.csv", "/tmp/ratings.csv", "a/../../ratings.csv", "..\\evil"])
 def test_an_archive_with_a_path_outside_its_directory_is_refused(pack: Pack, name: str, tmp_path: Path) -> None:
     refused(pack({name: b"x", "movies.csv": b""}), tmp_path, "outside")

@@ -185,6 +185,13 @@ def test_bytes_that_are_not_utf8_and_lines_that_are_not_json_cost_one_line(tmp_p
     assert text == TABLE and [line.split(":")[1] for line in summary.first_bad] == ["2", "3"]
 
 
+def test_a_bad_line_does_not_change_the_ids_of_others(tmp_path: Path) -> None:
+    lines = '{"user": 1.0, "item": 3.0, "time": 1}\n{"user": 2.0, "item": 4.5, "time": 2}\n'
+    for content in (lines, lines + '{"user": 3'):
+        text, _ = made(tmp_path, content, "raw.jsonl")
+        assert [line.split("\t")[:2] for line in text.splitlines()[1:]] == [["1", "3"], ["2", "4.5"]]
+
+
 def test_python_literals_are_values_and_never_run(tmp_path: Path) -> None:
     lines = "{u'user': u'u', 'item': 'a', 'time': 1}\n__import__('os').mkdir('hacked')\n"
     lines += "{'user': 'v', 'item': 'b', 'time': 2}\n"

@@ -1,5 +1,6 @@
 """A table in memory is a data set as good as a file."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_equal_frames_of_any_library_are_one_data_set_and_others_are_not(setting
     assert len(list(Path(settings["checkpoint_dir"], "data").iterdir())) == 2
 
 
+def test_uuids_and_times_in_nanoseconds_as_floats_are_read(settings: dict[str, Any]) -> None:
+    seconds = [100 - step for _ in range(5) for step in range(5)]
+    frame = FRAME.assign(item=[uuid.uuid5(uuid.NAMESPACE_DNS, item) for item in FRAME["item"]])
+    frame["date"] = [1.7e18 + 1e9 * second for second in seconds]
+    data = SequenceDataset(Config("GRU4Rec", frame, settings=settings))
+    assert {*data.field2id_token["item_id"][1:]} == {*map(str, frame["item"])}
+    newest = data.inter_feat["item_id"][data.inter_feat["user_id"] == 1][-1]
+    assert data.field2id_token["item_id"][newest] == str(frame["item"][0])
+
+
 @pytest.mark.parametrize(
     ("frame", "named"),
     [
@@ -50,6 +61,7 @@ def test_equal_frames_of_any_library_are_one_data_set_and_others_are_not(setting
         (FRAME.assign(item=None), ["item is missing"]),
         (FRAME.assign(item=[[1]] * 25), ["'item'", "list"]),
         (FRAME.iloc[:0], ["no interaction"]),
+        (pd.concat([FRAME, FRAME[["item"]]], axis=1), ["two columns 'item'"]),
     ],
 )
 def test_a_frame_that_cannot_be_right_is_refused(frame: Any, named: list[str], settings: dict[str, Any]) -> None:

@@ -122,6 +122,8 @@ def test_all_of_a_finite_space_is_each_setting_once_and_more_begin_with_fewer() 
     assert sorted(settings) == [(r, n) for r in (0, 2, 5, 10) for n in (1, 2)]
     assert [space.points(n, 1) for n in range(1, 9)] == [points[:n] for n in range(1, 9)]
     assert points != space.points(8, 2)
+    many = parse_space(f"dropout_prob choice {[step / 100 for step in range(26)]}", "space")
+    assert all(many.points(n, 2020) == many.points(26, 2020)[:n] for n in range(1, 26))
 
 
 WRONG = [

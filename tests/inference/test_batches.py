@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,6 +83,13 @@ def test_a_file_gets_the_lists_of_recommend(
         titles = Recommender.load(checkpoint).titles
         assert all([*row] == [titles[item] for item in items] for _, items, _, row in lists)
     assert {path.name for path in tmp_path.iterdir()} == {source.name, "out.jsonl", "out.csv", "out.parquet"}
+
+
+def test_the_home_directory_has_its_short_name(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "in.jsonl").write_text('["50"]')
+    assert recommend(checkpoint, Path("~/in.jsonl"), Path("~/out.csv")) == 0
+    assert (tmp_path / "out.csv").exists()
 
 
 def test_an_interrupted_file_is_resumed_where_it_stopped(
@@ -162,6 +172,25 @@ def test_a_wrong_line_is_named(
     (tmp_path / name).write_bytes(content)
     arguments = options(checkpoint=checkpoint, input=tmp_path / name, output=tmp_path / "out.csv")
     refused("recommend", *arguments, names=[name, *named])
+
+
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [
+        ([Decimal("1.50"), Decimal(2)], ["1.50", "2.00"]), ([b"a", "\u00e9".encode()], ["a", "\u00e9"]),
+        ([date(2026, 1, 2), None], None), ([1.0, float("nan")], None),
+    ],
+)  # fmt: skip
+def test_ids_of_users_are_text_or_numbers_and_are_there(
+    checkpoint: Path, tmp_path: Path, users: list[Any], expected: list[str] | None, capsys: pytest.CaptureFixture[str]
+):
+    pq.write_table(pa.table({"user_id": users, "history": [["50"], ["181"]]}), tmp_path / "in.parquet")
+    status = recommend(checkpoint, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    if expected is None:
+        assert status == 2 and "in.parquet:2: user_id is missing" in capsys.readouterr().err
+    else:
+        found = [json.loads(line)["user_id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        assert (status, found) == (0, expected)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])

@@ -152,6 +152,12 @@ def test_unknown_items_are_counted_and_skipped_or_refused(rec: Recommender, warn
         rec.score(["50"], ["181x"])
 
 
+def test_whole_numbers_with_a_point_are_the_ids_without(rec: Recommender):
+    lists = rec.recommend([[50.0, 181.0], [np.float64(50)]], k=3)
+    assert lists.unknown == 0 and lists == rec.recommend([["50", "181"], ["50"]], k=3)
+    assert rec.number(50.0) == rec.number("50") and rec.number(50.5) == 0
+
+
 def test_an_empty_history_gets_the_most_popular_items_of_training(rec: Recommender, warned: pytest.LogCaptureFixture):
     lists = rec.recommend([[], ["50"], ["unknown"]], k=4)
     counts = rec.counts.numpy()[1:]

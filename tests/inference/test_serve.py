@@ -308,6 +308,13 @@ def test_sessions_are_bounded_and_expire_and_a_full_disk_loses_none(
     with refusing("expired"):
         sessions.get(rec, first)
     assert sessions.get(rec, second).history == ["181"] and len(sessions) == 1
+    sessions.delete(second)
+    sessions._file.execute("PRAGMA query_only = 1")
+    with pytest.raises(Refused):
+        sessions.save()
+    sessions._file.execute("PRAGMA query_only = 0")
+    sessions.save()  # what was deleted is deleted as soon as the file can be written
+    assert not sessions._file.execute("SELECT 1 FROM sessions").fetchall()
 
 
 def test_cases_made_from_the_services_own_description_find_no_fault(service: Service, tmp_path: Path):

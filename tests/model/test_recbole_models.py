@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -14,6 +15,7 @@ from recbole.model.sequential_recommender.bert4rec import BERT4Rec as RecBoleBER
 from recbole.utils import init_seed
 from torch import Tensor
 
+from recbole_sigma import run
 from recbole_sigma.data import create_dataset, data_preparation
 from recbole_sigma.registry import find_model
 from tests.helpers.models import Items, batch, histories, loss_and_gradients, refused
@@ -328,3 +330,12 @@ def test_bert4rec_needs_its_own_loss_for_whole_histories(sample_config: Any):
         made = sample_config("BERT4Rec", train_mode="sequence", **given)
         with refused("train_mode", "BERT4Rec", "by_length: true and loss_type: CE", "train_mode: prefix"):
             data_preparation(made, create_dataset(made))
+
+
+@pytest.mark.parametrize(("longest", "n_items"), [(20, 5), (4, 30)], ids=["every item", "short"])
+def test_bert4rec_masks_in_training_only(write_inter: Any, tmp_path: Path, longest: int, n_items: int):
+    """RecBole's transform would look for an item outside a history that has every item, and need a mask in each row."""
+    write_inter([(f"u{user}", f"i{(user + step) % n_items}", step) for user in range(12) for step in range(9)])
+    settings = {"hidden_size": 8, "inner_size": 8, "epochs": 1, "MAX_ITEM_LIST_LENGTH": longest, "use_gpu": False}
+    settings |= {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved"), "train_batch_size": 32}
+    assert run("BERT4Rec", "tiny", settings=settings).test["hit@10"] > 0

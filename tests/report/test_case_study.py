@@ -53,6 +53,15 @@ def test_loaded_models_rank_the_target_as_in_their_runs(runs: list[RecordedRun],
         assert case.target not in each.items or each.items.index(case.target) + 1 == each.target_rank
 
 
+def test_seen_items_are_left_out_where_the_protocol_leaves_them_out(runs: list[RecordedRun], tmp_path: Path):
+    settings = {**SMALL, "data_path": runs[0].settings["data_path"], "checkpoint_dir": str(tmp_path), "mask_seen": True}
+    run("GRU4Rec", "tiny", settings={**settings, "embedding_size": 8})
+    (masked,) = read_runs([tmp_path])
+    (shown,) = case_study([masked], "u7", k=20).lists
+    assert shown.target_rank == masked.ranks("test").rank[masked.ranks("test").user == "u7"].item()
+    assert {*shown.items[: -len({*items_of(7)[:-1]})]}.isdisjoint(items_of(7)[:-1])
+
+
 def test_histories_are_what_the_models_see_of_them(case: CaseStudy):
     assert case.history == items_of(7)[-7:-1]
     assert (case.history_length, case.target) == (11, items_of(7)[-1])

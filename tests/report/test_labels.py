@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from recbole_sigma.report.plots import plots_of
-from recbole_sigma.report.render import report_of
+from recbole_sigma.report.render import beside, report_of
 from recbole_sigma.report.table import table_of
 from recbole_sigma.runs.reader import read_runs
 from tests.helpers.recorded_runs import write_run
@@ -34,6 +34,11 @@ def test_values_too_long_for_a_label_are_told_apart(tmp_path: Path):
     labels = [row.label for row in table_of(read_runs([tmp_path])).rows]
     assert len({*labels}) == 2
     assert all(re.fullmatch(rf"A member_settings=B\+C \w{{4}}, name={'x' * 40}… \w{{4}}", label) for label in labels)
+
+
+def test_a_name_with_a_dot_keeps_it():
+    names = ("saved/lr-0.1", "saved/page.html", "saved/page")
+    assert [str(beside(Path(name), "md")) for name in names] == ["saved/lr-0.1.md", "saved/page.md", "saved/page.md"]
 
 
 def test_long_labels_leave_a_plot_its_room(tmp_path: Path):

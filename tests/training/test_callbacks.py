@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from recbole_sigma import run
 from recbole_sigma.layers.mixing import WeightedSum
 from recbole_sigma.training.callbacks import TensorBoard
-from tests.helpers.runs import TINY
+from tests.helpers.runs import OUR_SIZE, TINY
 
 
 class Gate(torch.nn.Module):
@@ -51,3 +51,12 @@ def test_a_run_of_sigma_writes_them_for_each_layer(tmp_path: Path, settings: dic
     expected = {f"layers.{n}.mixing/{name}" for n in layers for name in branches if "mixing" not in settings}
     expected |= {f"layers.{n}.gate/mean {k}" for n in layers for k in (0, 1) if "ds_gate" not in settings}
     assert {name for name in scalars(done.folder) if name.startswith("layers")} == expected
+
+
+def test_means_of_gates_are_those_of_evaluation_whatever_the_head(tmp_path: Path):
+    settings = {**TINY, **OUR_SIZE, "epochs": 2, "form": "paper", "d_conv": 2}
+    means = []
+    for head in ("plain", "history"):
+        done = run("SIGMA", "ml-100k", settings={**settings, "head": head, "checkpoint_dir": str(tmp_path / head)})
+        means.append(scalars(done.folder)["layers.0.gate/mean 0"])
+    assert means[0] == means[1] and len(means[0]) == 2

@@ -98,12 +98,11 @@ async def _run(
             asked.clear()
             try:
                 recommender = await asyncio.to_thread(lambda: _warm(load()))
+                await worker.ask(lambda *_: worker.swap(recommender))  # noqa: B023 - called before the next one
+                metrics.reloads.labels("done").inc()
             except Exception as error:
                 metrics.reloads.labels("failed").inc()
                 logger.error("the model was not loaded, the old one stays: %s", error)
-            else:
-                await worker.ask(lambda *_: worker.swap(recommender))  # noqa: B023 - called before the next one
-                metrics.reloads.labels("done").inc()
 
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)

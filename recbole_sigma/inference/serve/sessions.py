@@ -105,6 +105,7 @@ class Sessions:
                         row = key, entry.used, json.dumps(entry.content.history), entry.content.to_bytes()
                         self._file.execute("REPLACE INTO sessions VALUES (?, ?, ?, ?)", row)
         except sqlite3.Error as error:
+            self._unsaved = unsaved - self._entries.keys()  # deleted ones, which the file still has
             for key in unsaved & self._entries.keys():
                 self._entries[key].content = None
                 if not self._file.execute("SELECT 1 FROM sessions WHERE id = ?", [key]).fetchone():

@@ -62,7 +62,11 @@ class Worker(threading.Thread):
         self.sessions.close()
 
     def swap(self, recommender: Recommender) -> None:
-        """Answer with another model from now on. An action: what was asked before still gets the old model."""
+        """Answer with another model from now on. An action: what was asked before still gets the old model.
+
+        Raises Refused, and nothing is changed, if the sessions of the old model cannot be saved.
+        """
+        self.sessions.save()
         self.sessions.leave_model()
         self.recommender = recommender
 
