@@ -44,6 +44,10 @@ class Rows:
         """What belongs to each row, for each item of a flat batch: (B,) -> (T,)"""
         return of_rows.index_select(0, self.row)
 
+    def sum(self, of_items: Tensor) -> Tensor:
+        """The sum over each row of a flat batch: (T,) -> (B,)"""
+        return of_items.new_zeros(len(self.lengths)).index_add(0, self.row, of_items)
+
     @property
     def extent(self) -> dict[str, Any]:
         """The rows as an argument of the operations in ops/."""

@@ -97,8 +97,9 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
     def one_pass_loss(self, interaction: Interaction) -> Tensor:
         """Mean loss, (), of the masked targets of whole histories (section 3.6 of the paper; `train_mode: sequence`).
 
-        Each target is masked with probability `mask_ratio`, but at least one of a history, the last; and in `ft_ratio`
-        of the histories the last alone, as in evaluation.
+        Each target is masked with probability `mask_ratio`, but at least one of a history, the last. In `ft_ratio` of
+        the histories a single one is masked, as in evaluation: after it nothing is read. The paper takes the last; here
+        it is drawn, so that each target has its turn.
         """
         read = Rows(interaction[self.ITEM_SEQ_LEN], "flat")
         rows = Rows(read.lengths + 1, "flat")  # with the last target
@@ -107,11 +108,15 @@ class BERT4Rec(ByLength, RecBoleBERT4Rec):
         items[at + 1] = interaction[self.POS_ITEM_ID]
         is_target = items > 0
         items[at] = interaction[self.ITEM_SEQ]
-        noise = torch.rand(len(items) + len(rows.lengths)).to(items.device)  # the same masks on every device
-        last_alone = noise[len(items) :] < self.ft_ratio
-        masked = is_target & (noise[: len(items)] < self.mask_ratio) & ~rows.per_item(last_alone)
-        n_masked = torch.zeros_like(rows.lengths).index_add(0, rows.row, masked.long())
-        masked[rows.offsets[1:] - 1] |= n_masked == 0
+
+        sizes = len(items), len(rows.lengths), len(rows.lengths)
+        noise, kind, end = torch.rand(sum(sizes)).to(items.device).split(sizes)  # the same on every device
+        alone = kind < self.ft_ratio
+        masked = is_target & (noise < self.mask_ratio) & ~rows.per_item(alone)
+        cut = alone * (end * rows.sum(is_target.long())).long()  # how many targets are left out
+        kept = rows.position < rows.per_item(rows.lengths - cut)
+        items, masked, rows = items[kept], masked[kept], Rows(rows.lengths - cut, "flat")
+        masked[rows.offsets[1:] - 1] |= rows.sum(masked.long()) == 0
         hidden = encode_flat(
             lambda own, _: RecBoleBERT4Rec.forward(self, own),
             items.masked_fill(masked, self.mask_token), rows, self.length_ratio,

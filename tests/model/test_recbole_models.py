@@ -283,35 +283,42 @@ def whole_bert(config: Any, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("mask_ratio", "ft_ratio", "expected"),
-    [(1.0, 0.0, [3, 1, 2, 2]), (0.0, 0.0, [1, 1, 1, 1]), (0.6, 1.0, [1, 1, 1, 1]), (0.5, 0.5, [2, 1, 1, 1])],
+    ("mask_ratio", "ft_ratio", "expected"),  # items read of each history, and which are masked
+    [
+        (1.0, 0.0, [(4, [1, 2, 3]), (2, [1]), (5, [3, 4]), (3, [1, 2])]),
+        (0.0, 0.0, [(4, [3]), (2, [1]), (5, [4]), (3, [2])]),
+        (0.6, 1.0, [(4, [3]), (2, [1]), (4, [3]), (2, [1])]),
+        (0.5, 0.5, [(4, [1, 2]), (2, [1]), (4, [3]), (3, [2])]),
+    ],
 )
 def test_bert4rec_masks_targets_of_whole_histories(
-    sample_config: Any, monkeypatch: Any, mask_ratio: float, ft_ratio: float, expected: list[int]
+    sample_config: Any, monkeypatch: Any, mask_ratio: float, ft_ratio: float, expected: list[tuple[int, list[int]]]
 ):
     """Against loops over histories, one of which is a later window of a long history: its first targets are others'."""
     model = whole_bert(sample_config, mask_ratio=mask_ratio, ft_ratio=ft_ratio)
     windows = [([3, 7, 5], [7, 5, 9]), ([8], [2]), ([4, 6, 1, 2], [0, 0, 2, 11]), ([9, 8], [8, 1])]
-    noise = torch.rand(14 + 4, generator=torch.Generator().manual_seed(105))
-    monkeypatch.setattr(torch, "rand", lambda *size: noise)  # with 0.5, two of a history are drawn, and none
+    noise = torch.rand(14 + 4 + 4, generator=torch.Generator().manual_seed(105))
+    monkeypatch.setattr(torch, "rand", lambda size: noise[:size])
     rows = Interaction({
         "item_id_list": torch.tensor([item for read, _ in windows for item in read]),
         "item_id": torch.tensor([item for _, targets in windows for item in targets]),
         "item_length": torch.tensor([len(read) for read, _ in windows]),
     })  # fmt: skip
-    losses, at, n_masked = [], 0, []
+    losses, at, masks = [], 0, []
     for number, (read, targets) in enumerate(windows):
-        history, last = [*read, targets[-1]], len(read)
-        chosen = [p for p in range(1, last + 1) if targets[p - 1] and noise[at + p] < mask_ratio]
-        if noise[14 + number] < ft_ratio or not chosen:
-            chosen = [last]
+        history, own = [*read, targets[-1]], [p for p, target in enumerate(targets, 1) if target]
+        chosen = [p for p in own if noise[at + p] < mask_ratio] or [len(read)]
+        at += len(history)
+        if noise[14 + number] < ft_ratio:
+            chosen = [own[len(own) - 1 - int(noise[18 + number] * len(own))]]
+            history = history[: chosen[0] + 1]
         seen = [model.mask_token if p in chosen else item for p, item in enumerate(history)]
         scores = RecBoleBERT4Rec.forward(model, torch.tensor([seen]))[0] @ model.item_embedding.weight[:-1].T
         log_likelihood = torch.log_softmax(scores + model.output_bias, -1)
         losses += [-log_likelihood[p, history[p]] for p in chosen]
-        at, n_masked = at + last + 1, [*n_masked, len(chosen)]
+        masks.append((len(history), chosen))
     torch.testing.assert_close(model.calculate_loss(rows), torch.stack(losses).mean(), rtol=1e-12, atol=0)
-    assert n_masked == expected
+    assert masks == expected
 
 
 def test_bert4rec_trained_on_whole_histories_reads_all_items_before_the_mask(sample_config: Any):
