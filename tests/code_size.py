@@ -15,7 +15,7 @@ LIMITS = {
     "code lines": 11_100,
     "functions": 1_083,
     "lines of the package with templates": 18_065,
-    "lines of tests": 14_230,
+    "lines of tests": 14_235,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

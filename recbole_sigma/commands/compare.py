@@ -61,7 +61,7 @@ def run_and_report(
     """Train what is missing, write reports, print summary and page; also by user `groups`, and the `user`'s lists."""
     from recbole_sigma.evaluation.groups import BOUNDS
     from recbole_sigma.experiment.pool import run_all
-    from recbole_sigma.report.render import FORMS, beside, check_report, report_of, summary, write_report
+    from recbole_sigma.report.render import check_report, report_of, summary, write_report
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine = {"threads": max(cores // jobs, 1), "show_progress": False}
@@ -86,9 +86,9 @@ def run_and_report(
         jobs = len(runs)  # the cluster runs as many as it has room for
     recorded = run_all(runs, checkpoint_dir, jobs, launcher)
     report = report_of(recorded, experiment.title, command_line(), 10, BOUNDS if groups else (), user, masked)
-    for form in FORMS:
-        write_report(report, beside(out, form), form)
+    for form in options.FORMS:
+        write_report(report, options.beside(out, form), form)
     print(summary(report))
-    print(f"\n{beside(out, 'html')}")
+    print(f"\n{options.beside(out, 'html')}")
     if missing := [run for run in recorded if run.problem]:
         raise UserError(f"{len(missing)} of {len(runs)} runs have no result, see the report; the same command retries")

@@ -59,11 +59,11 @@ def main(argv: Sequence[str]) -> None:
         run_and_report(experiment, **how, groups=experiment.measures == "groups", user=user)
         return
     from recbole_sigma.experiment.timing import measure
-    from recbole_sigma.report.render import beside, check_report
+    from recbole_sigma.report.render import check_report
     from recbole_sigma.runs.files import write_text
 
     out = how["out"] or Path(str(experiment.settings.get("checkpoint_dir", "saved")), experiment.name)
     check_report(out, "csv")  # Markdown needs no package, either
     text = measure(experiment, rounds)
-    write_text(beside(out, "md"), f"# {experiment.title}\n\n{text}\nMade by\n\n    {command_line()}\n")
-    print(f"{text}\n{beside(out, 'md')}")
+    write_text(options.beside(out, "md"), f"# {experiment.title}\n\n{text}\nMade by\n\n    {command_line()}\n")
+    print(f"{text}\n{options.beside(out, 'md')}")

@@ -25,6 +25,7 @@ ALIASES = {
     "models": "model", "datasets": "dataset", "tool": "engine", "case-study": "user", "case_study": "user",
     "config_file_list": "config_files", "config-files": "config_files",
 }  # fmt: skip
+FORMS = ("md", "html", "csv", "tex")  # of a report
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,6 +72,12 @@ def parse(parser: Parser, argv: Sequence[str], no_settings: str = "") -> tuple[a
     if no_settings and settings:
         raise UserError(f"{no_settings}, got --{next(iter(settings))}")
     return known, settings
+
+
+def beside(out: Path, form: str) -> Path:
+    """`out` with the ending of a form of reports; another dot belongs to the name, as in lr-0.1."""
+    stem = out.stem if out.suffix[1:] in FORMS else out.name
+    return out.with_name(f"{stem}.{form}")
 
 
 def name(settings: dict[str, Any], key: str, default: str) -> str:

@@ -33,12 +33,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--user", metavar="USER", help="a user's history, each model's list (terminal, md, html)")
     parser.add_argument("--model", metavar="CLASS", help="package.module:Class of yours that a case study may import")
     args, _ = options.parse(parser, argv, no_settings="report takes run directories and the options of --help")
-    from recbole_sigma.report.render import FORMS, check_report, render, report_of, summary, write_report
-
     form = args.format or (args.out.suffix.lstrip(".") if args.out else None)
-    if form not in (*FORMS, None):
+    if form not in (*options.FORMS, None):
         name = "--format" if args.format else f"--out={args.out}: the ending"
-        raise UserError(f"{name} must be one of {', '.join(FORMS)}, got {form!r}{did_you_mean(form, FORMS)}")
+        hint = did_you_mean(form, options.FORMS)
+        raise UserError(f"{name} must be one of {', '.join(options.FORMS)}, got {form!r}{hint}")
     try:
         bounds = [int(bound) for bound in (args.bounds or ("5,20" if args.groups else "")).split(",") if bound]
     except ValueError:
@@ -48,6 +47,7 @@ def main(argv: Sequence[str]) -> None:
     for path in args.runs:
         if not Path(path).is_dir():
             raise UserError(f"{path}: there is no such directory")
+    from recbole_sigma.report.render import check_report, render, report_of, summary, write_report
     from recbole_sigma.runs.reader import read_runs
 
     if form:

@@ -26,7 +26,6 @@ from recbole_sigma.runs.reader import RecordedRun
 if TYPE_CHECKING:
     from recbole_sigma.report.plots import Plot
 
-FORMS = ("md", "html", "csv", "tex")
 WIDTH = 80  # columns of the summary
 _SPECIAL = re.compile(r"[\\`*|<>\[\]]")  # in Markdown
 _LATEX = {
@@ -137,12 +136,6 @@ def summary(report: Report) -> str:
         for case in (case for case in report.cases if case.dataset == table.dataset):
             show(case_section(case), f"user {case.user} of {case.dataset}")
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip()
-
-
-def beside(out: Path, form: str) -> Path:
-    """`out` with the ending of a form; another dot belongs to the name, as in lr-0.1."""
-    stem = out.stem if out.suffix[1:] in FORMS else out.name
-    return out.with_name(f"{stem}.{form}")
 
 
 def write_report(report: Report, out: Path, form: str) -> None:

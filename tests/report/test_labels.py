@@ -4,8 +4,9 @@ import re
 import warnings
 from pathlib import Path
 
+from recbole_sigma.commands.options import beside
 from recbole_sigma.report.plots import plots_of
-from recbole_sigma.report.render import beside, report_of
+from recbole_sigma.report.render import report_of
 from recbole_sigma.report.table import table_of
 from recbole_sigma.runs.reader import read_runs
 from tests.helpers.recorded_runs import write_run
