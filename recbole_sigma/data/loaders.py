@@ -12,7 +12,7 @@ import torch
 from recbole.data.dataloader import FullSortEvalDataLoader, TrainDataLoader
 from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
 from recbole.data.interaction import Interaction
-from recbole.data.transform import construct_transform
+from recbole.data.transform import Equal, construct_transform
 from recbole.utils import ModelType
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -93,7 +93,7 @@ class _LeanLoader(AbstractDataLoader):
         self.generator = torch.Generator().manual_seed(config["seed"])
         self.transform = construct_transform(config)  # for mask_itemseq it names the model's fields in `config`, too
         if config["transform"] == "mask_itemseq" and config["train_mode"] == "sequence":
-            self.transform = lambda dataset, interaction: interaction  # the model draws the masks, of training only
+            self.transform = Equal(config)  # the model draws the masks, of training only
         self.is_sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
         any_length = isinstance(dataset.inter_feat, Prefixes) and dataset.inter_feat.any_length
         if any_length and sampler is None and not config["transform"] and not config["worker"]:
