@@ -19,7 +19,7 @@ from recbole_sigma.ops.softmax import softmax_loss
 class BERT4Rec(ByLength, RecBoleBERT4Rec):
     """RecBole's network, trained as in the paper (`train_mode: sequence`) or as in RecBole (`prefix`).
 
-    As in the paper, a history is read whole, with its last target, and items of it are masked anew in each epoch.
+    As in the paper, a history is read whole, with its last target, and other items of it are masked in each epoch.
     RecBole masks items of each prefix, without its target (transform `mask_itemseq`), so that a user's last training
     item is never predicted. In evaluation a mask follows the history; RecBole leaves out the first item for it.
 
