@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length and on whole histories, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 11_100,
+    "code lines": 11_152,
     "functions": 1_083,
-    "lines of the package with templates": 18_065,
-    "lines of tests": 14_235,
+    "lines of the package with templates": 18_125,
+    "lines of tests": 14_290,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {

@@ -120,7 +120,7 @@ def files(settings: dict[str, Any]) -> list[str]:
     RecBole separates them by blanks, which works where each of the files exists.
     """
     value = settings.pop("config_files", None)
-    if isinstance(value, str) and Path(at_home(value)).exists():
+    if isinstance(value, str) and value.strip() and Path(at_home(value)).exists():
         return [value]
     paths = []
     for path in _entries(value):

@@ -185,7 +185,7 @@ def _names(model: str) -> tuple[list[str], set[str], dict[str, list[str]]]:
     known, of_models = {"model", "dataset", *WITHOUT_DEFAULT, *re.findall(r"'(\w+)'", lists)}, dict[str, list[str]]()
     yaml_files = [file for parent in (properties_path(), recbole / "properties") for file in parent.rglob("*.yaml")]
     for file in sorted(yaml_files):
-        if file.name == "schema.yaml" or file.parent.name == "experiment":
+        if file.name in ("schema.yaml", "url.yaml") or file.parent.name == "experiment":
             continue
         names = re.findall(r"^(\w+)\s*:", file.read_text(encoding="utf-8"), re.MULTILINE)
         if file.parent.name != "model" or file.stem == model:
@@ -193,5 +193,5 @@ def _names(model: str) -> tuple[list[str], set[str], dict[str, list[str]]]:
         elif file.stem in theirs | {*ours}:
             for name in names:
                 of_models[name] = list(dict.fromkeys([*of_models.get(name, []), file.stem]))
-    known.discard(CATALOGUE)
+    known -= {CATALOGUE, "config_file"}
     return [*ours, *sorted(theirs - {*ours})], known, of_models

@@ -51,6 +51,9 @@ def find_columns(source: Source | ItemSource, names: Sequence[str], path: object
             raise UserError(f"{path}: no column {given!r} ({option}); the columns are {', '.join(names[:30])}{hint}")
         if given != NONE and (given or guesses):
             found[role] = given or next((name for name in guesses if name not in found.values()), guesses[0])
+            twins = [name for name in names if re.fullmatch(re.escape(found[role]) + r"(\.\d+)?", name)]
+            if not given and len(twins) > 1:
+                raise UserError(f"{path}: which column has the {role}s? Give {option}=NAME, among {', '.join(twins)}")
         elif role in ("user", "item"):
             listed = f"Name it {role}_id, or give {option}=NAME, among {', '.join(names[:30])}"
             raise UserError(f"{path}: which column has the {role}s? {listed}")

@@ -357,6 +357,7 @@ def _breaks_in_quotes(block: bytes) -> bool:
 
 class _Json(_Lines):
     def _begin(self, lines: list[str], source: Any) -> None:
+        self._lists = isinstance(source, ItemSource)  # of categories
         for self._literals in (source.python_literals, True):
             rows = [row for row in map(self._object, lines[:100]) if isinstance(row, dict)]
             if rows:
@@ -397,4 +398,7 @@ class _Json(_Lines):
         for number, line in enumerate(lines):
             if line.strip():
                 row = self._object(line)
-                yield number, 1, row if isinstance(row, str) else [row.get(name) for name in wanted]
+                cells = row if isinstance(row, str) else [row.get(name) for name in wanted]
+                if not self._lists and any(isinstance(cell, list | dict) for cell in cells):
+                    cells = "a list or an object, where one value is expected"
+                yield number, 1, cells

@@ -22,5 +22,6 @@ def titles_of(dataset: Any) -> dict[str, str]:
     item = dataset.iid_field
     form = AtomicFormat({item: "ITEM_ID_FIELD"})
     frame = read_atomic(file, form, lambda name: name == item or name.lower().endswith(("title", "name"))).frame
+    frame = frame.drop_duplicates(item)
     titles = frame.astype(object).set_index(item)[[name for name in frame.select_dtypes("category") if name != item]]
     return {} if titles.empty else dict(titles.iloc[:, 0].dropna())

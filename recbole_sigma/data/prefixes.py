@@ -87,8 +87,24 @@ class Prefixes:
         return replace(self, targets=self.targets[rows])
 
     def interactions(self) -> np.ndarray:
-        """Positions of the targets, and of the only items of histories of one: all that is known from the samples."""
-        return np.concatenate([self.targets, self.targets[self.history_lengths(slice(None)) == 1] - 1])
+        """Positions of all interactions that the samples show, each once, in no order: (n,).
+
+        They are the targets and each user's first item. Of histories that a file lists they are the targets and each
+        history that is not the end of the user's sample with the next shorter history, target included.
+        """
+        length, stop = self.history_lengths(slice(None)), self.targets.astype(np.int64)
+        if self.flat.segment is None:
+            return np.concatenate([stop, stop[length == 1] - 1])
+        item, user = (self.flat.columns[name].numpy() for name in (self.flat.item, self.flat.user))
+        order = np.lexsort([length, user[stop]])
+        length, stop = length[order], stop[order]
+        before = np.roll(stop, 1)  # the target of the sample with the next shorter history
+        new = (user[stop] != user[before]) | (length > np.roll(length, 1) + 1)
+        owner = np.repeat(np.arange(len(stop)), length)
+        back = np.arange(len(owner)) - np.repeat(length.cumsum() - length, length)  # from the newest item on
+        at = stop[owner] - 1 - back
+        new[owner[item[at] != item[(before[owner] - back).clip(0)]]] = True
+        return np.concatenate([stop, at[new[owner]]])
 
     def batch(self, rows: Rows) -> Interaction:
         """`rows` as tensors on `device`, padded on the right with 0."""

@@ -54,6 +54,11 @@ def tune(
     base = Config(model, dataset, config_files, settings)
     space = read_space(params_file)
     check_space(space, base)
+    for parameter in space.parameters:
+        if parameter.name in (settings or {}):
+            raise UserError(
+                f"{parameter.origin}: {parameter.name} is tuned, and given as a setting as well; leave one out"
+            )
     options = complete_options(options or {})
     options["algo"] = options["algo"] or ("bayes" if space.size() is None else "exhaustive")
     given = {name: each.value for name, each in read_config_files(config_files).items()} | dict(settings or {})

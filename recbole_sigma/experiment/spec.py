@@ -15,6 +15,12 @@ from recbole_sigma.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from recbole_sigma.config.config import Config
 
+# Settings of a single run, and what takes their place in an experiment.
+_INSTEAD = {
+    "seed": "seeds: how many, or a list, such as --seeds=[2021]",
+    "config_files": "single settings, such as --epochs=5, or a file of its own with arms and settings",
+}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -41,6 +47,9 @@ class Experiment:
         for what, labels in (("arms", [arm.label for arm in self.arms]), ("datasets", self.datasets)):
             if twice := [label for label in labels if labels.count(label) > 1]:
                 raise UserError(f"{self.name}: {what}: {twice[0]!r} is given twice")
+        for settings in (self.settings, *(arm.settings for arm in self.arms)):
+            for name in {*settings} & {*_INSTEAD}:
+                raise UserError(f"{name}: an experiment takes {_INSTEAD[name]}")
         for arm in self.arms:
             given = all_settings((), {**self.settings, **arm.settings})
             for dataset in self.datasets:

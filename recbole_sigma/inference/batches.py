@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 _COLUMNS = pa.schema(
     {"user_id": pa.string(), "item_id": pa.string(), "score": pa.float32(), "rank": pa.int32(), "title": pa.string()}
 )
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")  # what surrogateescape makes of such bytes; JSON can write it, too
 Row = tuple[Any, list[Any]]  # a user and the items of the history
 Answer = tuple[int, bytes, int, int]  # number of the part, its content, unknown item ids, histories with popular items
 Engine = Callable[[Iterable[tuple[int, list[Row]]]], Iterator[Answer]]
@@ -60,7 +62,10 @@ def recommend_file(recommender: Recommender, source: Path, output: Path, request
     }
     asked |= {**asdict(request), "candidates": [*request.candidates] if request.candidates is not None else None}
     parts = output.with_name(f".{output.name}.parts")
-    parts.mkdir(exist_ok=True)
+    try:
+        parts.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {output} cannot be written: {error.strerror}") from None
     with locked(parts, wait=False) as held:
         if not held:
             raise UserError(f"{parts}: another process writes {output.name}; wait for it, or stop it")
@@ -75,6 +80,10 @@ def recommend_file(recommender: Recommender, source: Path, output: Path, request
             _join(done, output, request.kind, bool(recommender.titles))
         except KeyboardInterrupt:
             raise Interrupted(parts, command_line()) from None
+        except UserError:
+            if not any(parts.glob("[!.]*.part")):
+                shutil.rmtree(parts)
+            raise
         counts = [[int(number) for number in part.stem.split("-")[1:]] for part in done]
         histories, unknown, popular = map(sum, zip(*counts, strict=True)) if counts else (0, 0, 0)
         shutil.rmtree(parts)
@@ -136,6 +145,8 @@ def read_histories(path: Path) -> Iterator[Row]:
             if user is None or user != user:  # NaN
                 raise UserError(f"{path}:{line}: user_id is missing")
             user = user.decode() if isinstance(user, bytes) else user
+            if any(isinstance(text, str) and _NOT_UTF8.search(text) for text in (user, row["history"])):
+                raise UserError(f"{path}:{line}: not UTF-8")
             yield user if isinstance(user, str | int | float) else str(user), items or []
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -150,9 +161,11 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _csv_lines(path: Path) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(2**27)  # characters of the longest history
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         try:
+            if "history" not in (reader.fieldnames or ()):
+                raise UserError(f"{path}:1: there is no column history; the first line names the columns")
             yield from ((reader.line_num, row) for row in reader)
         except csv.Error as error:
             raise UserError(f"{path}:{reader.reader.line_num}: cannot be read: {error}") from None

@@ -4,6 +4,7 @@ The file is in a directory with all that belongs to it, in the layout of Hugging
 reads that directory, too.
 """
 
+import io
 import logging
 import os
 import shutil
@@ -156,7 +157,9 @@ def _write_onnx(program: torch.export.ExportedProgram, network: TopK, path: Path
 
 def _write_torch(program: torch.export.ExportedProgram, network: TopK, path: Path) -> Predict:
     """Write model.pt2; returns it as a function."""
-    torch.export.save(program, path)
+    content = io.BytesIO()  # torch's writer aborts the process on a full disk
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
     module = torch.export.load(path).module()
 
     def predict(history: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

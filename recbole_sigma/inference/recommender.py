@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,10 +118,9 @@ class Recommender:
         histories = [*histories]
         if not all(isinstance(each, Iterable) and not isinstance(each, (str, bytes)) for each in histories):
             raise UserError("histories must be a list of lists of item ids; for one history write [['A', 'B']]")
-        allowed = None if candidates is None else [*candidates]
-        (*rows, chosen), unknown = self.numbers([*histories, allowed or []], on_unknown)
+        (*rows, chosen), unknown = self.numbers([*histories, () if candidates is None else candidates], on_unknown)
         result = Recommendations(unknown=unknown, popular=[row for row, items in enumerate(rows) if not len(items)])
-        columns = None if allowed is None else np.unique(chosen)
+        columns = None if candidates is None else np.unique(chosen)
         for part in self._slices(len(rows)):
             result.extend(self.best(self.scores(rows[part]), rows[part], k, exclude_seen, columns))
         if result.popular:
@@ -154,7 +154,6 @@ class Recommender:
 
     def similar_items(self, item: Any, k: int = 10) -> list[tuple[str, float]]:
         """The k other items with the most similar embeddings, by cosine. Raises UserError for an unknown item."""
-        _check_k(k)
         ((own,),), _ = self.numbers([[item]], "error")
         table = torch.nn.functional.normalize(torch.from_numpy(self.item_embeddings()), dim=1)
         cosines = torch.cat([torch.tensor([-torch.inf]), table @ table[own - 1]])
@@ -187,6 +186,8 @@ class Recommender:
         rows: list[np.ndarray] = []
         unknown: dict[str, int] = {}
         for history in histories:
+            if isinstance(history, str | bytes) or not isinstance(history, Iterable):
+                raise UserError(f"items must be a list of item ids, such as ['A', 'B'], got {history!r}")
             ids = [*history]
             row = np.fromiter((self._numbers.get(str(item), 0) for item in ids), np.int64, len(ids))
             if not row.all():
@@ -227,6 +228,7 @@ class Recommender:
         self, scores: Tensor, rows: Sequence[np.ndarray], k: int, exclude_seen: bool, columns: np.ndarray | None = None
     ) -> list[list[tuple[str, float]]]:
         """The k items with the highest `scores` (B, V), without those of `rows` if `exclude_seen`; changes `scores`."""
+        _check_k(k)
         if exclude_seen:
             row = np.repeat(np.arange(len(rows)), [len(seen) for seen in rows])
             seen = np.concatenate([*rows, np.empty(0, np.int64)])
@@ -263,6 +265,6 @@ class Recommender:
         return (slice(start, start + step) for start in range(0, n, step))
 
 
-def _check_k(k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+def _check_k(k: Any) -> None:
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
         raise UserError(f"k must be a whole number from 1 on, got {k!r}")

@@ -52,7 +52,7 @@ class CoOccurrence(nn.Module):
         at = (lengths[:, None] - width).clamp(min=0) + torch.arange(width, device=history.device)
         history, age = history.gather(1, at), lengths[:, None] - 1 - at
         counts = self.counts[history] * torch.where(history > 0, AGE ** age.clamp(min=0), 0.0)[..., None]
-        mass = torch.zeros_like(scores, dtype=torch.float32)
+        mass = counts.new_zeros(scores.shape)
         mass = mass.scatter_add(1, self.neighbours[history].flatten(1).long(), counts.flatten(1))
         own = torch.log_softmax(scores.float(), 1) + np.log(1 - self.share)
         theirs = torch.log(mass) - torch.log(mass.sum(1, keepdim=True).clamp(min=1e-30)) + np.log(self.share)

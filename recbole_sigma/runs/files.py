@@ -69,6 +69,7 @@ def read_json(path: Path, kind: type) -> Any:
 def weights_digest(path: Path) -> str:
     """The SHA-256 of the tensors of a .safetensors file, as it says itself. Raises UserError for any other file."""
     try:
+        path.open("rb").close()  # safe_open says of any error that there is no such file
         with safe_open(path, framework="np") as file:
             return str((file.metadata() or {})["sha256"])
     except (OSError, SafetensorError, KeyError) as error:

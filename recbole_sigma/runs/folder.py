@@ -65,8 +65,10 @@ class RunFolder:
                 (partial / "item_info.json").write_text(files.json_text(dict(item_info)), encoding="utf-8")
                 partial.rename(path)
                 return cls(path)
-            except OSError as error:
+            except BaseException as error:  # also a signal that ends the process
                 shutil.rmtree(partial, ignore_errors=True)
+                if not isinstance(error, OSError):
+                    raise
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another run has this name
                     raise UserError(f"checkpoint_dir: cannot make the directory {path}: {error.strerror}") from None
 
@@ -117,6 +119,7 @@ class RunFolder:
     def load_weights(self) -> dict[str, Tensor]:
         """The best epoch's weights, on the CPU. Raises UserError for a file that is not as it was saved."""
         try:
+            self.weights.open("rb").close()  # safe_open says of any error that there is no such file
             with safe_open(self.weights, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
                 saved = (file.metadata() or {}).get(_DIGEST)

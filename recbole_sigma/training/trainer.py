@@ -31,7 +31,9 @@ except ImportError:  # Windows
 SCORES_TOGETHER = 2**27  # scores held at once, 512 MB in float32: with many items a batch is scored in slices
 RANK_ROWS = 256  # rows whose ranks are counted together
 SMALLEST_SCALE = 2.0**-14  # of a GradScaler, which halves its scale at each overflow and would end at 0 silently
-REMEDY = "try a lower learning_rate, or clip_grad_norm={max_norm: 1}"
+REMEDY = (
+    "try a lower learning_rate, clip_grad_norm={max_norm: 1}, less dropout, or a larger hidden_size if it is below 32"
+)
 
 logger = logging.getLogger(__name__)
 

@@ -76,6 +76,7 @@ def test_one_option_has_one_name_and_its_old_names(refused: Refused) -> None:
         ("SIGMA", "batch_size", "'train_batch_size'", "eval"),
         ("SIGMA", "n_heads", "BERT4Rec", "threads"),
         ("SIGMA", "tau", "FEARec", "did you mean"),
+        ("SIGMA", "foo", "SIGMA", "food"),
         ("SIGMA", "seeds", "'seed'", "experiment"),
         ("SIGMA", "nonsense", "SIGMA", "did you mean"),
         ("Mamba4Rec", "fe_gru", "SIGMA", "did you mean"),

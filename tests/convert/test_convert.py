@@ -277,6 +277,8 @@ WRONG = {  # arguments -> what is named
     "nothing usual": (["odd.csv", "--out=d/x"], ["odd.csv", "--user", "p, q"]),
     "one column twice": (["clicks.csv", "--out=d/x", "--user=item"], ["item", "twice"]),
     "a time that is none": (["clicks.csv", "--out=d/x", "--time=item", "--item=time"], ["clicks.csv:2"]),
+    "two columns of items": (["twice.csv", "--out=d/x"], ["twice.csv", "--item=NAME", "item, item.3"]),
+    "a list as an item": (["list.jsonl", "--out=d/x"], ["list.jsonl:1", "a list"]),
     "no ratings": (["clicks.csv", "--out=d/x", "--min_rating=3"], ["--min_rating", "--rating"]),
     "a core of nothing": (["clicks.csv", "--out=d/x", "--k_core=50"], ["k_core=50"]),
     "a negative core": (["clicks.csv", "--out=d/x", "--k_core=-1"], ["--k_core", "-1"]),
@@ -299,7 +301,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 ) -> None:
     contents = {
         "empty.csv": b"", "header.csv": b"user,item\n", "false.parquet": b"user,item\n", "odd.csv": b"p,q\n1,2\n",
-        "array.json": b'[{"user": 1}]\n', "clicks.xlsx": b"PK", "false.csv.gz": b"user,item\nu,a\n",
+        "array.json": b'[{"user": 1}]\n', "twice.csv": b"user,item,item\nu,a,b\n",
+        "list.jsonl": b'{"user": 1, "item": ["a"]}\n', "clicks.xlsx": b"PK", "false.csv.gz": b"user,item\nu,a\n",
         "cut.csv.gz": gzip.compress(PLAIN.encode() * 99)[:-20],
     }  # fmt: skip
     for name, content in contents.items():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recbole_sigma.data import atomic
+from recbole_sigma.data.item_info import titles_of
 from recbole_sigma.errors import UserError
 from tests.helpers.models import refused
 
@@ -128,6 +129,8 @@ def test_titles_with_quotation_marks_and_gaps_are_read(write_inter, read_tiny):
     titles = dataset.item_feat["title"]
     assert [[str(words[w]) for w in row if w] for row in titles] == [[], ['"Great"', "Cats"], [], ['"Dogs']]
     assert dataset.item_feat["year"].tolist()[1:] == [1998.0, 1999.0, 1998.5]
+    file.with_suffix(".item").write_text("\n".join([*items, "a\tAnother\t"]) + "\n")
+    assert titles_of(dataset) == {"a": '"Great" Cats', "c": '"Dogs'}
 
 
 def test_a_mistake_in_the_item_file_names_it(write_inter, read_tiny):

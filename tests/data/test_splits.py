@@ -182,6 +182,29 @@ def test_samples_with_listed_histories_are_recboles(tmp_path, alias):
 
 
 @pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        (["1 b a", "1 c a_b", "1 d a_b_c", "2 c a"], "aabccd"),  # all prefixes
+        (["1 d a_b_c", "2 c a", "1 c a_b", "1 b a"], "aabccd"),  # in another order
+        (["1 c a_b", "1 d b_c", "1 e c_d"], "abcde"),  # the last two items of each history
+        (["1 d a_b_c", "2 c a_b"], "aabbccd"),  # one sample per user
+        (["1 d a_b", "1 d c_b_a"], "aabbcdd"),  # two sessions
+    ],
+)
+def test_an_interaction_that_several_listed_histories_show_counts_once(tmp_path, train, expected):
+    header = ["user_id:token", "item_id:token", "item_id_list:token_seq"]
+    (tmp_path / "tiny").mkdir()
+    for name, lines in {"train": train, "valid": ["1 e a"], "test": ["1 e b"]}.items():
+        cells = ["\t".join(line.split()).replace("_", " ") for line in lines]
+        (tmp_path / "tiny" / f"tiny.{name}.inter").write_text("\n".join(["\t".join(header), *cells]) + "\n")
+    given = {"data_path": str(tmp_path), "use_gpu": False, "train_mode": "prefix", "MAX_ITEM_LIST_LENGTH": 2, **FILES}
+    samples = load(Config("SIGMA", "tiny", settings=given)).train.dataset.inter_feat
+    items = samples.flat.columns["item_id"][samples.interactions()]
+    names = load(Config("SIGMA", "tiny", settings=given)).train.dataset.field2id_token["item_id"]
+    assert "".join(sorted(names[item] for item in items)) == expected
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"benchmark_filename": ["train", "valid"]}, ["benchmark_filename", "[train, valid, test]"]),

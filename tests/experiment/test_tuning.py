@@ -211,6 +211,7 @@ MISTAKES = [
     (["--tool=ray", "--nproc=2"], ["nproc", "1", "--engine=ray", "2"]),
     (["--params_file=none"], ["params_file", "'none'"]),
     (["--learning_rat=1"], ["'learning_rat'", "'learning_rate'"]),
+    (["--num_layers=3"], ["hyper.test:2", "num_layers is tuned"]),
     (["--resume=nowhere"], ["nowhere", "tuning.json"]),
 ]
 

@@ -162,7 +162,10 @@ def test_ray_gives_the_same_file(checkpoint: Path, histories: list[list[str]], t
     [
         ("a.jsonl", b'["50"]\n{"user_id": 1}\n', [":2:", "history"]), ("a.jsonl", b'["50"]\n["50"\n', [":2:"]),
         ("a.jsonl", b'{"history": 50}\n', [":1:", "50"]), ("a.jsonl", b'["50"]\n\xff\n', [":2:"]),
-        ("a.csv", b"user_id,items\nu,50\n", [":2:", "history"]), ("a.csv", b"user_id,history\nu,50,181\n", [":2:"]),
+        ("a.csv", b"user_id,items\nu,50\n", [":1:", "history"]), ("a.csv", b"", [":1:", "history"]),
+        ("a.csv", b"user_id,history\nu,50,181\n", [":2:"]),
+        ("a.csv", b"user_id,history\n" + 2 * b"u,50\n" + b"u,\xe9\n", [":4: not UTF-8"]),
+        ("a.jsonl", b'["50"]\n{"user_id": "\\ud800", "history": ["50"]}', [":2: not UTF-8"]),
         ("a.csv", b'user_id,history\nu,"50\n', [":2:"]), ("a.parquet", b"no parquet", ["a.parquet"]),
     ],
 )  # fmt: skip
@@ -172,6 +175,7 @@ def test_a_wrong_line_is_named(
     (tmp_path / name).write_bytes(content)
     arguments = options(checkpoint=checkpoint, input=tmp_path / name, output=tmp_path / "out.csv")
     refused("recommend", *arguments, names=[name, *named])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,7 @@ def test_mistakes_in_the_command_are_named(checkpoint: Path, refused: Callable[.
     refused("recommend", run_option, f"--input={file}", names=["--output"])
     refused("recommend", run_option, f"--input={file}", f"--output={file}", names=["--output"])
     refused("recommend", run_option, f"--input={file}", "--output=/no/where/out.csv", names=["--output", "/no/where"])
+    refused("recommend", run_option, f"--input={file}", "--output=/proc/out.csv", names=["--output", "/proc/out.csv"])
     refused("recommend", run_option, "--history=50", "--engine=ray", names=["--engine", "--input"])
     refused("recommend", run_option, "--history=50", "--jobs=2", names=["--jobs", "--engine=ray"])
     refused("recommend", run_option, "--history=50", "--k=0", names=["--k", "0"])

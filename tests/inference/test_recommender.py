@@ -204,10 +204,21 @@ def test_one_history_instead_of_a_list_is_refused(rec: Recommender, histories: A
         rec.recommend(histories)
 
 
+def test_text_or_a_number_in_place_of_a_list_of_ids_is_refused(rec: Recommender):
+    for ask in (
+        lambda: rec.score("50", ["1"]), lambda: rec.score(["1"], "50"), lambda: rec.session("50"),
+        lambda: rec.recommend([["1"]], candidates="50"), lambda: rec.recommend([["1"]], candidates=50),
+    ):  # fmt: skip
+        with refused("list of item ids", "50"):
+            ask()
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "10"])
 def test_a_wrong_k_is_refused(rec: Recommender, k: Any):
-    with refused("k must be", repr(k)):
-        rec.recommend([["50"]], k=k)
+    for ask in (lambda: rec.recommend([["50"]], k=k), lambda: rec.session(["50"]).top_k(k)):
+        with refused("k must be", repr(k)):
+            ask()
+    assert rec.recommend([["50"]], k=np.int64(2)) == rec.recommend([["50"]], k=2)
 
 
 def test_what_is_no_run_directory_is_refused(folder: Callable[[str], Path], tmp_path: Path):

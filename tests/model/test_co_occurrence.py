@@ -92,7 +92,7 @@ def test_only_the_strongest_neighbours_are_kept(tiny: Any, monkeypatch: pytest.M
     assert (short.counts[1:] > 0).any()
 
 
-def test_of_files_that_list_histories_each_target_is_paired_with_its_history(tmp_path: Any, read_tiny: Any):
+def test_of_files_that_list_histories_targets_and_histories_are_paired(tmp_path: Any, read_tiny: Any):
     (tmp_path / "tiny").mkdir()
     for split, rows in {"train": ["1 a b_c", "2 d b"], "valid": ["1 e b"], "test": ["1 f b"]}.items():
         header = "user_id:token item_id:token item_id_list:token_seq"
@@ -105,7 +105,7 @@ def test_of_files_that_list_histories_each_target_is_paired_with_its_history(tmp
     names = dataset.field2id_token["item_id"]
     table = co_occurrence.pairs(train.dataset.inter_feat, len(names)).tocoo()
     found = {names[row] + names[column] for row, column in zip(table.row, table.col, strict=True)}
-    assert found == {"ba", "ab", "ca", "ac", "bd", "db"}
+    assert found == {"ba", "ab", "ca", "ac", "bc", "cb", "bd", "db"}
 
 
 def test_what_is_a_hundred_items_old_adds_nothing(tiny: Any, monkeypatch: pytest.MonkeyPatch):

@@ -189,6 +189,13 @@ def test_two_runs_of_the_same_second_and_number_get_two_directories(tmp_path: Pa
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_run_that_is_ended_while_its_directory_is_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recbole_sigma.runs.folder.dump_settings", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        RunFolder.create(tmp_path, "A", "d", {}, ["[PAD]"], {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_appears_complete_or_not_at_all(tmp_path: Path):
     path = tmp_path / "result.json"
     path.write_text("before")
