@@ -49,7 +49,8 @@ def begin(tmp_path: Path, write_inter: Any) -> Begin:
             file.write_text(given.pop("space"))
         where = {"data_path": str(tmp_path), "checkpoint_dir": str(tmp_path / "saved")}
         model = given.pop("model", "Mamba4Rec")
-        return tune(model, "tiny", file, settings={**SMALL_BATCHES, **where, **given}, options=options)
+        fixed = {name: value for name, value in SMALL_BATCHES.items() if f"{name} " not in file.read_text()}
+        return tune(model, "tiny", file, settings={**fixed, **where, **given}, options=options)
 
     return start
 
