@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # RecBole's habits, one pass over a history, recommendations, co-occurrence, distillation, steps on arrays, adaptive r,
 # BERT4Rec by length and on whole histories, FEARec without Fourier transforms, ensembles and their live sessions.
 LIMITS = {
-    "code lines": 11_152,
+    "code lines": 11_154,
     "functions": 1_083,
-    "lines of the package with templates": 18_125,
+    "lines of the package with templates": 18_130,
     "lines of tests": 14_290,
     "lines of benchmarks": 1_840,
 }

@@ -100,6 +100,7 @@ class Prefixes:
         length, stop = length[order], stop[order]
         before = np.roll(stop, 1)  # the target of the sample with the next shorter history
         new = (user[stop] != user[before]) | (length > np.roll(length, 1) + 1)
+        new[:1] = True  # nothing is before it
         owner = np.repeat(np.arange(len(stop)), length)
         back = np.arange(len(owner)) - np.repeat(length.cumsum() - length, length)  # from the newest item on
         at = stop[owner] - 1 - back

@@ -288,6 +288,8 @@ def _config(run: RecordedRun, folder: Path, settings: dict[str, Any], need_data:
         raise UserError(
             f"{folder / 'config.yaml'}: confirm the import of its model with --model={run.model} (model=... in Python)"
         )
+    if isinstance(model, str) and model.lower() != run.model.lower():
+        raise UserError(f"model: {folder} is a run of {run.model}, not of {model}")
     files = [folder / "config.yaml"]
     return Config(model or run.model, run.dataset, config_files=files, settings=settings, need_data=need_data)
 

@@ -189,6 +189,7 @@ def test_samples_with_listed_histories_are_recboles(tmp_path, alias):
         (["1 c a_b", "1 d b_c", "1 e c_d"], "abcde"),  # the last two items of each history
         (["1 d a_b_c", "2 c a_b"], "aabbccd"),  # one sample per user
         (["1 d a_b", "1 d c_b_a"], "aabbcdd"),  # two sessions
+        (["1 a a_a"], "aaa"),
     ],
 )
 def test_an_interaction_that_several_listed_histories_show_counts_once(tmp_path, train, expected):

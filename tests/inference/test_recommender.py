@@ -232,6 +232,8 @@ def test_what_is_no_run_directory_is_refused(folder: Callable[[str], Path], tmp_
     (damaged / "item_info.json").unlink()
     with refused("model.safetensors"):
         Recommender.load(damaged)
+    with refused("a run of Mamba4Rec, not of GRU4Rec"):
+        Recommender.load(folder("Mamba4Rec"), model="GRU4Rec")
     for device in ("tpu", "cuda:x", "cuda"):
         with refused("device", device):
             Recommender.load(folder("Mamba4Rec"), device=device)
