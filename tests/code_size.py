@@ -15,7 +15,7 @@ LIMITS = {
     "code lines": 11_154,
     "functions": 1_083,
     "lines of the package with templates": 18_130,
-    "lines of tests": 14_290,
+    "lines of tests": 14_295,
     "lines of benchmarks": 1_840,
 }
 _NO_CODE = {
