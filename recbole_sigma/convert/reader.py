@@ -27,6 +27,7 @@ BLOCK = 1 << 24  # bytes
 _LONGEST_RECORD = 100  # lines of one row, whose quoted fields have line breaks
 _USUAL_ORDER = {2: "user item", 3: "user item time", 4: "user item rating time"}  # without a header
 _UNREADABLE = re.compile("[\ud800-\udfff]")  # what is left of bytes that are not UTF-8
+_VALUE = re.compile(r"[-+]?\d+(\.\d*)?|\d{4}-\d\d-\d\d.*")  # a number or an ISO date, which no header has
 _PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 _KINDS = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".dat": "csv", ".data": "csv", ".json": "jsonl", ".jsonl": "jsonl",
@@ -268,7 +269,7 @@ class _Csv(_Lines):
         first = [re.sub(r":(token|float)(_seq)?$", "", cell.strip()) for cell in rows[0]]
         header = source.header
         if header is None:
-            header = first == list(source.columns) if source.columns else not any(map(_is_value, first))
+            header = first == list(source.columns) if source.columns else not any(map(_VALUE.fullmatch, first))
         self.nameless = not header and not source.columns
         body = rows[1:] if header else rows
         width = len(first)
@@ -335,11 +336,6 @@ def _parse(lines: list[str], form: dict[str, Any]) -> tuple[list[str], int]:
         return next(reader), reader.line_num
     except csv.Error as error:
         return [one_line(error)], 1
-
-
-def _is_value(cell: str) -> bool:
-    """Whether a cell is a number or an ISO date, which no header has."""
-    return bool(re.fullmatch(r"[-+]?\d+(\.\d*)?|\d{4}-\d\d-\d\d.*", cell))
 
 
 def _delimiter(lines: list[str]) -> str:

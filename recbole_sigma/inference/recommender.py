@@ -115,9 +115,6 @@ class Recommender:
             names = [self.config[f"{kind}_FIELD"] for kind in ("USER_ID", "ITEM_ID", "TIME")]
             users, lists = histories_of(histories, *names)
             return frame_of(histories, users, self.recommend(lists, k, exclude_seen, candidates, on_unknown), names[:2])
-        histories = [*histories]
-        if not all(isinstance(each, Iterable) and not isinstance(each, (str, bytes)) for each in histories):
-            raise UserError("histories must be a list of lists of item ids; for one history write [['A', 'B']]")
         (*rows, chosen), unknown = self.numbers([*histories, () if candidates is None else candidates], on_unknown)
         result = Recommendations(unknown=unknown, popular=[row for row, items in enumerate(rows) if not len(items)])
         columns = None if candidates is None else np.unique(chosen)
@@ -187,7 +184,8 @@ class Recommender:
         unknown: dict[str, int] = {}
         for history in histories:
             if isinstance(history, str | bytes) or not isinstance(history, Iterable):
-                raise UserError(f"items must be a list of item ids, such as ['A', 'B'], got {history!r}")
+                right = "a list of item ids, such as ['A', 'B'] (several histories: [['A', 'B']])"
+                raise UserError(f"expected {right}, got {history!r}")
             ids = [*history]
             row = np.fromiter((self._numbers.get(str(item), 0) for item in ids), np.int64, len(ids))
             if not row.all():
